@@ -1,0 +1,261 @@
+/**
+ * The contract between host and guest: what one activation carries in and what it
+ * gives back. Both sides import this file; it imports nothing. PROTOCOL part 1 is
+ * the prose. Every user value crosses as `Encoded` (a CBOR item inside a byte
+ * string), so that the host stores and forwards it without looking inside.
+ */
+
+/** A CBOR item as bytes, written by guest/cbor.ts or by a client; opaque to the engine. */
+export type Encoded = Uint8Array;
+
+/** Version of this protocol; a host refuses a manifest with another major version. */
+export const protocolVersion = 1;
+
+/** The error shape that survives every border. `name` and `message` are always kept. */
+export interface ErrorValue {
+  readonly name: string;
+  readonly message: string;
+  /** Stable code: ours (docs/ERRORS.md) or the user's `error.code`. */
+  readonly code?: string | undefined;
+  /** What went wrong in kind: decides retries and the HTTP status. */
+  readonly class?: "user" | "timeout" | "cancelled" | "denied" | "limit" | "host" | undefined;
+  /** False where a retry can't help. Absent means true. */
+  readonly retryable?: boolean | undefined;
+  readonly stack?: string | undefined;
+  readonly cause?: ErrorValue | undefined;
+  /** User data: own enumerable fields of the error, or the thrown non-Error value. */
+  readonly details?: Encoded | undefined;
+}
+
+export type Outcome =
+  | { readonly kind: "ok"; readonly value: Encoded }
+  | { readonly kind: "error"; readonly error: ErrorValue };
+
+/** What a run knows about itself. Immutable for the life of the run. */
+export interface RunInfo {
+  readonly runId: string;
+  readonly tenant: string;
+  /** Definition's name; "" for a bare graph. */
+  readonly name: string;
+  readonly component: string;
+  readonly parentId?: string | undefined;
+  readonly rootId?: string | undefined;
+  /** 1 for the first life under the id; counts up with retry-from-failure and continue-as-new. */
+  readonly attempt: number;
+  readonly startedAtMs: number;
+  /** Seed of the run's random numbers: 16 bytes. */
+  readonly seed: Uint8Array;
+}
+
+// ---------------------------------------------------------------- host → guest
+
+/** One delivery. `nowMs` never goes backwards within a run. */
+export interface Activation {
+  readonly nowMs: number;
+  /**
+   * Step bodies that may begin in this activation; further ones stay queued, and the
+   * guest answers `state: "yielded"`. Bounds the work between two commits, and lets the
+   * host run one step at a time to find the one that spins.
+   */
+  readonly stepsMax: number;
+  readonly inputs: readonly Input[];
+}
+
+export type Input =
+  /** First input of a workflow run. */
+  | { readonly kind: "start"; readonly run: RunInfo; readonly args: Encoded }
+  /** First input of a graph run; `root` encodes a GraphValue. */
+  | { readonly kind: "graph"; readonly run: RunInfo; readonly root: Encoded }
+  /** First and only input of an actor's turn, always into pristine memory. */
+  | TurnInput
+  /** The command `id` has its result. */
+  | { readonly kind: "resolve"; readonly id: number; readonly outcome: Outcome }
+  /** Answered by exactly one `reply` command, in this or a later activation. */
+  | { readonly kind: "update"; readonly id: string; readonly name: string; readonly args: Encoded }
+  /** Into a throw-away copy of the memory; answered by one `reply` in the same activation. */
+  | { readonly kind: "query"; readonly id: string; readonly name: string; readonly args: Encoded }
+  /** Cooperative cancel: pending awaits reject with CancelledError; cleanup may go on. */
+  | { readonly kind: "cancel"; readonly reason: string }
+  /** Go on after `yielded`. */
+  | { readonly kind: "continue" }
+  /**
+   * The last activation was thrown away because the step that began last in it (`step`)
+   * trapped or ran out of time: fail that attempt with `error` instead of running it.
+   */
+  | { readonly kind: "stepFault"; readonly step: string; readonly error: ErrorValue };
+
+export interface TurnInput {
+  readonly kind: "turn";
+  readonly run: RunInfo;
+  readonly actor: ActorRef;
+  /** "" runs the constructor (creation); otherwise a method's name. */
+  readonly method: string;
+  readonly args: Encoded;
+  /** Committed state; absent at creation. */
+  readonly state?: Encoded | undefined;
+  /** Id under which the method's outcome is replied. */
+  readonly id: string;
+  /** True: no command but `reply` and `log` is allowed, and the state is thrown away. */
+  readonly readonly: boolean;
+}
+
+export interface ActorRef {
+  readonly type: string;
+  readonly key: string;
+}
+
+// ---------------------------------------------------------------- guest → host
+
+export interface Drained {
+  /**
+   * waiting: nothing to do until an input comes. yielded: wants `continue` (more step
+   * bodies are queued). done: a `complete`, `continueAsNew` or (for a turn) `turned`
+   * command is among the commands; the memory is of no more use.
+   */
+  readonly state: "waiting" | "yielded" | "done";
+  readonly commands: readonly Command[];
+  /** StepRecord items in order, each one CBOR item: stored as they are, for /steps and /history. */
+  readonly records: readonly Encoded[];
+  /** Waiting only: one sentence on what for (`signal approve since …`), without times. */
+  readonly waitingFor?: string | undefined;
+  /** Names of query and update handlers registered at this point; present when changed. */
+  readonly handlers?: { readonly queries: readonly string[]; readonly updates: readonly string[] };
+}
+
+/** Commands with an `id` get exactly one `resolve`, unless dropped. Ids are unique per run and rising. */
+export type Command =
+  | { readonly kind: "timer"; readonly id: number; readonly atMs: number }
+  | {
+      readonly kind: "fetch";
+      readonly id: number;
+      readonly request: FetchRequest;
+    }
+  /** The oldest buffered, unconsumed signal of that name; resolves with its value. */
+  | { readonly kind: "wait"; readonly id: number; readonly signal: string }
+  /** The result of pending command `id` is no longer wanted; a waiting signal stays buffered. */
+  | { readonly kind: "drop"; readonly id: number }
+  /** Starts a run. Resolves with { runId, created } once accepted. */
+  | {
+      readonly kind: "start";
+      readonly id: number;
+      /** Workflow's name, or undefined when `root` is given. */
+      readonly name?: string | undefined;
+      readonly args?: Encoded | undefined;
+      readonly root?: Encoded | undefined;
+      /** Absent: the host derives one from this run's id and `id`. */
+      readonly runId?: string | undefined;
+      /** Set for a child: what becomes of it when this run closes. */
+      readonly child?: "terminate" | "cancel" | "abandon" | undefined;
+      readonly options?: StartOptions | undefined;
+    }
+  /** Resolves with the run's outcome, now or when it closes. */
+  | { readonly kind: "outcome"; readonly id: number; readonly runId: string }
+  /** Asks to cancel another run. Resolves when accepted. */
+  | { readonly kind: "cancelRun"; readonly id: number; readonly runId: string; readonly reason: string }
+  /** Sends a signal to another run; resolves when durably accepted there. */
+  | {
+      readonly kind: "signal";
+      readonly id: number;
+      readonly runId: string;
+      readonly name: string;
+      readonly value: Encoded;
+    }
+  /** Calls an actor's method (or creates it, method ""); resolves with its outcome. `oneWay`: resolves when accepted. */
+  | {
+      readonly kind: "call";
+      readonly id: number;
+      readonly actor: ActorRef;
+      readonly method: string;
+      readonly args: Encoded;
+      readonly oneWay?: boolean | undefined;
+      /** Constructor arguments used if the actor doesn't exist yet. */
+      readonly create?: Encoded | undefined;
+    }
+  /** Answer to an `update`, `query` or `turn` input. */
+  | { readonly kind: "reply"; readonly id: string; readonly outcome: Outcome }
+  /** An actor's state after a method (also intermediate, in a turn that returns a graph of its methods). */
+  | { readonly kind: "state"; readonly value: Encoded }
+  /** The turn is over (its `reply` and last `state` are among the commands so far). */
+  | { readonly kind: "turned" }
+  | { readonly kind: "complete"; readonly outcome: Outcome }
+  | { readonly kind: "continueAsNew"; readonly args: Encoded }
+  /** A value that outsiders can read (GET /v1/runs/{id}/published/{key}). */
+  | { readonly kind: "publish"; readonly key: string; readonly value: Encoded }
+  | { readonly kind: "tags"; readonly tags: Readonly<Record<string, string | undefined>> }
+  | {
+      readonly kind: "log";
+      readonly level: "debug" | "info" | "warn" | "error";
+      readonly message: string;
+      readonly step?: string | undefined;
+    };
+
+export interface StartOptions {
+  readonly tags?: Readonly<Record<string, string>> | undefined;
+  readonly metadata?: Encoded | undefined;
+  readonly deadlineMs?: number | undefined;
+  readonly startAtMs?: number | undefined;
+}
+
+export interface FetchRequest {
+  readonly method: string;
+  readonly url: string;
+  readonly headers: readonly (readonly [string, string])[];
+  readonly body?: Uint8Array | undefined;
+}
+
+/** The value of a resolved `fetch` command. */
+export interface FetchResponse {
+  readonly status: number;
+  readonly statusText: string;
+  readonly url: string;
+  readonly headers: readonly (readonly [string, string])[];
+  readonly body: Uint8Array;
+}
+
+/** One event in the life of a step. The last record of a step id is its state. */
+export interface StepRecord {
+  /** Identity in the run: definition's name, then `_1`, `_2` … in order of creation. */
+  readonly step: string;
+  /** Definition's name. */
+  readonly name: string;
+  readonly event: "started" | "succeeded" | "failed" | "retrying" | "continued";
+  readonly atMs: number;
+  /** 1 for the first attempt. */
+  readonly attempt: number;
+  /** started: the arguments. succeeded: the value. Absent when checkpoint is off or too large. */
+  readonly value?: Encoded | undefined;
+  readonly error?: ErrorValue | undefined;
+  /** retrying: when the next attempt begins. */
+  readonly nextAtMs?: number | undefined;
+  /** continued: the step id whose value becomes this step's value (a returned graph's root). */
+  readonly into?: string | undefined;
+  readonly metadata?: Encoded | undefined;
+}
+
+// ---------------------------------------------------------------- graphs and manifest
+
+/**
+ * A graph of steps as a value: what `client.run(add.step(100, one.step()))` sends. An
+ * object with `$step` is a node; `$ref` stands for a node that was already written with
+ * that `$id`, so a shared node stays one. Anywhere in arguments, at any depth.
+ */
+export type GraphValue =
+  | {
+      readonly $step: string;
+      readonly args: readonly unknown[];
+      readonly $id?: number | undefined;
+      readonly options?: Readonly<Record<string, unknown>> | undefined;
+    }
+  | { readonly $ref: number };
+
+export interface Manifest {
+  readonly protocol: number;
+  readonly definitions: readonly Definition[];
+}
+
+export interface Definition {
+  readonly kind: "step" | "workflow" | "actor";
+  readonly name: string;
+  /** Actors: methods in order, and which of them only read. */
+  readonly methods?: readonly { readonly name: string; readonly readonly: boolean }[] | undefined;
+}

@@ -1,0 +1,96 @@
+/**
+ * The one error class, its kinds and the table of codes. A kind says what the caller
+ * should do next; a code says what happened and has an entry in docs/ERRORS.md (a test
+ * holds the two together). Imports nothing.
+ */
+
+/** By the caller's next move. */
+export type ErrorKind =
+  | "invalid" // change the request
+  | "denied" // get permission
+  | "missing" // it isn't there
+  | "conflict" // read, then decide
+  | "limit" // wait, or ask for more
+  | "unavailable" // retry
+  | "moved" // another host owns it
+  | "corrupt" // an operator must look
+  | "internal"; // report it
+
+/** Every code and its kind. Codes are stable; adding one means adding it to docs/ERRORS.md. */
+export const errorCodes = {
+  "invalid-request": "invalid",
+  "invalid-json": "invalid",
+  "invalid-cbor": "invalid",
+  "invalid-id": "invalid",
+  "invalid-component": "invalid",
+  "invalid-graph": "invalid",
+  "build-failed": "invalid",
+  "not-serialisable": "invalid",
+  unauthorised: "denied",
+  "egress-denied": "denied",
+  "run-not-found": "missing",
+  "workflow-not-found": "missing",
+  "step-not-found": "missing",
+  "actor-type-not-found": "missing",
+  "actor-not-found": "missing",
+  "method-not-found": "missing",
+  "query-not-found": "missing",
+  "update-not-found": "missing",
+  "component-not-found": "missing",
+  "route-not-found": "missing",
+  "no-component": "missing",
+  "run-exists": "conflict",
+  "input-mismatch": "conflict",
+  "run-closed": "conflict",
+  "run-active": "conflict",
+  "run-paused": "conflict",
+  "not-resumable": "conflict",
+  "run-failed": "conflict",
+  "run-canceled": "conflict",
+  "actor-exists": "conflict",
+  "idempotency-mismatch": "conflict",
+  "body-too-large": "limit",
+  "value-too-large": "limit",
+  "too-many-messages": "limit",
+  "guest-limit": "limit",
+  "host-busy": "unavailable",
+  "store-unavailable": "unavailable",
+  "host-stopping": "unavailable",
+  "partition-moved": "moved",
+  "corrupt-log": "corrupt",
+  "corrupt-image": "corrupt",
+  "corrupt-segment": "corrupt",
+  "guest-diverged": "corrupt",
+  "guest-timeout": "limit",
+  "guest-trap": "conflict",
+  "guest-memory": "limit",
+  "guest-output": "limit",
+  internal: "internal",
+} as const satisfies Record<string, ErrorKind>;
+
+export type ErrorCode = keyof typeof errorCodes;
+
+/** The only error that Spore throws on purpose. Nobody should ever look into `message`. */
+export class SporeError extends Error {
+  readonly code: ErrorCode;
+  readonly kind: ErrorKind;
+  /** What the person can do about it. */
+  readonly hint: string | undefined;
+
+  constructor(code: ErrorCode, message: string, options: { hint?: string; cause?: unknown } = {}) {
+    super(message, options.cause === undefined ? undefined : { cause: options.cause });
+    this.name = "SporeError";
+    this.code = code;
+    this.kind = errorCodes[code];
+    this.hint = options.hint;
+  }
+}
+
+/** For our own bugs only; input from outside is decoded and answered. */
+export function assert(condition: unknown, mustHold: string): asserts condition {
+  if (!condition) throw new SporeError("internal", `broken invariant: ${mustHold}`);
+}
+
+export function unreachable(value: never): never {
+  throw new SporeError("internal", `unreachable: ${JSON.stringify(value)}`);
+}
