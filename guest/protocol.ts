@@ -171,6 +171,10 @@ export type Command =
       /** Constructor arguments used if the actor doesn't exist yet. */
       readonly create?: Encoded | undefined;
     }
+  /** Stores a large value by content; resolves with { hash, size }. */
+  | { readonly kind: "put"; readonly id: number; readonly value: Encoded }
+  /** Reads a stored value back; resolves with the value itself. */
+  | { readonly kind: "get"; readonly id: number; readonly hash: string }
   /** Answer to an `update`, `query` or `turn` input. */
   | { readonly kind: "reply"; readonly id: string; readonly outcome: Outcome }
   /** An actor's state after a method (also intermediate, in a turn that returns a graph of its methods). */
