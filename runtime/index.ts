@@ -1,0 +1,230 @@
+/**
+ * The one door to the engine. A host (Node, Workers, a test) hands in the ports and
+ * gets a `Host`; every call names a tenant. Values cross as `Encoded` (CBOR), errors as
+ * SporeError. What a call answers is durable when it answers (I3).
+ */
+import type { Definition, Encoded, ErrorValue, Manifest, Outcome } from "../guest/protocol.ts";
+import type { AbortSignalLike, ComponentSource } from "./ports.ts";
+
+export { createHost } from "./host.ts";
+export type { HostOptions } from "./host.ts";
+
+export type Status =
+  | "PENDING"
+  | "RUNNING"
+  | "PAUSED"
+  | "SUCCESSFUL"
+  | "FAILED"
+  | "CANCELED"
+  | "RESUMABLE";
+
+export const statuses: readonly Status[] = [
+  "PENDING",
+  "RUNNING",
+  "PAUSED",
+  "SUCCESSFUL",
+  "FAILED",
+  "CANCELED",
+  "RESUMABLE",
+];
+
+/** What a client may do with the id of an existing run (PROTOCOL part 2). */
+export type IfExists = "resume" | "fail" | "start" | "terminate";
+
+export interface StartRequest {
+  /** Absent: a random id. 1 to 200 characters of `A-Z a-z 0-9 . _ : ~ @ -`, not only dots. */
+  readonly id?: string | undefined;
+  /** Exactly one of `workflow` and `root`. */
+  readonly workflow?: string | undefined;
+  /** Encoded array of arguments; default: none. */
+  readonly args?: Encoded | undefined;
+  /** Encoded GraphValue. */
+  readonly root?: Encoded | undefined;
+  readonly ifExists?: IfExists | undefined;
+  /** Default: the tenant's current component. */
+  readonly component?: string | undefined;
+  readonly tags?: Readonly<Record<string, string>> | undefined;
+  readonly metadata?: Encoded | undefined;
+}
+
+export interface StartResult {
+  readonly id: string;
+  readonly status: Status;
+  readonly created: boolean;
+}
+
+export interface RunView {
+  readonly id: string;
+  readonly name: string;
+  readonly status: Status;
+  readonly component: string;
+  readonly attempt: number;
+  readonly createdAtMs: number;
+  readonly closedAtMs?: number | undefined;
+  readonly parentId?: string | undefined;
+  readonly rootId?: string | undefined;
+  readonly tags: Readonly<Record<string, string>>;
+  readonly metadata?: Encoded | undefined;
+  /** Present while not closed: one sentence on what it waits for, since and until when. */
+  readonly waiting?:
+    | { readonly for: string; readonly sinceMs: number; readonly untilMs?: number | undefined }
+    | undefined;
+  /** Present when FAILED, CANCELED or RESUMABLE. */
+  readonly error?: ErrorValue | undefined;
+  readonly queries: readonly string[];
+  readonly updates: readonly string[];
+  /** Step records so far. */
+  readonly records: number;
+  /** Size of the saved memory image; 0 if the run needs none. */
+  readonly imageBytes: number;
+  /** Activations since that image: what a wake-up has to recompute. */
+  readonly journalLength: number;
+}
+
+export type OutputResult =
+  | { readonly kind: "ready"; readonly outcome: Outcome; readonly status: Status }
+  | { readonly kind: "pending"; readonly status: Status };
+
+export interface StepView {
+  readonly step: string;
+  readonly name: string;
+  readonly status: "RUNNING" | "RETRYING" | "SUCCESSFUL" | "FAILED" | "CONTINUED";
+  readonly attempt: number;
+  readonly startedAtMs: number;
+  readonly endedAtMs?: number | undefined;
+  readonly value?: Encoded | undefined;
+  readonly error?: ErrorValue | undefined;
+  readonly nextAtMs?: number | undefined;
+  readonly into?: string | undefined;
+  readonly metadata?: Encoded | undefined;
+}
+
+/** One line of a run's history, oldest first; `index` is dense from 0 and never changes. */
+export interface HistoryEvent {
+  readonly index: number;
+  readonly atMs: number;
+  /** `run.started`, `run.succeeded`, `step.succeeded`, `signal.received`, `log` … */
+  readonly type: string;
+  readonly data: Readonly<Record<string, unknown>>;
+}
+
+export interface ListRequest {
+  readonly statuses?: readonly Status[] | undefined;
+  readonly name?: string | undefined;
+  readonly idPrefix?: string | undefined;
+  readonly tag?: { readonly key: string; readonly value: string } | undefined;
+  /** 1 to 1000; default 100. */
+  readonly limit?: number | undefined;
+  readonly cursor?: string | undefined;
+}
+
+export interface ListResult {
+  /** Newest first. */
+  readonly runs: readonly RunSummary[];
+  /** Present when there may be more. */
+  readonly cursor?: string | undefined;
+}
+
+export interface RunSummary {
+  readonly id: string;
+  readonly name: string;
+  readonly status: Status;
+  readonly createdAtMs: number;
+  readonly closedAtMs?: number | undefined;
+  readonly tags: Readonly<Record<string, string>>;
+}
+
+export interface ActorView {
+  readonly type: string;
+  readonly key: string;
+  readonly component: string;
+  readonly createdAtMs: number;
+  /** Completed mutating calls. */
+  readonly turns: number;
+  readonly stateBytes: number;
+  readonly mailbox: number;
+  readonly busy: boolean;
+}
+
+export interface CallRequest {
+  readonly type: string;
+  readonly key: string;
+  readonly method: string;
+  /** Encoded array of arguments. */
+  readonly args: Encoded;
+  /** Answer as soon as the call is durably accepted. */
+  readonly isAsync?: boolean | undefined;
+  /** Makes the call safe to repeat. */
+  readonly callId?: string | undefined;
+  /** Calls with one session id to one actor are executed in the order of `seq` (dense from 1). */
+  readonly session?: { readonly id: string; readonly seq: number } | undefined;
+}
+
+export type CallResult =
+  | { readonly kind: "accepted"; readonly callId: string }
+  | { readonly kind: "done"; readonly callId: string; readonly outcome: Outcome };
+
+export interface ComponentView {
+  readonly id: string;
+  readonly definitions: readonly Definition[];
+  readonly isCurrent: boolean;
+}
+
+export interface Host {
+  /** Takes the partitions that it can and serves them. Resolves when ready. */
+  start(): Promise<void>;
+  /** Stops cleanly: no new work, pending commits finish. */
+  stop(): Promise<void>;
+  readonly isReady: boolean;
+  tenant(name: string): TenantHost;
+  status(): HostStatus;
+}
+
+export interface HostStatus {
+  readonly hostId: string;
+  readonly partitions: readonly {
+    readonly partition: number;
+    readonly state: "claiming" | "owned" | "moved" | "stopped";
+    readonly seq: number;
+    readonly residentEntities: number;
+    readonly memtableBytes: number;
+  }[];
+}
+
+export interface TenantHost {
+  /** Stores a component and makes it the tenant's current one. Same bytes, same id. */
+  deploy(source: ComponentSource): Promise<{ readonly id: string; readonly manifest: Manifest }>;
+  currentComponent(): Promise<ComponentView | undefined>;
+
+  startRun(request: StartRequest): Promise<StartResult>;
+  getRun(id: string): Promise<RunView>;
+  /** Waits up to `waitMs` (default 0) for the run, or for the named step, to end. */
+  output(id: string, options?: { waitMs?: number; step?: string }): Promise<OutputResult>;
+  steps(id: string, options?: { after?: number; limit?: number }): Promise<readonly StepView[]>;
+  history(id: string, options?: { from?: number; limit?: number }): Promise<readonly HistoryEvent[]>;
+  /** History from `from`, then live, until the run is closed or `signal` aborts. */
+  events(id: string, options: { from: number; signal: AbortSignalLike }): AsyncIterable<HistoryEvent>;
+  listRuns(request: ListRequest): Promise<ListResult>;
+
+  cancelRun(id: string, reason: string): Promise<RunView>;
+  terminateRun(id: string, reason: string): Promise<RunView>;
+  pauseRun(id: string): Promise<RunView>;
+  /** Goes on with a PAUSED run, retries a FAILED one from its failed step, repairs a RESUMABLE one. */
+  resumeRun(id: string): Promise<RunView>;
+  resumeAll(options: { includeFailed: boolean }): Promise<readonly { id: string; status: Status }[]>;
+  deleteRun(id: string): Promise<void>;
+
+  signalRun(id: string, name: string, value: Encoded, options?: { messageId?: string }): Promise<{ duplicate: boolean }>;
+  queryRun(id: string, name: string, args: Encoded): Promise<Outcome>;
+  updateRun(id: string, name: string, args: Encoded, options?: { updateId?: string; waitMs?: number }): Promise<CallResult>;
+
+  /** Gets or creates; arguments are ignored if it exists. */
+  ensureActor(type: string, key: string, args: Encoded): Promise<{ created: boolean; actor: ActorView }>;
+  callActor(request: CallRequest): Promise<CallResult>;
+  /** Result of an earlier call, by its id. */
+  callResult(type: string, key: string, callId: string, options?: { waitMs?: number }): Promise<CallResult>;
+  getActor(type: string, key: string): Promise<ActorView>;
+  deleteActor(type: string, key: string): Promise<void>;
+}
+
+
