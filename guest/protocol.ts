@@ -78,6 +78,8 @@ export type Input =
   | { readonly kind: "cancel"; readonly reason: string }
   /** Go on after `yielded`. */
   | { readonly kind: "continue" }
+  /** Instead of `continue` at a `resumePoint`: run the step again. */
+  | { readonly kind: "retry" }
   /**
    * The last activation was thrown away because the step that began last in it (`step`)
    * trapped or ran out of time: fail that attempt with `error` instead of running it.
@@ -116,6 +118,12 @@ export interface Drained {
   readonly commands: readonly Command[];
   /** StepRecord items in order, each one CBOR item: stored as they are, for /steps and /history. */
   readonly records: readonly Encoded[];
+  /**
+   * Yielded only: this step has used up its attempts and its rejection is not yet
+   * delivered. `continue` delivers it; `retry` (after the run failed of it and was
+   * resumed) runs the step again with a fresh budget instead.
+   */
+  readonly resumePoint?: string | undefined;
   /** Waiting only: one sentence on what for (`signal approve since …`), without times. */
   readonly waitingFor?: string | undefined;
   /** Names of query and update handlers registered at this point; present when changed. */

@@ -1,0 +1,224 @@
+/**
+ * Row keys of a partition's table, and what the rows hold. docs/FORMAT.md is the prose.
+ * All rows of one entity but its history share the prefix `e/<entity>/`, so that waking
+ * it is one ranged read. Numbers in keys are fixed-width hex: code-unit order is number
+ * order.
+ */
+import { decode, encode } from "../guest/cbor.ts";
+import type { Encoded, ErrorValue, FetchRequest, Outcome, StartOptions } from "../guest/protocol.ts";
+import { SporeError } from "./errors.ts";
+import type { EntityKey } from "./ids.ts";
+import type { Status } from "./index.ts";
+
+export const formatVersion = 1;
+
+// ---------------------------------------------------------------- keys
+
+export const rowKeys = {
+  entity: (key: EntityKey) => `e/${key}/`,
+  head: (key: EntityKey) => `e/${key}/!`,
+  command: (key: EntityKey, id: number) => `e/${key}/c/${hex(id, 8)}`,
+  call: (key: EntityKey, index: number) => `e/${key}/d/${hex(index, 10)}`,
+  image: (key: EntityKey) => `e/${key}/i`,
+  journal: (key: EntityKey, version: number) => `e/${key}/j/${hex(version, 10)}`,
+  mail: (key: EntityKey, index: number) => `e/${key}/m/${hex(index, 10)}`,
+  input: (key: EntityKey, index: number) => `e/${key}/n/${hex(index, 10)}`,
+  state: (key: EntityKey) => `e/${key}/o`,
+  signal: (key: EntityKey, index: number) => `e/${key}/s/${hex(index, 10)}`,
+  session: (key: EntityKey, session: string) => `e/${key}/u/${session}`,
+  watcher: (key: EntityKey, index: number) => `e/${key}/w/${hex(index, 10)}`,
+  history: (key: EntityKey, index: number) => `h/${key}/${hex(index, 10)}`,
+  historyOf: (key: EntityKey) => `h/${key}/`,
+  /** Newest first within a status. */
+  listed: (tenant: string, kind: string, status: string, createdAtMs: number, name: string) =>
+    `x/${tenant}/${kind}/${status}/${hex(timeMax - createdAtMs, 12)}/${name}`,
+  listedIn: (tenant: string, kind: string, status: string) => `x/${tenant}/${kind}/${status}/`,
+  timer: (atMs: number, key: EntityKey, id: number) => `t/${hex(atMs, 12)}/${hex(id, 8)}/${key}`,
+  timers: "t/",
+  attention: (key: EntityKey) => `a/${key}`,
+  attentions: "a/",
+  outbox: (partition: number, index: number) => `o/${hex(partition, 4)}/${hex(index, 12)}`,
+  outboxes: "o/",
+  outboxCounter: (partition: number) => `p/${hex(partition, 4)}`,
+  outboxCounters: "p/",
+  inbox: (partition: number) => `q/${hex(partition, 4)}`,
+  inboxes: "q/",
+} as const;
+
+const timeMax = 0xffff_ffff_ffff;
+
+export function hex(value: number, width: number): string {
+  return Math.max(0, Math.floor(value)).toString(16).padStart(width, "0");
+}
+
+export function timerOfRow(rowKey: string): { atMs: number; id: number; key: EntityKey } {
+  return {
+    atMs: Number.parseInt(rowKey.slice(2, 14), 16),
+    id: Number.parseInt(rowKey.slice(15, 23), 16),
+    key: rowKey.slice(24) as EntityKey, // written by rowKeys.timer
+  };
+}
+
+// ---------------------------------------------------------------- rows
+
+/** Common part of both heads: the machine whose memory is (image, journal since). */
+export interface MachineHead {
+  readonly component: string;
+  /** Activations journaled so far in this life of the machine. */
+  version: number;
+  /** Activations whose commands are applied: `version` or `version - 1`. */
+  applied: number;
+  /** Version that the image row holds; 0 without one. */
+  imageVersion: number;
+  imageBytes: number;
+  lastNowMs: number;
+  /** Counts lives of the machine (turns, retries, continue-as-new): names resident memories apart. */
+  life: number;
+  nextInput: number;
+  nextHistory: number;
+}
+
+export interface RunHead extends MachineHead {
+  readonly kind: "run";
+  readonly name: string;
+  readonly createdAtMs: number;
+  readonly inputHash: Uint8Array;
+  readonly parent?: string | undefined;
+  readonly root?: string | undefined;
+  readonly parentClose?: "terminate" | "cancel" | "abandon" | undefined;
+  readonly metadata?: Encoded | undefined;
+  tags: Readonly<Record<string, string>>;
+  status: Status;
+  attempt: number;
+  closedAtMs?: number | undefined;
+  outcome?: Outcome | undefined;
+  waitingFor?: string | undefined;
+  waitingSinceMs: number;
+  queries: readonly string[];
+  updates: readonly string[];
+  children: readonly string[];
+  nextSignal: number;
+  nextWatcher: number;
+  nextCall: number;
+  records: number;
+  /** Version after which the memory stands right before the failed step's rejection. */
+  resumeVersion?: number | undefined;
+  resumeStep?: string | undefined;
+}
+
+export interface ActorHead extends MachineHead {
+  readonly kind: "actor";
+  readonly createdAtMs: number;
+  /** Completed mutating calls. */
+  turns: number;
+  nextMail: number;
+  nextCall: number;
+  stateBytes: number;
+  /** The call whose turn is going on. */
+  turn?: Mail | undefined;
+}
+
+export type Head = RunHead | ActorHead;
+
+export type Pending =
+  | { readonly kind: "timer"; readonly atMs: number }
+  | { readonly kind: "fetch"; readonly request: FetchRequest }
+  | { readonly kind: "wait"; readonly signal: string }
+  | { readonly kind: "put"; readonly value: Encoded }
+  | { readonly kind: "get"; readonly hash: string }
+  /** The answer comes as a `resolve` message. */
+  | { readonly kind: "message"; readonly what: string };
+
+export interface Mail {
+  readonly index: number;
+  readonly method: string;
+  readonly args: Encoded;
+  readonly callId: string;
+  /** Keep the outcome to answer a repetition, or a later question for it. */
+  readonly isRemembered: boolean;
+  readonly create?: Encoded | undefined;
+  readonly replyTo?: ReplyTo | undefined;
+}
+
+export interface ReplyTo {
+  readonly key: EntityKey;
+  readonly id: number;
+  /** Life of the machine that asked: an answer to an earlier life is dropped. */
+  readonly life: number;
+}
+
+export interface SignalRow {
+  readonly index: number;
+  readonly name: string;
+  readonly value: Encoded;
+}
+
+/** A finished call or update, or a seen message id, kept to answer a repetition. */
+export interface CallRow {
+  readonly index: number;
+  readonly callId: string;
+  /** Absent while it is going on, and for signals. */
+  readonly outcome?: Outcome | undefined;
+}
+
+export interface WatcherRow {
+  readonly index: number;
+  readonly replyTo: ReplyTo;
+}
+
+export interface JournalRow {
+  readonly activation: Uint8Array;
+  readonly drainedHash?: number | undefined;
+}
+
+/** What a run may ask of another entity; travels through the outbox across partitions. */
+export type Message =
+  | { readonly kind: "resolve"; readonly to: EntityKey; readonly id: number; readonly life: number; readonly outcome: Outcome }
+  | { readonly kind: "start"; readonly to: EntityKey; readonly start: StartMessage; readonly replyTo?: ReplyTo | undefined }
+  | { readonly kind: "signal"; readonly to: EntityKey; readonly name: string; readonly value: Encoded; readonly replyTo?: ReplyTo | undefined }
+  | { readonly kind: "watch"; readonly to: EntityKey; readonly replyTo: ReplyTo }
+  | { readonly kind: "cancel"; readonly to: EntityKey; readonly reason: string; readonly isTermination: boolean; readonly replyTo?: ReplyTo | undefined }
+  | { readonly kind: "call"; readonly to: EntityKey; readonly method: string; readonly args: Encoded; readonly create?: Encoded | undefined; readonly component: string; readonly isOneWay: boolean; readonly replyTo?: ReplyTo | undefined };
+
+export interface StartMessage {
+  readonly name: string;
+  readonly args?: Encoded | undefined;
+  readonly root?: Encoded | undefined;
+  readonly component: string;
+  readonly parent?: string | undefined;
+  readonly rootRun?: string | undefined;
+  readonly parentClose?: "terminate" | "cancel" | "abandon" | undefined;
+  readonly options?: StartOptions | undefined;
+}
+
+/** One history row: events that were appended in one commit, `index` of the first in the key. */
+export interface HistoryRow {
+  readonly atMs: number;
+  /** Encoded StepRecord items and HostEvent items, in order. */
+  readonly events: readonly HistoryItem[];
+}
+
+export type HistoryItem =
+  | { readonly kind: "record"; readonly record: Encoded }
+  | { readonly kind: "host"; readonly type: string; readonly atMs: number; readonly data: Readonly<Record<string, unknown>> };
+
+export interface ListedRow {
+  readonly name: string;
+  readonly closedAtMs?: number | undefined;
+  readonly tags?: Readonly<Record<string, string>> | undefined;
+}
+
+export function encodeRow(value: unknown): Uint8Array {
+  return encode(value);
+}
+
+/** Rows were written by us and are covered by checksums; a shape error is corruption. */
+export function decodeRow<T>(rowKey: string, bytes: Uint8Array): T {
+  try {
+    return decode(bytes) as T; // the key decides the row's type
+  } catch (error) {
+    throw new SporeError("corrupt-segment", `row ${rowKey} can't be decoded`, { cause: error });
+  }
+}
+
+export type { ErrorValue };

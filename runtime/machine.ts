@@ -1,0 +1,217 @@
+/**
+ * What runs and actors have in common: a machine that takes inputs in activations and
+ * answers with commands. Pure transitions; nothing here awaits.
+ *
+ * Invariants:
+ * - M1 An activation's inputs leave the inbox and enter the journal in one transition, so
+ *   each is delivered exactly once (I4).
+ * - M2 `applied` rises in the same transition that applies the commands: after a crash an
+ *   activation with `applied < version` is computed again and its commands applied once.
+ * - M3 A resolve for a command that isn't pending (dropped, or of an earlier life) is
+ *   ignored.
+ */
+import { encode } from "../guest/cbor.ts";
+import type { Activation, Command, Encoded, ErrorValue, Input, Outcome } from "../guest/protocol.ts";
+import { assert } from "./errors.ts";
+import { encodeRow, type JournalRow, type Pending, type ReplyTo, rowKeys } from "./format.ts";
+import type { Entity, Sink } from "./state.ts";
+
+/** Inputs delivered in one activation. */
+export const inputsMax = 1000;
+/** Step bodies that begin in one activation: bounds the work between two commits. */
+export const stepsMax = 256;
+/** Calls and message ids remembered per entity to answer a repetition. */
+export const callsRemembered = 256;
+
+export function pushInput(entity: Entity, sink: Sink, input: Input): void {
+  const index = entity.head.nextInput++;
+  entity.inputs.push({ index, input });
+  sink.changes.putFresh(rowKeys.input(entity.key, index), () => encodeRow(input));
+  sink.changes.touch(entity);
+}
+
+export interface Begun {
+  readonly activation: Uint8Array;
+  /** Journal before this activation. */
+  readonly journal: readonly JournalRow[];
+  /** Version of the memory before this activation. */
+  readonly version: number;
+}
+
+/** Moves the waiting inputs into the journal as the next activation (M1). */
+export function beginActivation(entity: Entity, sink: Sink): Begun {
+  const { head } = entity;
+  assert(!entity.isActive, `${entity.key} has one activation at a time`);
+  assert(head.applied === head.version, `${entity.key} has applied its last activation`);
+  const taken = entity.inputs.splice(0, inputsMax);
+  assert(taken.length > 0, `${entity.key} has inputs`);
+  for (const { index } of taken) sink.changes.delete(rowKeys.input(entity.key, index));
+  head.lastNowMs = Math.max(head.lastNowMs, sink.nowMs);
+  const value: Activation = {
+    nowMs: head.lastNowMs,
+    stepsMax,
+    inputs: taken.map(({ input }) => input),
+  };
+  const activation = encode(value);
+  const journal = entity.journal.slice();
+  const version = head.version;
+  const row: JournalRow = { activation };
+  entity.journal.push(row);
+  head.version += 1;
+  sink.changes.putFresh(rowKeys.journal(entity.key, head.version), () => encodeRow(row));
+  entity.isActive = true;
+  sink.changes.touch(entity);
+  return { activation, journal, version };
+}
+
+/** The last journaled activation once more, after a crash (M2). */
+export function repeatActivation(entity: Entity, sink: Sink): Begun {
+  const { head } = entity;
+  assert(head.applied === head.version - 1, `${entity.key} has one activation to repeat`);
+  const last = entity.journal.at(-1);
+  assert(last !== undefined, `${entity.key} has a journal`);
+  entity.isActive = true;
+  sink.changes.touch(entity);
+  return { activation: last.activation, journal: entity.journal.slice(0, -1), version: head.applied };
+}
+
+/** Marks the activation as applied; the caller applies its commands in the same transition. */
+export function finishActivation(
+  entity: Entity,
+  sink: Sink,
+  result: { readonly drainedHash: number; readonly image: Uint8Array | undefined },
+): void {
+  const { head } = entity;
+  assert(entity.isActive, `${entity.key} is active`);
+  entity.isActive = false;
+  const last = entity.journal.at(-1);
+  assert(last !== undefined, `${entity.key} has a journal`);
+  const row: JournalRow = { activation: last.activation, drainedHash: result.drainedHash };
+  entity.journal[entity.journal.length - 1] = row;
+  sink.changes.put(rowKeys.journal(entity.key, head.version), () => encodeRow(row));
+  head.applied = head.version;
+  sink.changes.touch(entity);
+  if (result.image !== undefined) saveImage(entity, sink, result.image);
+}
+
+function saveImage(entity: Entity, sink: Sink, image: Uint8Array): void {
+  dropJournal(entity, sink);
+  entity.image = image;
+  entity.head.imageVersion = entity.head.version;
+  entity.head.imageBytes = image.length;
+  sink.changes.put(rowKeys.image(entity.key), image);
+  if (entity.head.kind === "run") {
+    // The memory before the image can't be had again: nothing to go back to.
+    entity.head.resumeVersion = undefined;
+    entity.head.resumeStep = undefined;
+  }
+}
+
+function dropJournal(entity: Entity, sink: Sink): void {
+  const { head } = entity;
+  for (let version = head.version - entity.journal.length + 1; version <= head.version; version++) {
+    sink.changes.delete(rowKeys.journal(entity.key, version));
+  }
+  entity.journal = [];
+}
+
+/** The memory is of no more use: the next activation starts from pristine memory. */
+export function forgetMemory(entity: Entity, sink: Sink): void {
+  const { head } = entity;
+  dropJournal(entity, sink);
+  if (head.imageVersion > 0) sink.changes.delete(rowKeys.image(entity.key));
+  entity.image = undefined;
+  head.version = 0;
+  head.applied = 0;
+  head.imageVersion = 0;
+  head.imageBytes = 0;
+  head.life += 1;
+  for (const id of [...entity.pending.keys()]) removePending(entity, sink, id);
+  for (const { index } of entity.inputs) sink.changes.delete(rowKeys.input(entity.key, index));
+  entity.inputs = [];
+  sink.changes.touch(entity);
+}
+
+// ---------------------------------------------------------------- pending commands
+
+export function addPending(entity: Entity, sink: Sink, id: number, pending: Pending): void {
+  entity.pending.set(id, pending);
+  sink.changes.putFresh(rowKeys.command(entity.key, id), () => encodeRow(pending));
+  sink.changes.touch(entity);
+  if (pending.kind === "timer") {
+    sink.changes.putFresh(rowKeys.timer(pending.atMs, entity.key, id), new Uint8Array(0));
+    sink.setTimer(entity, id, pending.atMs);
+  }
+}
+
+export function removePending(entity: Entity, sink: Sink, id: number): Pending | undefined {
+  const pending = entity.pending.get(id);
+  if (pending === undefined) return undefined;
+  entity.pending.delete(id);
+  sink.changes.delete(rowKeys.command(entity.key, id));
+  if (pending.kind === "timer") {
+    sink.changes.delete(rowKeys.timer(pending.atMs, entity.key, id));
+  }
+  sink.changes.touch(entity);
+  return pending;
+}
+
+/** A command's result arrives (M3). Returns whether it was still wanted. */
+export function resolveCommand(entity: Entity, sink: Sink, id: number, outcome: Outcome): boolean {
+  if (removePending(entity, sink, id) === undefined) return false;
+  pushInput(entity, sink, { kind: "resolve", id, outcome });
+  return true;
+}
+
+export function ok(value: unknown): Outcome {
+  return { kind: "ok", value: encode(value) };
+}
+
+export function okEncoded(value: Encoded): Outcome {
+  return { kind: "ok", value };
+}
+
+export function failed(error: ErrorValue): Outcome {
+  return { kind: "error", error };
+}
+
+export function hostError(code: string, message: string, retryable = false): ErrorValue {
+  return { name: "SporeError", message, code, class: "host", retryable };
+}
+
+export function replyTo(entity: Entity, id: number): ReplyTo {
+  return { key: entity.key, id, life: entity.head.life };
+}
+
+export function answer(sink: Sink, to: ReplyTo | undefined, outcome: Outcome): void {
+  if (to === undefined) return;
+  sink.send({ kind: "resolve", to: to.key, id: to.id, life: to.life, outcome });
+}
+
+// ---------------------------------------------------------------- seen calls
+
+/** Remembers a call or message id, and forgets the oldest ones over the bound. */
+export function rememberCall(
+  entity: Entity,
+  sink: Sink,
+  callId: string,
+  outcome: Outcome | undefined,
+): void {
+  const known = entity.calls.get(callId);
+  const index = known?.index ?? nextCallIndex(entity);
+  const row = outcome === undefined ? { index, callId } : { index, callId, outcome };
+  entity.calls.set(callId, row);
+  sink.changes.put(rowKeys.call(entity.key, index), () => encodeRow(row));
+  sink.changes.touch(entity);
+  for (const [oldestId, oldest] of entity.calls) {
+    if (entity.calls.size <= callsRemembered) break;
+    entity.calls.delete(oldestId);
+    sink.changes.delete(rowKeys.call(entity.key, oldest.index));
+  }
+}
+
+function nextCallIndex(entity: Entity): number {
+  return entity.head.nextCall++;
+}
+
+export type CommandOf<K extends Command["kind"]> = Extract<Command, { kind: K }>;

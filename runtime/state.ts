@@ -1,0 +1,308 @@
+/**
+ * A partition's entities in memory and the row changes that make them durable.
+ *
+ * Owns: the shape of a resident entity, how it is read from its rows, and `Changes`, the
+ * batch that the next commit writes. Doesn't own: what an entity does (run.ts, actor.ts)
+ * or when a batch is committed (partition.ts).
+ *
+ * Invariants:
+ * - S1 A transition changes the entity and stages its rows synchronously, in one piece:
+ *   no commit can hold half of it.
+ * - S2 Heads, history and markers are encoded when the batch is frozen, so an entity that
+ *   changes ten times between two commits is written once.
+ */
+import type { Encoded, Input } from "../guest/protocol.ts";
+import { assert } from "./errors.ts";
+import {
+  type CallRow,
+  decodeRow,
+  encodeRow,
+  type Head,
+  type HistoryItem,
+  type HistoryRow,
+  hex,
+  type JournalRow,
+  type ListedRow,
+  type Mail,
+  type Message,
+  type Pending,
+  rowKeys,
+  type SignalRow,
+  type WatcherRow,
+} from "./format.ts";
+import { type EntityKey, isActorKey, nameOf, tenantOf } from "./ids.ts";
+
+export interface Entity {
+  readonly key: EntityKey;
+  head: Head;
+  /** Actors: the last state that a turn left. */
+  state: Encoded | undefined;
+  readonly pending: Map<number, Pending>;
+  /** Accepted, not yet journaled. */
+  inputs: { readonly index: number; readonly input: Input }[];
+  signals: SignalRow[];
+  mail: Mail[];
+  /** Calls, updates and message ids already seen, oldest first. */
+  readonly calls: Map<string, CallRow>;
+  watchers: WatcherRow[];
+  /** Last executed `seq` of each client session. */
+  readonly sessions: Map<string, number>;
+  image: Uint8Array | undefined;
+  /** Activations since the image, oldest first. */
+  journal: JournalRow[];
+
+  // Volatile from here on.
+  isActive: boolean;
+  isDeleted: boolean;
+  /** History that the next commit writes. */
+  history: HistoryItem[];
+  /** Key of the listing row as last staged. */
+  listedKey: string | undefined;
+  hasAttention: boolean;
+  /** Number of the last batch that holds changes of this entity. */
+  dirtyIn: number;
+  usedAtMs: number;
+  /** Run when the current activation is over (queries on a quiet memory). */
+  whenQuiet: (() => void)[];
+}
+
+export function newEntity(key: EntityKey, head: Head, nowMs: number): Entity {
+  return {
+    key,
+    head,
+    state: undefined,
+    pending: new Map(),
+    inputs: [],
+    signals: [],
+    mail: [],
+    calls: new Map(),
+    watchers: [],
+    sessions: new Map(),
+    image: undefined,
+    journal: [],
+    isActive: false,
+    isDeleted: false,
+    history: [],
+    listedKey: undefined,
+    hasAttention: false,
+    dirtyIn: 0,
+    usedAtMs: nowMs,
+    whenQuiet: [],
+  };
+}
+
+/** Reads an entity from the rows below `e/<key>/`, in key order; undefined without a head. */
+export function readEntity(
+  key: EntityKey,
+  rows: readonly (readonly [string, Uint8Array])[],
+  nowMs: number,
+): Entity | undefined {
+  const prefix = rowKeys.entity(key);
+  const headBytes = rows.find(([rowKey]) => rowKey === rowKeys.head(key))?.[1];
+  if (headBytes === undefined) return undefined;
+  const entity = newEntity(key, decodeRow<Head>(rowKeys.head(key), headBytes), nowMs);
+  for (const [rowKey, bytes] of rows) readRow(entity, rowKey, rowKey.slice(prefix.length), bytes);
+  entity.listedKey = listedKeyOf(entity);
+  entity.hasAttention = needsAttention(entity);
+  return entity;
+}
+
+function readRow(entity: Entity, rowKey: string, part: string, bytes: Uint8Array): void {
+  switch (part[0]) {
+    case "c":
+      entity.pending.set(Number.parseInt(part.slice(2), 16), decodeRow<Pending>(rowKey, bytes));
+      break;
+    case "d": {
+      const call = decodeRow<CallRow>(rowKey, bytes);
+      entity.calls.set(call.callId, call);
+      break;
+    }
+    case "i":
+      entity.image = bytes;
+      break;
+    case "j":
+      entity.journal.push(decodeRow<JournalRow>(rowKey, bytes));
+      break;
+    case "m":
+      entity.mail.push(decodeRow<Mail>(rowKey, bytes));
+      break;
+    case "n":
+      entity.inputs.push({
+        index: Number.parseInt(part.slice(2), 16),
+        input: decodeRow<Input>(rowKey, bytes),
+      });
+      break;
+    case "o":
+      entity.state = bytes;
+      break;
+    case "s":
+      entity.signals.push(decodeRow<SignalRow>(rowKey, bytes));
+      break;
+    case "u":
+      entity.sessions.set(part.slice(2), decodeRow<number>(rowKey, bytes));
+      break;
+    case "w":
+      entity.watchers.push(decodeRow<WatcherRow>(rowKey, bytes));
+      break;
+    default:
+      assert(part === "!", `row ${rowKey} is of a known kind`);
+  }
+}
+
+/** Must a host look at this entity after a crash, though no input comes? */
+export function needsAttention(entity: Entity): boolean {
+  const { head } = entity;
+  if (head.kind === "run" && head.status !== "RUNNING") return false;
+  if (head.applied < head.version || entity.inputs.length > 0 || entity.mail.length > 0) return true;
+  for (const pending of entity.pending.values()) {
+    if (pending.kind === "fetch" || pending.kind === "put" || pending.kind === "get") return true;
+  }
+  return false;
+}
+
+function listedKeyOf(entity: Entity): string {
+  const { head, key } = entity;
+  const tenant = tenantOf(key);
+  return head.kind === "run"
+    ? rowKeys.listed(tenant, "r", head.status, head.createdAtMs, nameOf(key))
+    : rowKeys.listed(tenant, "a", "ACTIVE", head.createdAtMs, nameOf(key));
+}
+
+function listedRowOf(head: Head): ListedRow {
+  return head.kind === "run"
+    ? {
+        name: head.name,
+        ...(head.closedAtMs === undefined ? {} : { closedAtMs: head.closedAtMs }),
+        ...(Object.keys(head.tags).length === 0 ? {} : { tags: head.tags }),
+      }
+    : { name: "" };
+}
+
+// ---------------------------------------------------------------- changes
+
+type RowValue = Uint8Array | (() => Uint8Array);
+
+/** Everything that one commit makes durable, and what may happen once it is. */
+export class Changes {
+  readonly number: number;
+  readonly #rows = new Map<string, RowValue | undefined>();
+  readonly #fresh = new Set<string>();
+  readonly #dirty = new Set<Entity>();
+  /** Called in order once the batch is durable (I3, I4: the output gate). */
+  readonly releases: (() => void)[] = [];
+  /** Called instead when the partition is lost before that. */
+  readonly failures: ((error: unknown) => void)[] = [];
+
+  constructor(number: number) {
+    this.number = number;
+  }
+
+  get isEmpty(): boolean {
+    return this.#rows.size === 0 && this.#dirty.size === 0;
+  }
+
+  get rowCount(): number {
+    return this.#rows.size + this.#dirty.size;
+  }
+
+  put(rowKey: string, value: RowValue): void {
+    this.#rows.set(rowKey, value);
+  }
+
+  /** For a key that never existed: deleting it again in the same batch leaves nothing. */
+  putFresh(rowKey: string, value: RowValue): void {
+    if (!this.#rows.has(rowKey)) this.#fresh.add(rowKey);
+    this.#rows.set(rowKey, value);
+  }
+
+  delete(rowKey: string): void {
+    if (this.#fresh.delete(rowKey)) this.#rows.delete(rowKey);
+    else this.#rows.set(rowKey, undefined);
+  }
+
+  touch(entity: Entity): void {
+    entity.dirtyIn = this.number;
+    this.#dirty.add(entity);
+  }
+
+  /** Encodes everything as it is now (S2). */
+  freeze(): Map<string, Uint8Array | undefined> {
+    for (const entity of this.#dirty) this.#stageEntity(entity);
+    this.#dirty.clear();
+    const frozen = new Map<string, Uint8Array | undefined>();
+    for (const [rowKey, value] of this.#rows) {
+      frozen.set(rowKey, typeof value === "function" ? value() : value);
+    }
+    return frozen;
+  }
+
+  #stageEntity(entity: Entity): void {
+    if (entity.isDeleted) return;
+    this.#stageHistory(entity);
+    this.put(rowKeys.head(entity.key), encodeRow(entity.head));
+    const listedKey = listedKeyOf(entity);
+    const isNew = entity.listedKey === undefined;
+    if (entity.listedKey !== undefined && entity.listedKey !== listedKey) {
+      this.delete(entity.listedKey);
+    }
+    if (isNew || entity.listedKey !== listedKey || entity.head.kind === "run") {
+      this.put(listedKey, encodeRow(listedRowOf(entity.head)));
+    }
+    entity.listedKey = listedKey;
+    const needs = needsAttention(entity);
+    if (needs && !entity.hasAttention) this.put(rowKeys.attention(entity.key), new Uint8Array(0));
+    if (!needs && entity.hasAttention) this.delete(rowKeys.attention(entity.key));
+    entity.hasAttention = needs;
+  }
+
+  #stageHistory(entity: Entity): void {
+    if (entity.history.length === 0) return;
+    const row: HistoryRow = { atMs: entity.head.lastNowMs, events: entity.history };
+    const first = entity.head.nextHistory - entity.history.length;
+    this.put(rowKeys.history(entity.key, first), encodeRow(row));
+    entity.history = [];
+  }
+}
+
+/**
+ * What a transition may do besides changing its entity: all of it happens only once the
+ * batch is durable.
+ */
+export interface Sink {
+  readonly changes: Changes;
+  readonly nowMs: number;
+  /** Puts a message into the outbox; it leaves after the commit. */
+  send(message: Message): void;
+  /** Performs a pending fetch, put or get after the commit. */
+  perform(entity: Entity, id: number): void;
+  setTimer(entity: Entity, id: number, atMs: number): void;
+  /** Wakes local waiters (`?wait=`, SSE) after the commit. */
+  notify(entity: Entity): void;
+  log(entity: Entity, level: "debug" | "info" | "warn" | "error", message: string): void;
+}
+
+export function addHostEvent(
+  entity: Entity,
+  sink: Sink,
+  type: string,
+  data: Readonly<Record<string, unknown>> = {},
+): void {
+  addHistory(entity, sink, { kind: "host", type, atMs: sink.nowMs, data });
+}
+
+export function addHistory(entity: Entity, sink: Sink, item: HistoryItem): void {
+  entity.history.push(item);
+  entity.head.nextHistory += 1;
+  sink.changes.touch(entity);
+}
+
+/** Session ids become part of a row key. */
+export function sessionRowKey(entity: Entity, session: string): string {
+  return rowKeys.session(entity.key, session);
+}
+
+export function isActor(entity: Entity): boolean {
+  return isActorKey(entity.key);
+}
+
+export { hex };
