@@ -1,0 +1,5 @@
+/**
+ * URL and URLSearchParams: the WHATWG parser of `whatwg-url-minimum` (IDNA included),
+ * since a parser that differs from the host's would let a URL mean two things.
+ */
+export { URL, URLSearchParams } from "whatwg-url-minimum";
