@@ -119,7 +119,8 @@ export function openImage(image: Uint8Array, base: ImageBase, codec: ImageCodec)
   if (view.getUint32(0, true) !== magic) throw corrupt("doesn't begin with its magic");
   if (view.getUint8(4) !== formatVersion) throw corrupt(`has version ${view.getUint8(4)}`);
   const packedBytes = view.getUint32(68, true);
-  if (image.length !== headerBytes + packedBytes + trailerBytes) throw corrupt("has a wrong length");
+  if (image.length !== headerBytes + packedBytes + trailerBytes)
+    throw corrupt("has a wrong length");
   const end = image.length - trailerBytes;
   const sum = codec.digest.sha256(image.subarray(0, end)).subarray(0, trailerBytes);
   if (!isEqual(sum, image.subarray(end))) throw corrupt("fails its checksum");
@@ -195,6 +196,7 @@ export function difference(memory: Uint8Array, pristine: Uint8Array): Uint8Array
 
 /** XORs a checked difference into a memory that is pristine. */
 export function applyDifference(plain: Uint8Array, memory: Uint8Array): void {
+  assert(memory.byteOffset % 4 === 0, "a Wasm memory is aligned");
   const view = new DataView(plain.buffer, plain.byteOffset, plain.byteLength);
   const target = words(memory);
   const count = view.getUint32(0, true);
