@@ -54,6 +54,8 @@ export function installGlobals(kernel: Kernel): void {
 
 function define(target: object, members: Readonly<Record<string, unknown>>): void {
   for (const [name, value] of Object.entries(members)) {
+    // A bundler may have renamed a class that has the name of a global.
+    if (typeof value === "function") Object.defineProperty(value, "name", { value: name });
     Object.defineProperty(target, name, {
       value,
       writable: true,
