@@ -1,0 +1,806 @@
+/**
+ * The HTTP API as a Hono app over a `Host`: reads and checks requests, calls the engine,
+ * writes answers. Knows neither Node nor Workers. Everything that can be said about a
+ * route's shape is in openapi.ts; everything about status codes in problems.ts.
+ */
+import { OpenAPIHono, type z } from "@hono/zod-openapi";
+import type { Context, Handler } from "hono";
+import type { Encoded, ErrorValue, Outcome } from "../guest/protocol.ts";
+import { SporeError } from "../runtime/errors.ts";
+import type {
+  CallResult,
+  Host,
+  RunView,
+  StartRequest,
+  StartResult,
+  TenantHost,
+} from "../runtime/index.ts";
+import type { Clock, Digest, Observer, Random } from "../runtime/ports.ts";
+import { eventStream } from "./event-stream.ts";
+import { isId, type RouteName, routeConfig, routes } from "./openapi.ts";
+import { ProblemError, problemHeaders, problemOf, sporeErrorOf } from "./problems.ts";
+import type { Caller, Tenants } from "./tenants.ts";
+import {
+  decodeCbor,
+  encodeCbor,
+  jsonOfValue,
+  parseJson,
+  rawValue,
+  shownValue,
+  valueOfJson,
+} from "./values.ts";
+import * as views from "./views.ts";
+
+export interface ApiOptions {
+  readonly host: Host;
+  readonly tenants: Tenants;
+  readonly clock: Clock;
+  readonly random: Random;
+  readonly digest: Digest;
+  readonly observer: Observer;
+  /** Prometheus text; absent: /metrics is no route. */
+  readonly metrics?: (() => string) | undefined;
+  /** Which `Host` headers are answered; absent: all. Guards loopback against DNS rebinding. */
+  readonly isHostAllowed?: ((host: string) => boolean) | undefined;
+  readonly limits?: Partial<ApiLimits> | undefined;
+}
+
+export interface ApiLimits {
+  readonly bodyBytesMax: number;
+  readonly componentBytesMax: number;
+  readonly heartbeatMs: number;
+  /** How long an update or a call with `?wait` absent from an update waits. */
+  readonly updateWaitMs: number;
+}
+
+export const apiLimits: ApiLimits = Object.freeze({
+  bodyBytesMax: 1024 * 1024,
+  componentBytesMax: 16 * 1024 * 1024,
+  heartbeatMs: 15_000,
+  updateWaitMs: 60_000,
+});
+
+/** What a handler works on: the checked request, and who asks. */
+interface Exchange {
+  readonly context: Context;
+  readonly options: ApiOptions;
+  readonly limits: ApiLimits;
+  readonly requestId: string;
+  readonly path: string;
+  readonly wantsCbor: boolean;
+  caller: Caller;
+  tenant: TenantHost;
+  params: Readonly<Record<string, string>>;
+  // biome-ignore lint/suspicious/noExplicitAny: typed per route by `handle`
+  query: any;
+  // biome-ignore lint/suspicious/noExplicitAny: typed per route by `handle`
+  body: any;
+}
+
+type Handlers = { readonly [Name in RouteName]: (exchange: Exchange) => Promise<Response> };
+
+/** Makes the app; `app.fetch` is what Node's server and a Worker call. */
+export function createApi(options: ApiOptions): OpenAPIHono {
+  const limits = { ...apiLimits, ...options.limits };
+  const app = new OpenAPIHono();
+  for (const name of Object.keys(routes) as RouteName[]) {
+    if (name === "metrics" && options.metrics === undefined) continue;
+    const route = routes[name];
+    app.openAPIRegistry.registerPath(routeConfig(route));
+    const path = route.path.replaceAll(/\{(\w+)\}/g, ":$1");
+    app.on(route.method.toUpperCase(), path, endpoint(name, options, limits));
+  }
+  app.openAPIRegistry.registerComponent("securitySchemes", "bearer", {
+    type: "http",
+    scheme: "bearer",
+  });
+  let document: string | undefined;
+  app.get("/openapi.json", (context) =>
+    guarded(open(context, options, limits), async () => {
+      document ??= JSON.stringify(openApiDocument(app));
+      return textResponse(document, "application/json");
+    }),
+  );
+  app.options("*", (context) =>
+    guarded(open(context, options, limits), async (exchange) => {
+      const allow = allowedMethods(exchange.path);
+      if (allow.length === 0) throw routeNotFound(exchange);
+      const headers = { ...securityHeaders, allow: allow.join(", ") };
+      return new Response(null, { status: 204, headers });
+    }),
+  );
+  app.notFound((context) =>
+    guarded(open(context, options, limits), async (exchange) => {
+      throw routeNotFound(exchange);
+    }),
+  );
+  app.onError((error, context) => fail(open(context, options, limits), error));
+  return app;
+}
+
+function openApiDocument(app: OpenAPIHono): object {
+  return app.getOpenAPI31Document({
+    openapi: "3.1.0",
+    info: { title: "Spore", version: "1", description: "Durable workflows and virtual actors." },
+    security: [{ bearer: [] }],
+  });
+}
+
+// ---------------------------------------------------------------- one request
+
+function endpoint(name: RouteName, options: ApiOptions, limits: ApiLimits): Handler {
+  const handler = handlers[name];
+  const route: Route = routes[name];
+  return (context) => {
+    const exchange = open(context, options, limits);
+    const startedMs = options.clock.nowMs();
+    return guarded(exchange, async () => {
+      if (route.isPublic !== true) authenticate(exchange);
+      if (route.params !== undefined) exchange.params = readParams(exchange, route.params);
+      if (route.query !== undefined) exchange.query = readQuery(exchange, route.query);
+      if (route.body !== undefined) exchange.body = await readBody(exchange, route.body);
+      return handler(exchange);
+    }).then((response) => {
+      const labels = { route: route.path, method: route.method, status: String(response.status) };
+      options.observer.observe("http_request_ms", options.clock.nowMs() - startedMs, labels);
+      return response;
+    });
+  };
+}
+
+interface Route {
+  readonly path: string;
+  readonly method: string;
+  readonly params?: z.ZodType;
+  readonly query?: z.ZodType;
+  readonly body?: z.ZodType;
+  readonly isPublic?: boolean;
+}
+
+function open(context: Context, options: ApiOptions, limits: ApiLimits): Exchange {
+  const asked = context.req.header("x-request-id");
+  return {
+    context,
+    options,
+    limits,
+    requestId: asked !== undefined && isId(asked) ? asked : hexOf(options.random.bytes(8)),
+    path: context.req.path,
+    wantsCbor: prefersCbor(context),
+    caller: { tenant: "", isOperator: false },
+    // Set by `authenticate`; public routes never look at it.
+    tenant: undefined as unknown as TenantHost,
+    params: {},
+    query: {},
+    body: {},
+  };
+}
+
+/** CBOR when the client names it; with no Accept at all, in the format that it sent. */
+function prefersCbor(context: Context): boolean {
+  const accept = context.req.header("accept");
+  if (accept === undefined || accept === "*/*") {
+    return mediaType(context.req.header("content-type")) === "application/cbor";
+  }
+  return accept.includes("application/cbor");
+}
+
+async function guarded(
+  exchange: Exchange,
+  work: (exchange: Exchange) => Promise<Response>,
+): Promise<Response> {
+  try {
+    checkOrigin(exchange);
+    const response = await work(exchange);
+    response.headers.set("x-request-id", exchange.requestId);
+    return response;
+  } catch (thrown) {
+    return fail(exchange, thrown);
+  }
+}
+
+/**
+ * A page of another site can make a browser send requests to this host: by a name that
+ * resolves to loopback (the Host header shows it) or directly (Origin shows it).
+ */
+function checkOrigin(exchange: Exchange): void {
+  const isHostAllowed = exchange.options.isHostAllowed;
+  if (isHostAllowed === undefined) return;
+  const host = exchange.context.req.header("host") ?? "";
+  if (!isHostAllowed(host)) {
+    throw new SporeError("origin-denied", "this Host header is not served", {
+      hint: "without API keys the server answers to localhost only",
+    });
+  }
+  const origin = exchange.context.req.header("origin");
+  if (origin === undefined) return;
+  const originHost = /^https?:\/\/([^/]+)$/.exec(origin)?.[1];
+  if (originHost !== undefined && isHostAllowed(originHost)) return;
+  throw new SporeError("origin-denied", "requests from pages of other sites are not served", {
+    hint: "configure API keys to serve other origins",
+  });
+}
+
+function authenticate(exchange: Exchange): void {
+  const { options, context } = exchange;
+  exchange.caller = options.tenants.authenticate(context.req.header("authorization"));
+  exchange.tenant = options.host.tenant(exchange.caller.tenant);
+}
+
+function requireOperator(exchange: Exchange): void {
+  if (exchange.caller.isOperator) return;
+  throw new SporeError("forbidden", "only an operator's key may read this");
+}
+
+function fail(exchange: Exchange, thrown: unknown): Response {
+  const error = sporeErrorOf(thrown);
+  if (error.kind === "internal" || error.kind === "corrupt") {
+    exchange.options.observer.log("error", "request failed", {
+      requestId: exchange.requestId,
+      path: exchange.path,
+      code: error.code,
+      error: error.cause ?? error,
+    });
+  }
+  const problem = problemOf(error, exchange);
+  const headers = {
+    ...problemHeaders(error),
+    "x-request-id": exchange.requestId,
+  };
+  return send(exchange, problem.status, problem, { headers, isProblem: true });
+}
+
+// ---------------------------------------------------------------- reading
+
+function readParams(exchange: Exchange, schema: z.ZodType): Record<string, string> {
+  const params = exchange.context.req.param();
+  const result = schema.safeParse(params);
+  if (result.success) return result.data as Record<string, string>;
+  throw new ProblemError("invalid-id", describeIssues(result.error), {
+    members: { errors: issuesOf(result.error, "path") },
+  });
+}
+
+function readQuery(exchange: Exchange, schema: z.ZodType): unknown {
+  const query: Record<string, unknown> = exchange.context.req.query();
+  if (query.status !== undefined) {
+    const asked = exchange.context.req.queries("status") ?? [];
+    query.status = asked.flatMap((text) => text.split(",")).map((text) => text.toUpperCase());
+  }
+  return checked(schema, query, "query");
+}
+
+async function readBody(exchange: Exchange, schema: z.ZodType): Promise<unknown> {
+  const type = mediaType(exchange.context.req.header("content-type"));
+  const isCbor = type === "application/cbor";
+  // A form's content type is what `curl -d` sends when nobody says otherwise.
+  if (!isCbor && !jsonTypes.has(type)) {
+    throw new SporeError("unsupported-media-type", `a body of type ${type} is not understood`, {
+      hint: "send application/json or application/cbor",
+    });
+  }
+  const bytes = await readBytes(exchange, exchange.limits.bodyBytesMax);
+  if (bytes.length === 0) return checked(schema, {}, "body");
+  return checked(schema, isCbor ? decodeCbor(bytes) : valueOfJson(parseJson(bytes)), "body");
+}
+
+const jsonTypes = new Set(["", "application/json", "application/x-www-form-urlencoded"]);
+
+async function readBytes(exchange: Exchange, bytesMax: number): Promise<Uint8Array> {
+  const request = exchange.context.req;
+  const encoding = request.header("content-encoding");
+  if (encoding !== undefined && encoding !== "identity") {
+    throw new SporeError("unsupported-media-type", `content encoding ${encoding} is not supported`);
+  }
+  const declared = request.header("content-length");
+  if (declared !== undefined && Number(declared) > bytesMax) throw bodyTooLarge(bytesMax);
+  // A declared length bounds what the server hands on; without one we count ourselves.
+  if (declared !== undefined) {
+    const bytes = new Uint8Array(await request.arrayBuffer());
+    if (bytes.length > bytesMax) throw bodyTooLarge(bytesMax);
+    return bytes;
+  }
+  return readStream(request.raw.body, bytesMax);
+}
+
+async function readStream(
+  body: ReadableStream<Uint8Array> | null,
+  bytesMax: number,
+): Promise<Uint8Array> {
+  const chunks: Uint8Array[] = [];
+  let length = 0;
+  for await (const chunk of (body ?? []) as AsyncIterable<Uint8Array>) {
+    length += chunk.length;
+    // Leaving the loop cancels the stream: nothing more is read.
+    if (length > bytesMax) throw bodyTooLarge(bytesMax);
+    chunks.push(chunk);
+  }
+  const bytes = new Uint8Array(length);
+  let offset = 0;
+  for (const chunk of chunks) {
+    bytes.set(chunk, offset);
+    offset += chunk.length;
+  }
+  return bytes;
+}
+
+function bodyTooLarge(bytesMax: number): SporeError {
+  return new ProblemError("body-too-large", `the body is larger than ${bytesMax} bytes`, {
+    headers: { connection: "close" },
+  });
+}
+
+function checked(schema: z.ZodType, input: unknown, where: string): unknown {
+  const result = schema.safeParse(input);
+  if (result.success) return result.data;
+  const isIdOnly = result.error.issues.every((issue) => idFields.has(String(issue.path[0])));
+  throw new ProblemError(
+    isIdOnly ? "invalid-id" : "invalid-request",
+    describeIssues(result.error),
+    {
+      members: { errors: issuesOf(result.error, where) },
+    },
+  );
+}
+
+const idFields = new Set(["id", "messageId", "updateId", "callId"]);
+
+function issuesOf(error: z.ZodError, where: string): readonly object[] {
+  return error.issues.slice(0, 20).map((issue) => ({
+    path: [where, ...issue.path.map(String)].join("."),
+    message: issue.message,
+  }));
+}
+
+function describeIssues(error: z.ZodError): string {
+  const issue = error.issues[0];
+  if (issue === undefined) return "the request is not valid";
+  const path = issue.path.map(String).join(".");
+  return path === "" ? issue.message : `${path}: ${issue.message}`;
+}
+
+function mediaType(header: string | undefined): string {
+  return (header ?? "").split(";", 1)[0]?.trim().toLowerCase() ?? "";
+}
+
+function optionalId(exchange: Exchange, scope: string): string | undefined {
+  const key = exchange.context.req.header("idempotency-key");
+  if (key === undefined) return undefined;
+  if (!/^[\x21-\x7e]{1,255}$/.test(key)) {
+    throw new SporeError("invalid-id", "Idempotency-Key must be 1 to 255 visible ASCII characters");
+  }
+  const text = `${exchange.context.req.method}\0${scope}\0${key}`;
+  return `ik_${hexOf(exchange.options.digest.sha256(new TextEncoder().encode(text)).subarray(0, 16))}`;
+}
+
+function session(exchange: Exchange): { id: string; seq: number } | undefined {
+  const id = exchange.context.req.header("spore-session");
+  const seq = exchange.context.req.header("spore-seq");
+  if (id === undefined && seq === undefined) return undefined;
+  if (id === undefined || !isId(id) || seq === undefined || !/^[1-9]\d{0,14}$/.test(seq)) {
+    throw new SporeError("invalid-request", "Spore-Session and Spore-Seq go together", {
+      hint: "an id, and a count from 1 without gaps",
+    });
+  }
+  return { id, seq: Number(seq) };
+}
+
+// ---------------------------------------------------------------- writing
+
+/** Fixed on every answer: the API is for programs, a browser shall do nothing with it by itself. */
+const securityHeaders = {
+  "x-content-type-options": "nosniff",
+  "cache-control": "no-store",
+  "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
+  "cross-origin-resource-policy": "same-origin",
+  "referrer-policy": "no-referrer",
+};
+
+interface SendOptions {
+  readonly headers?: Readonly<Record<string, string>>;
+  readonly isProblem?: boolean;
+}
+
+function send(exchange: Exchange, status: number, body: object, options?: SendOptions): Response {
+  const headers: Record<string, string> = {
+    ...securityHeaders,
+    "content-type": exchange.wantsCbor
+      ? "application/cbor"
+      : options?.isProblem === true
+        ? "application/problem+json"
+        : "application/json",
+    ...options?.headers,
+  };
+  const payload = exchange.wantsCbor
+    ? (encodeCbor(views.withoutAbsent(body)) as Uint8Array<ArrayBuffer>)
+    : JSON.stringify(body);
+  return new Response(payload, { status, headers });
+}
+
+function noContent(): Response {
+  return new Response(null, { status: 204, headers: securityHeaders });
+}
+
+function textResponse(text: string, contentType: string): Response {
+  return new Response(text, { headers: { ...securityHeaders, "content-type": contentType } });
+}
+
+/** How user values appear in this answer: themselves in CBOR, tagged in JSON. */
+function shownIn(exchange: Exchange): views.Show {
+  return exchange.wantsCbor ? rawValue : showTagged;
+}
+
+const showTagged: views.Show = (encoded) => {
+  const value = shownValue(encoded);
+  return value === undefined ? undefined : jsonOfValue(value);
+};
+
+function routeNotFound(exchange: Exchange): SporeError {
+  const allow = allowedMethods(exchange.path);
+  const method = exchange.context.req.method;
+  return new ProblemError("route-not-found", `there is no ${method} ${exchange.path}`, {
+    hint: allow.length === 0 ? "see /openapi.json" : `this path takes ${allow.join(", ")}`,
+    headers: allow.length === 0 ? {} : { allow: allow.join(", ") },
+  });
+}
+
+const patterns = Object.values(routes).map((route) => ({
+  method: route.method.toUpperCase(),
+  pattern: new RegExp(`^${route.path.replaceAll(/\{\w+\}/g, "[^/]+")}$`),
+}));
+
+function allowedMethods(path: string): readonly string[] {
+  const methods = patterns.filter((entry) => entry.pattern.test(path)).map((entry) => entry.method);
+  if (path === "/openapi.json") methods.push("GET");
+  if (methods.length === 0) return [];
+  return [...new Set([...methods, ...(methods.includes("GET") ? ["HEAD"] : []), "OPTIONS"])];
+}
+
+// ---------------------------------------------------------------- runs
+
+const emptyArgs = encodeCbor([]);
+
+function encodedArgs(args: unknown): Encoded {
+  return args === undefined ? emptyArgs : encodeCbor(args);
+}
+
+async function start(exchange: Exchange, what: Partial<StartRequest>): Promise<Response> {
+  const { id, ifExists, component, tags, metadata } = exchange.body;
+  const derived = id === undefined ? optionalId(exchange, "run") : undefined;
+  const request: StartRequest = {
+    ...what,
+    id: id ?? derived,
+    ifExists,
+    component,
+    tags,
+    metadata: metadata === undefined ? undefined : encodeCbor(metadata),
+  };
+  const result =
+    derived === undefined
+      ? await exchange.tenant.startRun(request)
+      : await startOnce(exchange.tenant, { ...request, id: derived });
+  const location = { location: `/v1/runs/${encodeURIComponent(result.id)}` };
+  if (exchange.query.wait === undefined) {
+    return send(exchange, result.created ? 201 : 200, { ...result }, { headers: location });
+  }
+  const output = await exchange.tenant.output(result.id, { waitMs: exchange.query.wait });
+  if (output.kind === "pending") {
+    const headers = { location: `${location.location}/output` };
+    return send(exchange, 202, { ...result, status: output.status }, { headers });
+  }
+  const value = outputValue(exchange, result.id, output);
+  const body = { ...result, status: output.status, output: value };
+  return send(exchange, result.created ? 201 : 200, body, { headers: location });
+}
+
+/**
+ * Repeating a request must not do more than the first did, so the default `resume` (which
+ * would retry a run that failed meanwhile) is used only to compare inputs.
+ */
+async function startOnce(
+  tenant: TenantHost,
+  request: StartRequest & { readonly id: string },
+): Promise<StartResult> {
+  try {
+    return await tenant.startRun({ ...request, ifExists: "fail" });
+  } catch (error) {
+    if (!(error instanceof SporeError)) throw error;
+    if (error.code === "input-mismatch") throw idempotencyMismatch(error);
+    if (error.code !== "run-exists") throw error;
+  }
+  const { status } = await tenant.getRun(request.id);
+  if (status !== "RUNNING" && status !== "PENDING" && status !== "SUCCESSFUL") {
+    return { id: request.id, status, created: false };
+  }
+  try {
+    return await tenant.startRun({ ...request, ifExists: "resume" });
+  } catch (error) {
+    if (error instanceof SporeError && error.code === "input-mismatch") {
+      throw idempotencyMismatch(error);
+    }
+    throw error;
+  }
+}
+
+function idempotencyMismatch(cause: SporeError): SporeError {
+  return new SporeError(
+    "idempotency-mismatch",
+    "this Idempotency-Key was used with another request",
+    { hint: "use a key of its own for every request", cause },
+  );
+}
+
+function outputValue(
+  exchange: Exchange,
+  id: string,
+  output: { readonly outcome: Outcome; readonly status: string },
+  step?: string,
+): unknown {
+  if (output.outcome.kind === "ok") return shownIn(exchange)(output.outcome.value);
+  const { error } = output.outcome;
+  const code = output.status === "CANCELED" ? "run-canceled" : "run-failed";
+  const verb = output.status === "CANCELED" ? "was canceled" : "failed";
+  const who = step === undefined ? `run ${id}` : `step ${step} of run ${id}`;
+  throw new ProblemError(code, `${who} ${verb}: ${error.message}`, {
+    members: {
+      id,
+      runStatus: output.status,
+      step,
+      error: views.errorView(error, shownIn(exchange)),
+    },
+    headers: { location: `/v1/runs/${encodeURIComponent(id)}` },
+  });
+}
+
+async function runAnswer(exchange: Exchange, view: Promise<RunView>): Promise<Response> {
+  return send(exchange, 200, views.runView(await view, shownIn(exchange)));
+}
+
+// ---------------------------------------------------------------- calls
+
+function callAnswer(exchange: Exchange, result: CallResult, location?: string): Response {
+  const headers: Record<string, string> = {};
+  if (result.kind === "accepted") {
+    if (location !== undefined) headers.location = location;
+    return send(exchange, 202, { callId: result.callId }, { headers });
+  }
+  const value = resultValue(exchange, result.outcome, { callId: result.callId });
+  return send(exchange, 200, { callId: result.callId, result: value });
+}
+
+function resultValue(exchange: Exchange, outcome: Outcome, members: object): unknown {
+  if (outcome.kind === "ok") return shownIn(exchange)(outcome.value);
+  throw callFailed(exchange, outcome.error, members);
+}
+
+function callFailed(exchange: Exchange, error: ErrorValue, members: object): SporeError {
+  const shown = views.errorView(error, shownIn(exchange));
+  return new ProblemError("call-failed", `${error.name}: ${error.message}`, {
+    members: { ...members, error: shown },
+  });
+}
+
+function callLocation(params: Readonly<Record<string, string>>, callId: string): string {
+  const { type = "", key = "" } = params;
+  const parts = [type, key, "calls", callId].map(encodeURIComponent);
+  return `/v1/actors/${parts.join("/")}`;
+}
+
+async function callActor(exchange: Exchange): Promise<Response> {
+  const { type = "", key = "", method = "" } = exchange.params;
+  const { query, body, tenant } = exchange;
+  const request = {
+    type,
+    key,
+    method,
+    args: encodedArgs(body.args),
+    callId: body.callId ?? optionalId(exchange, `${type}\0${key}\0${method}`),
+    session: session(exchange),
+  };
+  const isAsync = query.async === true || query.wait !== undefined;
+  const result = await tenant.callActor({ ...request, isAsync });
+  const location = callLocation(exchange.params, result.callId);
+  if (result.kind === "done" || query.async === true || query.wait === undefined) {
+    return callAnswer(exchange, result, location);
+  }
+  const waitMs = query.wait;
+  return callAnswer(
+    exchange,
+    await tenant.callResult(type, key, result.callId, { waitMs }),
+    location,
+  );
+}
+
+// ---------------------------------------------------------------- the table of handlers
+
+const handlers: Handlers = {
+  health: async () => textResponse("ok\n", "text/plain"),
+  async ready({ options }) {
+    if (options.host.isReady) return textResponse("ready\n", "text/plain");
+    throw new SporeError("host-busy", "the host has not taken its partitions yet");
+  },
+  async metrics(exchange) {
+    requireOperator(exchange);
+    const text = exchange.options.metrics?.() ?? "";
+    return textResponse(text, "text/plain; version=0.0.4; charset=utf-8");
+  },
+  async hostStatus(exchange) {
+    requireOperator(exchange);
+    return send(exchange, 200, exchange.options.host.status());
+  },
+
+  async deploy(exchange) {
+    const type = mediaType(exchange.context.req.header("content-type"));
+    const isJavascript = type === "text/javascript" || type === "application/javascript";
+    if (!isJavascript && type !== "application/wasm") {
+      throw new SporeError("unsupported-media-type", `a component of type ${type} is not known`, {
+        hint: "send application/wasm or text/javascript",
+      });
+    }
+    const bytes = await readBytes(exchange, exchange.limits.componentBytesMax);
+    if (bytes.length === 0) throw new SporeError("invalid-component", "the body is empty");
+    const deployed = await exchange.tenant.deploy(
+      isJavascript ? { kind: "javascript", code: textOf(bytes) } : { kind: "component", bytes },
+    );
+    const { id, manifest } = deployed;
+    return send(exchange, 200, { id, definitions: manifest.definitions });
+  },
+  async currentComponent(exchange) {
+    const component = await exchange.tenant.currentComponent();
+    if (component === undefined) {
+      throw new SporeError("no-component", "nothing is deployed yet", {
+        hint: "spore deploy, or PUT /v1/components",
+      });
+    }
+    return send(exchange, 200, component);
+  },
+
+  startWorkflow: (exchange) =>
+    start(exchange, { workflow: exchange.params.name, args: encodedArgs(exchange.body.args) }),
+  startGraph(exchange) {
+    if (typeof exchange.body.root !== "object" || exchange.body.root === null) {
+      throw new SporeError("invalid-graph", "`root` must be a node of steps", {
+        hint: '{ "root": { "$step": "add", "args": [1, 2] } }',
+      });
+    }
+    return start(exchange, { root: encodeCbor(exchange.body.root) });
+  },
+  async listRuns(exchange) {
+    const { status, name, prefix, tag, limit, cursor } = exchange.query;
+    const colon = tag?.indexOf(":") ?? 0;
+    const result = await exchange.tenant.listRuns({
+      statuses: status,
+      name,
+      idPrefix: prefix,
+      tag: tag && { key: tag.slice(0, colon), value: tag.slice(colon + 1) },
+      limit,
+      cursor,
+    });
+    return send(exchange, 200, { runs: result.runs.map(views.runSummary), cursor: result.cursor });
+  },
+  getRun: (exchange) => runAnswer(exchange, exchange.tenant.getRun(exchange.params.id ?? "")),
+  async output(exchange) {
+    const { id = "" } = exchange.params;
+    const { wait, step } = exchange.query;
+    const output = await exchange.tenant.output(id, {
+      waitMs: wait ?? 0,
+      ...(step === undefined ? {} : { step }),
+    });
+    if (output.kind === "pending") {
+      const headers = { location: exchange.path };
+      return send(exchange, 202, { id, status: output.status }, { headers });
+    }
+    const value = outputValue(exchange, id, output, step);
+    return send(exchange, 200, { id, status: output.status, output: value });
+  },
+  async steps(exchange) {
+    const steps = await exchange.tenant.steps(exchange.params.id ?? "", exchange.query);
+    const show = shownIn(exchange);
+    return send(exchange, 200, { steps: steps.map((step) => views.stepView(step, show)) });
+  },
+  async history(exchange) {
+    const events = await exchange.tenant.history(exchange.params.id ?? "", exchange.query);
+    const show = shownIn(exchange);
+    return send(exchange, 200, { events: events.map((event) => views.eventView(event, show)) });
+  },
+  async events(exchange) {
+    const { id = "" } = exchange.params;
+    const last = exchange.context.req.header("last-event-id");
+    const from = last !== undefined && /^\d{1,12}$/.test(last) ? Number(last) + 1 : undefined;
+    // Asked first, so that an unknown run is a 404 and not an empty stream.
+    await exchange.tenant.getRun(id);
+    const body = eventStream({
+      events: (signal) =>
+        exchange.tenant.events(id, { from: from ?? exchange.query.from ?? 0, signal }),
+      clock: exchange.options.clock,
+      heartbeatMs: exchange.limits.heartbeatMs,
+      write: (event) => JSON.stringify(views.eventView(event, showTagged)),
+      onError: (error) => problemOf(sporeErrorOf(error), exchange),
+    });
+    const headers = { ...securityHeaders, "content-type": "text/event-stream" };
+    return new Response(body, { headers });
+  },
+
+  cancel: (exchange) =>
+    runAnswer(
+      exchange,
+      exchange.tenant.cancelRun(exchange.params.id ?? "", exchange.body.reason ?? "canceled"),
+    ),
+  terminate: (exchange) =>
+    runAnswer(
+      exchange,
+      exchange.tenant.terminateRun(exchange.params.id ?? "", exchange.body.reason ?? "terminated"),
+    ),
+  pause: (exchange) => runAnswer(exchange, exchange.tenant.pauseRun(exchange.params.id ?? "")),
+  resume: (exchange) => runAnswer(exchange, exchange.tenant.resumeRun(exchange.params.id ?? "")),
+  async resumeAll(exchange) {
+    const includeFailed = exchange.body.includeFailed === true;
+    return send(exchange, 200, { runs: await exchange.tenant.resumeAll({ includeFailed }) });
+  },
+  async deleteRun(exchange) {
+    await exchange.tenant.deleteRun(exchange.params.id ?? "");
+    return noContent();
+  },
+
+  async signal(exchange) {
+    const { id = "", name = "" } = exchange.params;
+    const { value, args, messageId } = exchange.body;
+    const sent = messageId ?? optionalId(exchange, `${id}\0${name}`);
+    const encoded = encodeCbor(args === undefined ? value : args[0]);
+    const options = sent === undefined ? {} : { messageId: sent };
+    return send(exchange, 202, await exchange.tenant.signalRun(id, name, encoded, options));
+  },
+  async query(exchange) {
+    const { id = "", name = "" } = exchange.params;
+    const args = encodedArgs(exchange.body.args);
+    const outcome = await exchange.tenant.queryRun(id, name, args);
+    return send(exchange, 200, { result: resultValue(exchange, outcome, { id }) });
+  },
+  async update(exchange) {
+    const { id = "", name = "" } = exchange.params;
+    const updateId = exchange.body.updateId ?? optionalId(exchange, `${id}\0${name}`);
+    const result = await exchange.tenant.updateRun(id, name, encodedArgs(exchange.body.args), {
+      ...(updateId === undefined ? {} : { updateId }),
+      waitMs: exchange.query.wait ?? exchange.limits.updateWaitMs,
+    });
+    return callAnswer(exchange, result);
+  },
+
+  async ensureActor(exchange) {
+    const { type = "", key = "" } = exchange.params;
+    const args = encodedArgs(exchange.body.args);
+    const { created, actor } = await exchange.tenant.ensureActor(type, key, args);
+    return send(exchange, created ? 201 : 200, { ...views.actorView(actor), created });
+  },
+  async getActor(exchange) {
+    const { type = "", key = "" } = exchange.params;
+    return send(exchange, 200, views.actorView(await exchange.tenant.getActor(type, key)));
+  },
+  async deleteActor(exchange) {
+    const { type = "", key = "" } = exchange.params;
+    await exchange.tenant.deleteActor(type, key);
+    return noContent();
+  },
+  callActor,
+  async callResult(exchange) {
+    const { type = "", key = "", callId = "" } = exchange.params;
+    const waitMs = exchange.query.wait ?? 0;
+    const result = await exchange.tenant.callResult(type, key, callId, { waitMs });
+    return callAnswer(exchange, result, callLocation(exchange.params, callId));
+  },
+};
+
+// ---------------------------------------------------------------- small things
+
+function textOf(bytes: Uint8Array): string {
+  try {
+    return new TextDecoder("utf-8", { fatal: true }).decode(bytes);
+  } catch (cause) {
+    throw new SporeError("invalid-component", "the module is not UTF-8", { cause });
+  }
+}
+
+function hexOf(bytes: Uint8Array): string {
+  let hex = "";
+  for (const byte of bytes) hex += byte.toString(16).padStart(2, "0");
+  return hex;
+}

@@ -1,0 +1,556 @@
+/**
+ * The HTTP surface as data: one schema per shape and one entry per route. The same
+ * entries validate requests (api.ts) and make the OpenAPI 3.1 document, so the two
+ * can't drift apart.
+ */
+import { createRoute, type RouteConfig, z } from "@hono/zod-openapi";
+import { errorCodes } from "../runtime/errors.ts";
+import { statuses } from "../runtime/index.ts";
+import { parseWait } from "./waits.ts";
+
+// ---------------------------------------------------------------- parameters
+
+const idPattern = /^(?!\.+$)[A-Za-z0-9._:~@-]{1,200}$/;
+/** Names of definitions, methods, signals: free, but never a path, a control character or dots only. */
+const namePattern = /^(?!\.+$)[^\u0000-\u001f\u007f-\u009f/\\%\ud800-\udfff\ufffd]{1,200}$/u;
+
+export function isId(text: string): boolean {
+  return idPattern.test(text);
+}
+
+const id = z.string().regex(idPattern, "1 to 200 of A-Z a-z 0-9 . _ : ~ @ -, not only dots");
+const name = z.string().regex(namePattern, "1 to 200 characters, no / \\ % or control characters");
+
+const wait = z
+  .string()
+  .transform((text, context) => {
+    const waitMs = parseWait(text);
+    if (waitMs !== undefined) return waitMs;
+    context.addIssue({ code: "custom", message: "a duration such as 500ms, 30s or 2m" });
+    return z.NEVER;
+  })
+  .optional()
+  .openapi({
+    type: "string",
+    example: "30s",
+    description: "Long-poll up to this long (at most 300s).",
+  });
+
+function count(max: number) {
+  return z
+    .string()
+    .regex(/^\d{1,9}$/, "a whole number")
+    .transform(Number)
+    .refine((value) => value >= 1 && value <= max, `1 to ${max}`)
+    .optional()
+    .openapi({ type: "integer" });
+}
+
+const index = z
+  .string()
+  .regex(/^\d{1,12}$/, "a whole number")
+  .transform(Number)
+  .optional()
+  .openapi({ type: "integer" });
+
+const flag = z
+  .enum(["1", "true", "0", "false", ""])
+  .transform((text) => text !== "0" && text !== "false")
+  .optional()
+  .openapi({ type: "boolean" });
+
+// ---------------------------------------------------------------- shapes
+
+const value = z.unknown().openapi({
+  description:
+    'Any value. In JSON, what JSON lacks is tagged: {"$date": iso}, {"$bigint": text}, {"$bytes": base64}, {"$map": [[k, v]]}, {"$set": [v]}, {"$undefined": true}, {"$number": "NaN"}, {"$error": {…}}; a key that looks like a tag gets one more $.',
+});
+const args = z
+  .array(value)
+  .optional()
+  .openapi({ description: "Arguments in order; default none." });
+const tags = z.record(z.string().max(200), z.string().max(1000)).optional();
+const status = z.enum(statuses as [string, ...string[]]).openapi("Status");
+
+const errorValue = z
+  .looseObject({
+    name: z.string(),
+    message: z.string(),
+    code: z.string().optional(),
+    class: z.string().optional(),
+    retryable: z.boolean().optional(),
+    stack: z.string().optional(),
+  })
+  .openapi("ErrorValue");
+
+const problem = z
+  .looseObject({
+    type: z.string(),
+    title: z.string(),
+    status: z.number().int(),
+    detail: z.string(),
+    code: z.enum(Object.keys(errorCodes) as [string, ...string[]]),
+    hint: z.string().optional(),
+    instance: z.string(),
+    requestId: z.string(),
+    error: errorValue.optional(),
+  })
+  .openapi("Problem");
+
+const started = z
+  .object({ id: z.string(), status, created: z.boolean(), output: value.optional() })
+  .openapi("Started");
+
+const run = z
+  .object({
+    id: z.string(),
+    name: z.string(),
+    status,
+    component: z.string(),
+    attempt: z.number().int(),
+    createdAt: z.iso.datetime(),
+    closedAt: z.iso.datetime().optional(),
+    parentId: z.string().optional(),
+    rootId: z.string().optional(),
+    tags: z.record(z.string(), z.string()),
+    metadata: value.optional(),
+    waiting: z
+      .object({
+        for: z.string(),
+        since: z.iso.datetime(),
+        until: z.iso.datetime().optional(),
+      })
+      .optional(),
+    error: errorValue.optional(),
+    queries: z.array(z.string()),
+    updates: z.array(z.string()),
+    records: z.number().int(),
+    imageBytes: z.number().int(),
+    journalLength: z.number().int(),
+  })
+  .openapi("Run");
+
+const summary = z
+  .object({
+    id: z.string(),
+    name: z.string(),
+    status,
+    createdAt: z.iso.datetime(),
+    closedAt: z.iso.datetime().optional(),
+    tags: z.record(z.string(), z.string()),
+  })
+  .openapi("RunSummary");
+
+const stepView = z
+  .object({
+    step: z.string(),
+    name: z.string(),
+    status: z.enum(["RUNNING", "RETRYING", "SUCCESSFUL", "FAILED", "CONTINUED"]),
+    attempt: z.number().int(),
+    startedAt: z.iso.datetime(),
+    endedAt: z.iso.datetime().optional(),
+    value: value.optional(),
+    error: errorValue.optional(),
+    nextAt: z.iso.datetime().optional(),
+    into: z.string().optional(),
+    metadata: value.optional(),
+  })
+  .openapi("Step");
+
+const event = z
+  .object({
+    index: z.number().int(),
+    at: z.iso.datetime(),
+    type: z.string(),
+    data: z.record(z.string(), z.unknown()),
+  })
+  .openapi("HistoryEvent");
+
+const actorView = z
+  .object({
+    type: z.string(),
+    key: z.string(),
+    component: z.string(),
+    createdAt: z.iso.datetime(),
+    turns: z.number().int(),
+    stateBytes: z.number().int(),
+    mailbox: z.number().int(),
+    busy: z.boolean(),
+  })
+  .openapi("Actor");
+
+const component = z
+  .object({
+    id: z.string(),
+    definitions: z.array(
+      z.looseObject({ kind: z.enum(["step", "workflow", "actor"]), name: z.string() }),
+    ),
+    isCurrent: z.boolean().optional(),
+  })
+  .openapi("Component");
+
+const called = z.object({ callId: z.string(), result: value.optional() }).openapi("Called");
+
+const startFields = {
+  id: id.optional(),
+  ifExists: z.enum(["resume", "fail", "start", "terminate"]).optional(),
+  component: z.string().max(128).optional(),
+  tags,
+  metadata: value.optional(),
+};
+
+// ---------------------------------------------------------------- routes
+
+interface Shape {
+  readonly method: "get" | "post" | "put" | "delete";
+  readonly path: string;
+  readonly summary: string;
+  readonly tag: string;
+  readonly params?: z.ZodObject;
+  readonly query?: z.ZodObject;
+  readonly body?: z.ZodObject;
+  /** Body that is neither JSON nor CBOR: its content types. */
+  readonly rawBody?: readonly string[];
+  readonly answers: Readonly<
+    Record<
+      number,
+      { readonly description: string; readonly schema?: z.ZodType; readonly contentType?: string }
+    >
+  >;
+  readonly isPublic?: boolean;
+}
+
+const runParams = z.object({ id });
+const messageParams = z.object({ id, name });
+const actorParams = z.object({ type: name, key: id });
+const reason = z.strictObject({ reason: z.string().max(10_000).optional() });
+const nothing = z.strictObject({});
+
+function control(verb: string, text: string, body: z.ZodObject) {
+  return {
+    method: "post",
+    path: `/v1/runs/{id}/${verb}`,
+    summary: text,
+    tag: "runs",
+    params: runParams,
+    body,
+    answers: { 200: { description: "The run afterwards", schema: run } },
+  } as const;
+}
+
+export const routes = {
+  health: {
+    method: "get",
+    path: "/healthz",
+    summary: "The process answers",
+    tag: "host",
+    answers: { 200: { description: "Alive", contentType: "text/plain" } },
+    isPublic: true,
+  },
+  ready: {
+    method: "get",
+    path: "/readyz",
+    summary: "The host owns its partitions and takes work",
+    tag: "host",
+    answers: {
+      200: { description: "Ready", contentType: "text/plain" },
+    },
+    isPublic: true,
+  },
+  metrics: {
+    method: "get",
+    path: "/metrics",
+    summary: "Prometheus text",
+    tag: "host",
+    answers: { 200: { description: "Metrics", contentType: "text/plain" } },
+  },
+  hostStatus: {
+    method: "get",
+    path: "/v1/status",
+    summary: "The host's partitions (operators)",
+    tag: "host",
+    answers: { 200: { description: "Status", schema: z.looseObject({ hostId: z.string() }) } },
+  },
+  deploy: {
+    method: "put",
+    path: "/v1/components",
+    summary: "Deploy a component, or a bundled JS module that the host compiles",
+    tag: "components",
+    rawBody: ["application/wasm", "text/javascript", "application/javascript"],
+    answers: { 200: { description: "Known under its id, and current", schema: component } },
+  },
+  currentComponent: {
+    method: "get",
+    path: "/v1/components/current",
+    summary: "The component that new runs take",
+    tag: "components",
+    answers: { 200: { description: "Component", schema: component } },
+  },
+  startWorkflow: {
+    method: "post",
+    path: "/v1/workflows/{name}",
+    summary: "Start a workflow; with ?wait, wait for its output",
+    tag: "runs",
+    params: z.object({ name }),
+    query: z.object({ wait }),
+    body: z.strictObject({ args, ...startFields }),
+    answers: startAnswers(),
+  },
+  startGraph: {
+    method: "post",
+    path: "/v1/graphs",
+    summary: "Start a graph of steps",
+    tag: "runs",
+    query: z.object({ wait }),
+    body: z.strictObject({
+      root: z.unknown().openapi({
+        example: { $step: "add", args: [100, { $step: "one", args: [] }] },
+      }),
+      ...startFields,
+    }),
+    answers: startAnswers(),
+  },
+  listRuns: {
+    method: "get",
+    path: "/v1/runs",
+    summary: "List runs, newest first",
+    tag: "runs",
+    query: z.object({
+      status: z.array(status).optional(),
+      name: name.optional(),
+      prefix: z.string().max(200).optional(),
+      tag: z
+        .string()
+        .regex(/^[^:]{1,200}:.{0,1000}$/s, "key:value")
+        .optional(),
+      limit: count(1000),
+      cursor: z.string().max(2000).optional(),
+    }),
+    answers: {
+      200: {
+        description: "A page; `cursor` is there when there may be more",
+        schema: z.object({ runs: z.array(summary), cursor: z.string().optional() }),
+      },
+    },
+  },
+  getRun: {
+    method: "get",
+    path: "/v1/runs/{id}",
+    summary: "What is known of a run",
+    tag: "runs",
+    params: runParams,
+    answers: { 200: { description: "Run", schema: run } },
+  },
+  output: {
+    method: "get",
+    path: "/v1/runs/{id}/output",
+    summary: "A run's output, or a step's; a failed run answers 409 with its error inside",
+    tag: "runs",
+    params: runParams,
+    query: z.object({ wait, step: z.string().min(1).max(300).optional() }),
+    answers: {
+      200: {
+        description: "Done",
+        schema: z.object({ id: z.string(), status, output: value.optional() }),
+      },
+      202: { description: "Not yet", schema: z.object({ id: z.string(), status }) },
+    },
+  },
+  steps: {
+    method: "get",
+    path: "/v1/runs/{id}/steps",
+    summary: "The run's steps in order of creation",
+    tag: "runs",
+    params: runParams,
+    query: z.object({ after: z.string().max(300).optional(), limit: count(1000) }),
+    answers: { 200: { description: "Steps", schema: z.object({ steps: z.array(stepView) }) } },
+  },
+  history: {
+    method: "get",
+    path: "/v1/runs/{id}/history",
+    summary: "The run's history, oldest first",
+    tag: "runs",
+    params: runParams,
+    query: z.object({ from: index, limit: count(1000) }),
+    answers: { 200: { description: "Events", schema: z.object({ events: z.array(event) }) } },
+  },
+  events: {
+    method: "get",
+    path: "/v1/runs/{id}/events",
+    summary: "History, then live, as server-sent events; resumes by Last-Event-ID",
+    tag: "runs",
+    params: runParams,
+    query: z.object({ from: index }),
+    answers: { 200: { description: "Event stream", contentType: "text/event-stream" } },
+  },
+  cancel: control("cancel", "Cancel in cooperation with the workflow", reason),
+  terminate: control("terminate", "End at once", reason),
+  pause: control("pause", "Begin nothing new until resumed", nothing),
+  resume: control("resume", "Go on after a pause, or from the failed step", nothing),
+  resumeAll: {
+    method: "post",
+    path: "/v1/runs/resume",
+    summary: "Resume all that can be resumed",
+    tag: "runs",
+    body: z.strictObject({ includeFailed: z.boolean().optional() }),
+    answers: {
+      200: {
+        description: "What was resumed",
+        schema: z.object({ runs: z.array(z.object({ id: z.string(), status })) }),
+      },
+    },
+  },
+  deleteRun: {
+    method: "delete",
+    path: "/v1/runs/{id}",
+    summary: "Forget a closed run",
+    tag: "runs",
+    params: runParams,
+    answers: { 204: { description: "Gone" } },
+  },
+  signal: {
+    method: "post",
+    path: "/v1/runs/{id}/signals/{name}",
+    summary: "Send a signal",
+    tag: "messages",
+    params: messageParams,
+    body: z.strictObject({ value: value.optional(), args, messageId: id.optional() }),
+    answers: {
+      202: { description: "Durable", schema: z.object({ duplicate: z.boolean() }) },
+    },
+  },
+  query: {
+    method: "post",
+    path: "/v1/runs/{id}/queries/{name}",
+    summary: "Ask; never changes anything",
+    tag: "messages",
+    params: messageParams,
+    body: z.strictObject({ args }),
+    answers: { 200: { description: "Answer", schema: z.object({ result: value.optional() }) } },
+  },
+  update: {
+    method: "post",
+    path: "/v1/runs/{id}/updates/{name}",
+    summary: "Change, and wait for the handler's result",
+    tag: "messages",
+    params: messageParams,
+    query: z.object({ wait }),
+    body: z.strictObject({ args, updateId: id.optional() }),
+    answers: callAnswers(),
+  },
+  ensureActor: {
+    method: "put",
+    path: "/v1/actors/{type}/{key}",
+    summary: "Get or create",
+    tag: "actors",
+    params: actorParams,
+    body: z.strictObject({ args }),
+    answers: {
+      200: { description: "Was there", schema: actorView },
+      201: { description: "Created", schema: actorView },
+    },
+  },
+  getActor: {
+    method: "get",
+    path: "/v1/actors/{type}/{key}",
+    summary: "What is known of an actor",
+    tag: "actors",
+    params: actorParams,
+    answers: { 200: { description: "Actor", schema: actorView } },
+  },
+  deleteActor: {
+    method: "delete",
+    path: "/v1/actors/{type}/{key}",
+    summary: "Forget an actor",
+    tag: "actors",
+    params: actorParams,
+    answers: { 204: { description: "Gone" } },
+  },
+  callActor: {
+    method: "post",
+    path: "/v1/actors/{type}/{key}/{method}",
+    summary: "Call a method; with ?async=1 answer when the call is durable",
+    tag: "actors",
+    params: z.object({ type: name, key: id, method: name }),
+    query: z.object({ async: flag, wait }),
+    body: z.strictObject({ args, callId: id.optional() }),
+    answers: callAnswers(),
+  },
+  callResult: {
+    method: "get",
+    path: "/v1/actors/{type}/{key}/calls/{callId}",
+    summary: "The result of an earlier call",
+    tag: "actors",
+    params: z.object({ type: name, key: id, callId: id }),
+    query: z.object({ wait }),
+    answers: callAnswers(),
+  },
+} as const satisfies Record<string, Shape>;
+
+export type RouteName = keyof typeof routes;
+
+function startAnswers() {
+  return {
+    200: { description: "Was there", schema: started },
+    201: { description: "Created", schema: started },
+    202: { description: "Waited in vain; ask /output later", schema: started },
+  } as const;
+}
+
+function callAnswers() {
+  return {
+    200: { description: "Done", schema: called },
+    202: { description: "Accepted; ask for the result later", schema: called },
+  } as const;
+}
+
+// ---------------------------------------------------------------- document
+
+/** One entry as @hono/zod-openapi wants it. */
+export function routeConfig(shape: Shape): RouteConfig {
+  const responses: RouteConfig["responses"] = {};
+  for (const [code, answer] of Object.entries(shape.answers)) {
+    responses[code] = {
+      description: answer.description,
+      ...(answer.schema === undefined
+        ? answer.contentType === undefined
+          ? {}
+          : { content: { [answer.contentType]: { schema: z.string() } } }
+        : { content: bothContents(answer.schema) }),
+    };
+  }
+  responses.default = {
+    description: "Problem (RFC 9457)",
+    content: { "application/problem+json": { schema: problem } },
+  };
+  return createRoute({
+    method: shape.method,
+    path: shape.path,
+    summary: shape.summary,
+    tags: [shape.tag],
+    security: shape.isPublic === true ? [] : [{ bearer: [] }],
+    request: {
+      ...(shape.params === undefined ? {} : { params: shape.params as never }),
+      ...(shape.query === undefined ? {} : { query: shape.query as never }),
+      ...(shape.method === "post" ? { headers: postHeaders as never } : {}),
+      ...(shape.body === undefined ? {} : { body: { content: bothContents(shape.body) } }),
+      ...(shape.rawBody === undefined ? {} : { body: { content: rawContents(shape.rawBody) } }),
+    },
+    responses,
+  }) as RouteConfig;
+}
+
+const postHeaders = z.object({
+  "Idempotency-Key": z.string().max(255).optional().openapi({
+    description: "Makes the request safe to repeat.",
+  }),
+});
+
+function bothContents(schema: z.ZodType) {
+  return { "application/json": { schema }, "application/cbor": { schema } };
+}
+
+function rawContents(types: readonly string[]) {
+  const schema = z.string().openapi({ format: "binary" });
+  return Object.fromEntries(types.map((type) => [type, { schema }]));
+}

@@ -1,0 +1,111 @@
+/**
+ * Performs guests' HTTP requests on Node: only http and https, answers bounded in time
+ * and size, redirects left to the guest (each hop is a request of its own), and for
+ * tenants that are not trusted an allow-list of hosts.
+ */
+import type { FetchRequest, FetchResponse } from "../guest/protocol.ts";
+import { SporeError } from "../runtime/errors.ts";
+import type { Outbound, OutboundContext } from "../runtime/ports.ts";
+
+export interface OutboundOptions {
+  /** Whether this tenant may talk to this URL. Default: everything. */
+  readonly isAllowed?: ((url: URL, tenant: string) => boolean) | undefined;
+  /** For one request, headers and body together. Default 60 s. */
+  readonly timeoutMs?: number | undefined;
+  /** Default 16 MiB. */
+  readonly responseBytesMax?: number | undefined;
+  /** Default: the platform's fetch. */
+  readonly fetch?: typeof globalThis.fetch | undefined;
+}
+
+export const outboundDefaults = Object.freeze({
+  timeoutMs: 60_000,
+  responseBytesMax: 16 * 1024 * 1024,
+});
+
+/** A guest has no business with these: they frame the message or name the connection. */
+const refusedHeaders = new Set([
+  "connection",
+  "content-length",
+  "expect",
+  "host",
+  "keep-alive",
+  "proxy-authorization",
+  "proxy-connection",
+  "te",
+  "trailer",
+  "transfer-encoding",
+  "upgrade",
+]);
+
+export function createOutbound(options: OutboundOptions = {}): Outbound {
+  const timeoutMs = options.timeoutMs ?? outboundDefaults.timeoutMs;
+  const bytesMax = options.responseBytesMax ?? outboundDefaults.responseBytesMax;
+  const send = options.fetch ?? globalThis.fetch;
+  return {
+    async fetch(request, context) {
+      const url = checkedUrl(request, context, options);
+      const abort = new AbortController();
+      const onAbort = (): void => abort.abort(new Error("the run no longer waits for this"));
+      if (context.signal.aborted) onAbort();
+      context.signal.addEventListener("abort", onAbort);
+      const timer = setTimeout(
+        () => abort.abort(new Error(`no answer from ${url.host} within ${timeoutMs} ms`)),
+        timeoutMs,
+      );
+      try {
+        const response = await send(url, {
+          method: request.method,
+          headers: request.headers
+            .filter(([name]) => !refusedHeaders.has(name.toLowerCase()))
+            .map(([name, value]) => [name, value]),
+          redirect: "manual",
+          signal: abort.signal,
+          ...(request.body === undefined ? {} : { body: new Uint8Array(request.body) }),
+        });
+        return await bounded(response, url, bytesMax);
+      } finally {
+        clearTimeout(timer);
+      }
+    },
+  };
+}
+
+function checkedUrl(
+  request: FetchRequest,
+  context: OutboundContext,
+  options: OutboundOptions,
+): URL {
+  const url = URL.parse(request.url);
+  if (url === null || (url.protocol !== "http:" && url.protocol !== "https:")) {
+    throw new SporeError("egress-denied", "a guest may fetch http and https URLs only");
+  }
+  if (options.isAllowed !== undefined && !options.isAllowed(url, context.tenant)) {
+    throw new SporeError("egress-denied", `${url.host} is not among the hosts granted`, {
+      hint: "ask the operator to grant this host to the tenant",
+    });
+  }
+  return url;
+}
+
+async function bounded(response: Response, url: URL, bytesMax: number): Promise<FetchResponse> {
+  const chunks: Uint8Array[] = [];
+  let length = 0;
+  for await (const chunk of (response.body ?? []) as AsyncIterable<Uint8Array>) {
+    length += chunk.length;
+    if (length > bytesMax) {
+      throw new SporeError(
+        "value-too-large",
+        `the answer of ${url.host} is over ${bytesMax} bytes`,
+      );
+    }
+    chunks.push(chunk);
+  }
+  return {
+    status: response.status,
+    statusText: response.statusText,
+    url: response.url === "" ? url.href : response.url,
+    headers: [...response.headers],
+    body: new Uint8Array(Buffer.concat(chunks)),
+  };
+}
