@@ -23,7 +23,8 @@ export interface SourceMapperOptions {
 }
 
 /** Frames of the bundle: the name that the component's toolchain gives it, or our file's. */
-const bundleFrame = /^(\s*at )(?:(.*) \()?[^\s()]*?(?:user|bundle)\.js:(\d{1,9}):(\d{1,9})\)?$/;
+const bundleFrame =
+  /^(\s*at )(?:(.*) \()?[^\s()]*?(?:user\.js|bundle\.js|module):(\d{1,9}):(\d{1,9})\)?$/;
 
 export class SourceMapper {
   readonly #text: string;

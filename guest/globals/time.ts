@@ -171,7 +171,7 @@ function guarded(kernel: Kernel, what: string, run: () => unknown): void {
 function errorText(error: unknown): string {
   if (!(error instanceof Error)) return String(error);
   const head = `${error.name}: ${error.message}`;
-  return error.stack ? `${head}\n${error.stack}` : head;
+  return error.stack ? `${head}\n${error.stack.trimEnd()}` : head;
 }
 
 function hide(target: object, members: Readonly<Record<string, unknown>>): void {

@@ -1,0 +1,577 @@
+/**
+ * TypeScript to a component: one bundle (esbuild), compiled by the sandbox, kept in
+ * `.spore` with its source map and manifest. Owns what a build may say to its author:
+ * every error points at a line of the author's own files.
+ *
+ * B1 The bundle has one instance of the SDK: every `sporeflow/guest` is this package's.
+ * B2 component.ts comes first, so the globals exist when user modules are evaluated.
+ * B3 An unchanged build does nothing: build.json names every input by content, the
+ *    compiler's own files among them, and every output by its hash.
+ */
+import { createHash, randomUUID } from "node:crypto";
+import { readdirSync, readFileSync, realpathSync, statSync } from "node:fs";
+import { mkdir, readFile, rename, writeFile } from "node:fs/promises";
+import { builtinModules, createRequire } from "node:module";
+import { dirname, join, relative, resolve, sep } from "node:path";
+import { fileURLToPath } from "node:url";
+import * as esbuild from "esbuild";
+import { SporeError } from "../runtime/errors.ts";
+import type { PreparedComponent, Sandbox } from "../runtime/ports.ts";
+import { codeFrame, SourceMapper } from "./source-maps.ts";
+
+export interface BuildOptions {
+  /** The user's entry module, relative to `cwd`. */
+  readonly entry: string;
+  /** Default: the process's. */
+  readonly cwd?: string;
+  /** Default: `.spore` in `cwd`. */
+  readonly outDir?: string;
+  /** Compiles the bundle: the sandbox's own `prepare`. */
+  readonly prepare: Sandbox["prepare"];
+}
+
+export interface BuildResult {
+  readonly prepared: PreparedComponent;
+  /** The bundle: one ES module. */
+  readonly code: string;
+  /** Source map of `code`. */
+  readonly map: string;
+  /** True if nothing had changed since the last build; then `prepare` was not called. */
+  readonly isUnchanged: boolean;
+  /** What esbuild noticed, each with its place. */
+  readonly warnings: readonly string[];
+  /** The folder with component.bin, manifest.json, bundle.js and bundle.js.map. */
+  readonly outDir: string;
+  readonly bundleMs: number;
+  readonly compileMs: number;
+}
+
+export const buildDefaults = Object.freeze({
+  outDir: ".spore",
+  /** Changes that follow each other faster are one build. */
+  debounceMs: 50,
+  errorsShownMax: 5,
+});
+
+const packageDir = realpathSync(fileURLToPath(new URL("..", import.meta.url)));
+const guestIndex = join(packageDir, "guest", "index.ts");
+const guestComponent = join(packageDir, "guest", "component.ts");
+const builtinNamespace = "node-builtin";
+
+/** Builds, or answers the last result if no input changed. Throws SporeError build-failed. */
+export async function build(options: BuildOptions): Promise<BuildResult> {
+  const project = projectOf(options);
+  const kept = await readKept(project);
+  if (kept !== undefined) return kept;
+  const startedAt = performance.now();
+  const bundled = await esbuild
+    .build(bundleOptions(project))
+    .catch((error: unknown) => throwFailure(error));
+  return finish(project, readBundle(project, bundled, startedAt));
+}
+
+/** Ends watching; resolves when nothing runs any more. */
+export type StopWatching = () => Promise<void>;
+
+/**
+ * Builds now and after every change of an input. `onBuild` gets each result or error, one
+ * at a time; a change that leaves the bundle as it was is not reported.
+ */
+export async function watch(
+  options: BuildOptions,
+  onBuild: (result: BuildResult | SporeError) => void | Promise<void>,
+): Promise<StopWatching> {
+  const project = projectOf(options);
+  const queue = newestOnly(async (next: { result: esbuild.BuildResult; startedAt: number }) => {
+    await onBuild(await rebuild(project, next.result, next.startedAt));
+  });
+  let last: string | undefined;
+  let startedAt = performance.now();
+  const notify: esbuild.Plugin = {
+    name: "spore-watch",
+    setup(bundler) {
+      bundler.onStart(() => {
+        startedAt = performance.now();
+      });
+      bundler.onEnd((result) => {
+        const state = JSON.stringify(result.errors) + (result.outputFiles?.[0]?.hash ?? "");
+        if (state === last) return;
+        last = state;
+        queue.add({ result, startedAt });
+      });
+    },
+  };
+  const context = await esbuild.context(bundleOptions(project, [notify]));
+  await context.watch();
+  return async () => {
+    await context.dispose();
+    await queue.close();
+  };
+}
+
+async function rebuild(
+  project: Project,
+  result: esbuild.BuildResult,
+  startedAt: number,
+): Promise<BuildResult | SporeError> {
+  try {
+    if (result.errors.length > 0) throwFailure(result);
+    const kept = await readKept(project);
+    return kept ?? (await finish(project, readBundle(project, result, startedAt)));
+  } catch (error) {
+    if (error instanceof SporeError) return error;
+    const cause = { cause: error };
+    return new SporeError("internal", `the build broke off: ${String(error)}`, cause);
+  }
+}
+
+/** Runs one job at a time, after a moment of quiet, and only for the newest item. */
+function newestOnly<Item>(run: (item: Item) => Promise<void>): {
+  add(item: Item): void;
+  close(): Promise<void>;
+} {
+  let waiting: { item: Item } | undefined;
+  let timer: NodeJS.Timeout | undefined;
+  let running: Promise<void> = Promise.resolve();
+  const start = (): void => {
+    running = running.then(async () => {
+      const next = waiting;
+      waiting = undefined;
+      if (next !== undefined) await run(next.item);
+    });
+  };
+  return {
+    add(item) {
+      waiting = { item };
+      clearTimeout(timer);
+      timer = setTimeout(start, buildDefaults.debounceMs);
+    },
+    async close() {
+      clearTimeout(timer);
+      waiting = undefined;
+      await running;
+    },
+  };
+}
+
+// ---------------------------------------------------------------- bundling
+
+interface Project {
+  readonly entry: string;
+  readonly cwd: string;
+  readonly outDir: string;
+  readonly prepare: Sandbox["prepare"];
+}
+
+interface Bundle {
+  readonly code: string;
+  readonly map: string;
+  readonly inputs: readonly KeptInput[];
+  readonly warnings: readonly string[];
+  readonly bundleMs: number;
+}
+
+function projectOf(options: BuildOptions): Project {
+  const cwd = realpathSync(options.cwd ?? process.cwd());
+  const entry = resolve(cwd, options.entry);
+  const stat = statSync(entry, { throwIfNoEntry: false });
+  if (stat === undefined || !stat.isFile()) {
+    throw new SporeError("build-failed", `there is no file ${relative(cwd, entry)}`, {
+      hint: "Name the module that defines your steps, workflows and actors.",
+    });
+  }
+  const outDir = resolve(cwd, options.outDir ?? buildDefaults.outDir);
+  return { entry: realpathSync(entry), cwd, outDir, prepare: options.prepare };
+}
+
+function bundleOptions(project: Project, plugins: esbuild.Plugin[] = []): esbuild.BuildOptions {
+  return {
+    stdin: {
+      // B2. The entry's exports are kept, so that `"sideEffects": false` drops no definition.
+      contents: `export { deliver, describe, drain } from "sporeflow:component";
+export * as definitions from "sporeflow:entry";`,
+      sourcefile: "sporeflow:main",
+      resolveDir: project.cwd,
+    },
+    absWorkingDir: project.cwd,
+    outfile: join(project.outDir, "bundle.js"),
+    bundle: true,
+    write: false,
+    metafile: true,
+    format: "esm",
+    platform: "neutral",
+    target: "es2023",
+    // A guest is nearest to a worker: web APIs, no document, no Node.
+    conditions: ["sporeflow", "workerd", "worker", "browser", "module"],
+    mainFields: ["browser", "module", "main"],
+    define: { "process.env.NODE_ENV": '"production"', global: "globalThis" },
+    sourcemap: "external",
+    minifyWhitespace: false,
+    legalComments: "none",
+    charset: "utf8",
+    logLevel: "silent",
+    plugins: [sdkPlugin(project), builtinPlugin(), ...plugins],
+  };
+}
+
+function sdkPlugin(project: Project): esbuild.Plugin {
+  return {
+    name: "spore-sdk",
+    setup(bundler) {
+      const entries: Readonly<Record<string, string>> = {
+        "sporeflow:component": guestComponent,
+        "sporeflow:entry": project.entry,
+        "sporeflow/guest": guestIndex, // B1
+      };
+      bundler.onResolve({ filter: /^sporeflow(:component|:entry|\/guest)$/ }, ({ path }) => ({
+        path: entries[path] ?? path,
+        sideEffects: true,
+      }));
+    },
+  };
+}
+
+/**
+ * Node's own modules don't exist in a guest. An import of one is an error (found after
+ * bundling, when what is not used has been left out); a `require` or dynamic import may
+ * be guarded by the code around it, so it throws when it is reached.
+ */
+function builtinPlugin(): esbuild.Plugin {
+  const names = builtinModules.filter((name) => !name.startsWith("_")).join("|");
+  return {
+    name: "spore-builtins",
+    setup(bundler) {
+      const filter = new RegExp(`^(?:node:.*|(?:${names})/?)$`);
+      bundler.onResolve({ filter }, async (args) => {
+        if (args.pluginData === builtinNamespace) return undefined;
+        const { importer, kind, resolveDir, namespace } = args;
+        const search = { importer, kind, resolveDir, namespace, pluginData: builtinNamespace };
+        // A package of that name, or a package's own replacement, is as good as any.
+        const found = await bundler.resolve(args.path, search);
+        if (found.errors.length === 0) return found;
+        return { path: args.path, namespace: builtinNamespace, warnings: [] };
+      });
+      bundler.onLoad({ filter: /.*/, namespace: builtinNamespace }, ({ path }) => ({
+        contents: `throw new Error(${JSON.stringify(`${path} does not exist in the sandbox`)});`,
+        loader: "js",
+      }));
+    },
+  };
+}
+
+function readBundle(project: Project, result: esbuild.BuildResult, startedAt: number): Bundle {
+  const file = (end: string): string =>
+    result.outputFiles?.find(({ path }) => path.endsWith(end))?.text ?? "";
+  const metafile = result.metafile ?? { inputs: {}, outputs: {} };
+  refuseBuiltins(metafile);
+  const map = file("bundle.js.map");
+  return {
+    code: file("bundle.js"),
+    map,
+    inputs: keptInputs(project, metafile, map),
+    warnings: result.warnings.map(messageText),
+    bundleMs: performance.now() - startedAt,
+  };
+}
+
+// ---------------------------------------------------------------- compiling
+
+async function finish(project: Project, bundle: Bundle): Promise<BuildResult> {
+  const bundledAt = performance.now();
+  const prepared = await project
+    .prepare({ kind: "javascript", code: bundle.code })
+    .catch((error: unknown) => throwMapped(project, bundle, error));
+  checkDefinitions(project, prepared);
+  const result: BuildResult = {
+    prepared,
+    code: bundle.code,
+    map: bundle.map,
+    isUnchanged: false,
+    warnings: bundle.warnings,
+    outDir: project.outDir,
+    bundleMs: bundle.bundleMs,
+    compileMs: performance.now() - bundledAt,
+  };
+  await keep(project, bundle, result);
+  return result;
+}
+
+function checkDefinitions(project: Project, { manifest }: PreparedComponent): void {
+  const file = relative(project.cwd, project.entry);
+  if (manifest.definitions.length === 0) {
+    throw new SporeError(
+      "build-failed",
+      `nothing is defined: ${file} and what it imports define no step, workflow or actor`,
+      { hint: 'Call step(), workflow() or actor() of "sporeflow/guest" at the top level.' },
+    );
+  }
+  const seen = new Set<string>();
+  for (const { kind, name } of manifest.definitions) {
+    const key = `${kind} ${name}`;
+    if (!seen.has(key)) seen.add(key);
+    else throw new SporeError("build-failed", `${file}: the ${key} is defined twice`);
+  }
+}
+
+/** A mapper for a bundle that was written to `outDir`; paths are shown relative to `cwd`. */
+export function bundleMapper(map: string, folders: { outDir: string; cwd: string }): SourceMapper {
+  return new SourceMapper(map, {
+    showPath: (source) => relative(folders.cwd, resolve(folders.outDir, source)),
+  });
+}
+
+/** What the module threw when it was evaluated, at the author's own line. */
+function throwMapped(project: Project, bundle: Bundle, error: unknown): never {
+  if (!(error instanceof SporeError) || error.code !== "build-failed") throw error;
+  const mapper = bundleMapper(bundle.map, project);
+  const isOwn = ({ file }: { file: string }): boolean => isUserFile(project, file);
+  const position = mapper.positions(error.message).find(isOwn);
+  if (position === undefined) {
+    const options = { ...(error.hint && { hint: error.hint }), cause: error };
+    throw new SporeError("build-failed", mapper.mapStack(error.message), options);
+  }
+  const place = `${position.file}:${position.line}:${position.column}`;
+  const [head = "", ...frames] = mapper.mapStack(error.message).split("\n");
+  const lines = [`${place}: ${head}`, mapper.codeFrame(error.message, isOwn), ...frames];
+  throw new SporeError("build-failed", lines.filter((line) => line !== undefined).join("\n"), {
+    hint: error.hint ?? "This code runs when the module is loaded, before any workflow.",
+    cause: error,
+  });
+}
+
+function isUserFile(project: Project, file: string): boolean {
+  const path = resolve(project.cwd, file);
+  const isSdk = path.startsWith(join(packageDir, "guest") + sep);
+  return !isSdk && !path.split(sep).includes("node_modules");
+}
+
+// ---------------------------------------------------------------- errors
+
+/** esbuild's own errors, each with its place and code frame. */
+function throwFailure(error: unknown): never {
+  const messages: unknown = Reflect.get(Object(error), "errors");
+  if (!Array.isArray(messages) || messages.length === 0) throw error;
+  const shown: string[] = messages.slice(0, buildDefaults.errorsShownMax).map(messageText);
+  const more = messages.length - shown.length;
+  if (more > 0) shown.push(`… and ${more} more error${more === 1 ? "" : "s"}`);
+  const hint = hintFor(String(messages[0]?.text));
+  throw new SporeError("build-failed", shown.join("\n"), hint === undefined ? {} : { hint });
+}
+
+function messageText({ text, location }: esbuild.Message): string {
+  if (location === null) return text;
+  const at = { line: location.line, column: location.column + 1 };
+  const place = `${location.file}:${at.line}:${at.column}`;
+  return `${place}: ${text}\n${codeFrame(location.lineText, at)}`;
+}
+
+function hintFor(text: string): string | undefined {
+  const missing = /^Could not resolve "([^"]+)"/.exec(text)?.[1];
+  if (missing === undefined) return undefined;
+  if (/^[./]/.test(missing)) return "Check the path: it is relative to the importing file.";
+  const name = missing.split("/", missing.startsWith("@") ? 2 : 1).join("/");
+  return `Install the package: npm install ${name}`;
+}
+
+const replacements: Readonly<Record<string, string>> = {
+  http: "use fetch",
+  https: "use fetch",
+  net: "use fetch",
+  fs: "steps have no disk: use fetch, put and get, or an actor's state",
+  crypto: "use crypto.randomUUID and crypto.getRandomValues",
+  timers: 'use sleep of "sporeflow/guest", or setTimeout',
+  child_process: "call a service with fetch",
+  worker_threads: "start steps or child workflows",
+  process: "pass settings as arguments",
+  buffer: "use Uint8Array and TextEncoder",
+  url: "use the global URL",
+  util: "use the globals: TextEncoder, structuredClone",
+  events: "use EventTarget, or install the npm package events",
+};
+
+/** Fails if the bundle imports a module of Node, naming who imports it. */
+function refuseBuiltins(metafile: esbuild.Metafile): void {
+  for (const [importer, input] of Object.entries(metafile.inputs)) {
+    if (!isInOutput(metafile, importer)) continue;
+    for (const { path, kind } of input.imports) {
+      if (kind !== "import-statement" || !path.startsWith(`${builtinNamespace}:`)) continue;
+      const name = path.slice(builtinNamespace.length + 1);
+      const chain = [...importChain(metafile, importer), name];
+      const short = name.replace(/^node:/, "").split("/")[0] ?? "";
+      const message = `${importer}: ${name} does not exist in the sandbox`;
+      throw new SporeError("build-failed", `${message}\n  ${chain.join("\n  → ")}`, {
+        hint: `Steps run in a sandbox without Node: ${replacements[short] ?? "use fetch"}.`,
+      });
+    }
+  }
+}
+
+function isInOutput(metafile: esbuild.Metafile, input: string): boolean {
+  return Object.values(metafile.outputs).some(({ inputs }) => inputs[input] !== undefined);
+}
+
+/** The shortest way from the user's entry to a module. */
+function importChain(metafile: esbuild.Metafile, target: string): string[] {
+  const importers = new Map<string, string>();
+  const queue = ["sporeflow:main"];
+  for (const path of queue) {
+    for (const next of metafile.inputs[path]?.imports ?? []) {
+      if (importers.has(next.path)) continue;
+      importers.set(next.path, path);
+      queue.push(next.path);
+    }
+  }
+  const chain: string[] = [];
+  let path: string | undefined = target;
+  while (path !== undefined && path !== "sporeflow:main") {
+    chain.unshift(path);
+    path = importers.get(path);
+  }
+  return chain;
+}
+
+// ---------------------------------------------------------------- the kept build
+
+interface KeptInput {
+  readonly path: string;
+  readonly mtimeMs: number;
+  readonly size: number;
+  /** "" for a file that was looked for and was not there. */
+  readonly hash: string;
+}
+
+interface KeptBuild {
+  readonly entry: string;
+  readonly inputs: readonly KeptInput[];
+  readonly outputs: Readonly<Record<string, string>>;
+  readonly id: string;
+  readonly warnings: readonly string[];
+}
+
+const outputs = ["component.bin", "manifest.json", "bundle.js", "bundle.js.map"] as const;
+
+/** B3: the last result, if every input and output is still as it was. */
+async function readKept(project: Project): Promise<BuildResult | undefined> {
+  const startedAt = performance.now();
+  try {
+    const kept: KeptBuild = JSON.parse(await readFile(join(project.outDir, "build.json"), "utf8"));
+    if (kept.entry !== project.entry || !kept.inputs.every(isSame)) return undefined;
+    const [component, manifest, code, map] = await Promise.all(
+      outputs.map((name) => readFile(join(project.outDir, name))),
+    );
+    if (!component || !manifest || !code || !map) return undefined;
+    const hashes = [component, manifest, code, map].map(hashOf);
+    if (!outputs.every((name, index) => kept.outputs[name] === hashes[index])) return undefined;
+    const bytes = new Uint8Array(component.buffer, component.byteOffset, component.length);
+    return {
+      prepared: { id: kept.id, bytes, manifest: JSON.parse(manifest.toString()) },
+      code: code.toString(),
+      map: map.toString(),
+      isUnchanged: true,
+      warnings: kept.warnings,
+      outDir: project.outDir,
+      bundleMs: performance.now() - startedAt,
+      compileMs: 0,
+    };
+  } catch {
+    return undefined; // Not there, cut off or of another version: it is built again.
+  }
+}
+
+async function keep(project: Project, bundle: Bundle, result: BuildResult): Promise<void> {
+  const { id, bytes, manifest } = result.prepared;
+  const files: Readonly<Record<(typeof outputs)[number], Uint8Array | string>> = {
+    "component.bin": bytes,
+    "manifest.json": `${JSON.stringify(manifest, null, 2)}\n`,
+    "bundle.js": result.code,
+    "bundle.js.map": result.map,
+  };
+  const kept: KeptBuild = {
+    entry: project.entry,
+    inputs: bundle.inputs,
+    outputs: Object.fromEntries(outputs.map((name) => [name, hashOf(files[name])])),
+    id,
+    warnings: result.warnings,
+  };
+  await mkdir(project.outDir, { recursive: true });
+  for (const name of outputs) await writeWhole(join(project.outDir, name), files[name]);
+  // Last: it vouches for the others.
+  await writeWhole(join(project.outDir, "build.json"), JSON.stringify(kept));
+}
+
+function keptInputs(project: Project, metafile: esbuild.Metafile, map: string): KeptInput[] {
+  const bundled = Object.keys(metafile.inputs)
+    .filter((path) => path !== "sporeflow:main" && !path.startsWith(`${builtinNamespace}:`))
+    .map((path) => resolve(project.cwd, path.replace(/^\(disabled\):/, "")));
+  const paths = new Set([...bundled, ...settingsFiles(bundled), ...compilerFiles()]);
+  const contents = bundledContents(project, map);
+  return [...paths].sort().map((path) => inputOf(path, contents.get(path)));
+}
+
+/** package.json and tsconfig.json of every folder that an input is in: they steer esbuild. */
+function settingsFiles(inputs: readonly string[]): string[] {
+  const folders = new Set<string>();
+  for (const input of inputs) {
+    for (let folder = dirname(input); !folders.has(folder); folder = dirname(folder)) {
+      folders.add(folder);
+    }
+  }
+  return [...folders].flatMap((folder) => [
+    join(folder, "package.json"),
+    join(folder, "tsconfig.json"),
+  ]);
+}
+
+/** What the result depends on besides the inputs: the tools and the code that uses them. */
+function compilerFiles(): string[] {
+  const require = createRequire(import.meta.url);
+  const sandbox = join(packageDir, "host", "sandbox");
+  return [
+    require.resolve("esbuild/package.json"),
+    require.resolve("componentize-qjs/package.json"),
+    fileURLToPath(import.meta.url),
+    join(packageDir, "guest", "spore.wit"),
+    ...readdirSync(sandbox).map((name) => join(sandbox, name)),
+  ];
+}
+
+/** What was bundled, by path: a file may have changed since it was read. */
+function bundledContents(project: Project, map: string): ReadonlyMap<string, string> {
+  // The map is esbuild's own, made a moment ago.
+  const parsed = JSON.parse(map) as { sources: string[]; sourcesContent: (string | null)[] };
+  return new Map(
+    parsed.sources.map((source, index) => [
+      resolve(project.outDir, source),
+      parsed.sourcesContent[index] ?? "",
+    ]),
+  );
+}
+
+function inputOf(path: string, bundled: string | undefined): KeptInput {
+  const stat = statSync(path, { throwIfNoEntry: false });
+  if (stat === undefined || !stat.isFile()) return { path, mtimeMs: 0, size: 0, hash: "" };
+  const bytes = readFileSync(path);
+  const hash = hashOf(bytes);
+  const isBundled = bundled === undefined || bundled === String(bytes).replace(/^\ufeff/, "");
+  // Not what was bundled: no later state of the file may match.
+  return isBundled
+    ? { path, mtimeMs: stat.mtimeMs, size: stat.size, hash }
+    : { path, mtimeMs: -1, size: -1, hash: "changed" };
+}
+
+function isSame(kept: KeptInput): boolean {
+  const stat = statSync(kept.path, { throwIfNoEntry: false });
+  if (stat === undefined || !stat.isFile()) return kept.hash === "";
+  if (stat.size !== kept.size) return false;
+  return stat.mtimeMs === kept.mtimeMs || hashOf(readFileSync(kept.path)) === kept.hash;
+}
+
+function hashOf(bytes: Uint8Array | string): string {
+  return createHash("sha256").update(bytes).digest("hex");
+}
+
+async function writeWhole(path: string, content: Uint8Array | string): Promise<void> {
+  const draft = `${path}.${randomUUID()}.draft`;
+  await writeFile(draft, content);
+  await rename(draft, path);
+}
