@@ -143,10 +143,16 @@ export class Log {
       hasLater(this.#exists, header.seq),
       this.#readHistory(header),
     ]);
-    // What we must read can vanish only when a later owner wrote a checkpoint. And only the
-    // entries before the true tail are a history: a late claim may follow litter.
-    if (isLate || history === undefined) return { kind: "lost" };
-    this.#checkHistory(history, header);
+    if (isLate) return { kind: "lost" };
+    const damage = this.#damageOf(history, header);
+    if (damage !== undefined) {
+      // We were the tail a moment ago. Since then a later owner may have freed what we were
+      // reading, and a late claimer may even have left its litter there. If not, the log is
+      // broken. (A history without damage is the right one: the hashes lead from our claim,
+      // which follows the true tail, to the base.)
+      if (await hasLater(this.#exists, header.seq)) return { kind: "lost" };
+      throw damage;
+    }
     this.#position = { epoch: header.seq, seq: header.seq, hash, base: header.base };
     this.#freedTo = header.freedTo;
     this.#knownFrom = Math.max(1, header.base);
@@ -272,41 +278,42 @@ export class Log {
     return { kind: "exists", found };
   }
 
-  /**
-   * The base and everything after it up to the claim; undefined if some of it is gone.
-   */
-  async #readHistory(claim: EntryHeader): Promise<Entry[] | undefined> {
+  /** The base and everything after it up to the claim, as far as it is there. */
+  async #readHistory(claim: EntryHeader): Promise<Entry[]> {
     const from = Math.max(1, claim.base);
     const seqs = Array.from({ length: claim.seq - from }, (_, index) => from + index);
     const entries: Entry[] = [];
     for (let at = 0; at < seqs.length; at += parallelMax) {
       const part = seqs.slice(at, at + parallelMax);
-      for (const entry of await Promise.all(part.map((seq) => this.#read(seq)))) {
-        if (entry === undefined) return undefined;
-        entries.push(entry);
-      }
+      const found = await Promise.all(part.map((seq) => this.#read(seq)));
+      entries.push(...found.filter((entry) => entry !== undefined));
+      if (entries.length < at + part.length) break;
     }
     return entries;
   }
 
   /** L4: one chain from the base to the claim, each entry by the owner of its time. */
-  #checkHistory(entries: readonly Entry[], claim: EntryHeader): void {
+  #damageOf(entries: readonly Entry[], claim: EntryHeader): SporeError | undefined {
+    let seq = Math.max(1, claim.base);
     let previous: Uint8Array = new Uint8Array(hashBytes);
     let epoch = 0;
     for (const entry of [...entries, { ...claim, hash: claim.previous }]) {
-      const place = this.#place(entry.seq);
-      const isBase = entry.seq === claim.base;
-      if (isBase && entry.kind !== "checkpoint") throw damaged(place, "it is no checkpoint");
-      if (entry.base !== claim.base) throw damaged(place, "it has another base");
+      const place = this.#place(seq);
+      if (entry.seq !== seq) return damaged(place, "it is missing");
+      const isBase = seq === claim.base;
+      if (isBase && entry.kind !== "checkpoint") return damaged(place, "it is no checkpoint");
+      if (entry.base !== claim.base) return damaged(place, "it has another base");
       // Nothing is known about what was before the base.
       if (isBase) epoch = entry.epoch;
       else if (!isSameBytes(entry.previous, previous)) {
-        throw damaged(place, "it does not follow the entry before it");
+        return damaged(place, "it does not follow the entry before it");
       }
-      if (entry.kind === "claim") epoch = entry.seq;
-      if (entry.epoch !== epoch) throw damaged(place, "its writer was not the owner");
+      if (entry.kind === "claim") epoch = seq;
+      if (entry.epoch !== epoch) return damaged(place, "its writer was not the owner");
       previous = entry.hash;
+      seq += 1;
     }
+    return undefined;
   }
 
   async #truncateTo(base: number): Promise<void> {

@@ -269,6 +269,10 @@ describe("a log", () => {
     await expect(openLog(store, 9).claim(bytesOf("x"))).rejects.toMatchObject({
       message: expect.stringContaining("does not follow"),
     });
+    await store.delete(keyOf(3));
+    await expect(openLog(store, 9).claim(bytesOf("x"))).rejects.toMatchObject({
+      message: expect.stringContaining("is missing"),
+    });
   });
 
   test("stays its owner's when the reply to a PUT that happened gets lost", async () => {
