@@ -641,6 +641,10 @@ const explanations: Readonly<Record<string, string>> = {
 
 function trap(module: string, name: string): () => never {
   return () => {
+    // What a panicking runtime asks for first, and so does a console.
+    if (name === "get-environment") {
+      throw new SporeError("guest-trap", "the guest let an error out, or wrote to a console");
+    }
     const what = explanations[module.split("@")[0] ?? ""] ?? `the host function ${name}`;
     throw new SporeError("guest-trap", `the guest reached for ${what}, which it doesn't have`);
   };
@@ -772,7 +776,9 @@ class LinkedInstance implements GuestInstance {
       });
     }
     if (error instanceof SporeError) return error;
-    if (error instanceof RangeError) {
+    // QuickJS's stack is in linear memory, below everything else: it ends by running past 0.
+    const isPastStack = this.#stackPointer.value < stackMarginBytes;
+    if (error instanceof RangeError || isPastStack) {
       return new SporeError("guest-trap", "the guest's recursion overflowed the stack", {
         cause: error,
       });
@@ -782,6 +788,8 @@ class LinkedInstance implements GuestInstance {
   }
 }
 
+/** Larger than a stack frame of QuickJS's interpreter. */
+const stackMarginBytes = 8192;
 /** A growth that failed left at most this much unused: 4 MiB. */
 const memoryMarginPages = 64;
 

@@ -1,0 +1,441 @@
+/**
+ * The machines of one thread: which memory an activation starts from, and what becomes of
+ * the memory afterwards. Synchronous and free of any platform, so that a thread, a child
+ * process and workerd run the same code. Owns instances, resident memories and pristine
+ * memories, all of them caches with a limit; threads and time limits are its caller's.
+ *
+ * A resident machine is live (it keeps its instance, so that its next activation copies
+ * nothing) or spilled (its difference from pristine memory; the instance went back to the
+ * pool). The least recently used are spilled first, then forgotten.
+ *
+ * M1 an instance's memory is exact before each call: pristine, an image, a difference or a
+ *    live machine's copied in whole, and of exactly the page count that it had, because
+ *    `memory.size` is visible to the guest.
+ * M2 after a fault the instance is dropped, never pooled.
+ * M3 `discard` runs in another instance than the machine's own.
+ */
+import { assert, SporeError } from "../../runtime/errors.ts";
+import {
+  applyDifference,
+  difference,
+  hash32,
+  type ImageBase,
+  type ImageCodec,
+  openImage,
+  resetMemory,
+  takeImage,
+  wasmPageBytes,
+} from "../../runtime/image.ts";
+import type { ActivateRequest, ActivateResult } from "../../runtime/ports.ts";
+import {
+  createInstance,
+  decodeBaseline,
+  type Engine,
+  engineLimits,
+  type GuestInstance,
+} from "./engine.ts";
+
+export const machinesDefaults = Object.freeze({
+  /** Resident memory of all machines of a thread, live and spilled. */
+  residentBytesMax: 256 * 1024 * 1024,
+  /** Machines that keep an instance. V8 reserves some 10 GB of addresses for each. */
+  liveMax: 128,
+  /** Idle instances; each keeps its memory. */
+  pooledMax: 8,
+  /** Pristine memories kept uncompressed. */
+  baselineBytesMax: 64 * 1024 * 1024,
+  drainedBytesMax: engineLimits.drainedBytesMax,
+});
+
+export type MachinesLimits = typeof machinesDefaults;
+
+export interface MachinesPorts {
+  readonly engine: Engine;
+  readonly codec: ImageCodec;
+  readonly limits: MachinesLimits;
+  /** For `guestMs` only; any origin. */
+  nowMs(): number;
+  /** Called before each entry into a guest: a watchdog measures from here. */
+  onEntry(): void;
+}
+
+interface Resident {
+  readonly component: string;
+  readonly version: number;
+  /** Guest time since the last image. */
+  readonly guestMs: number;
+  readonly memory:
+    | { readonly kind: "live"; readonly instance: GuestInstance }
+    | { readonly kind: "spilled"; readonly pages: number; readonly plain: Uint8Array };
+}
+
+/** An activation's own instance, and what its machine had been through before. */
+interface Work {
+  readonly instance: GuestInstance;
+  readonly base: ImageBase;
+  readonly version: number;
+  guestMs: number;
+}
+
+const spilledOverheadBytes = 512;
+
+export class Machines {
+  readonly #ports: MachinesPorts;
+  readonly #stored = new Map<string, Uint8Array>();
+  readonly #bases = new Map<string, ImageBase>();
+  #basesBytes = 0;
+  /** Both in order of use, oldest first. A machine is in at most one of them. */
+  readonly #live = new Map<string, Resident>();
+  readonly #spilled = new Map<string, Resident>();
+  #residentBytes = 0;
+  readonly #pool: GuestInstance[] = [];
+  #evicted: string[] = [];
+
+  constructor(ports: MachinesPorts) {
+    this.#ports = ports;
+  }
+
+  /** Makes a component known, or replaces its stored bytes; then its machines are forgotten. */
+  addComponent(component: string, stored: Uint8Array): void {
+    const isReplaced = this.#stored.has(component);
+    this.#stored.set(component, stored);
+    if (!isReplaced) return;
+    this.#dropBase(component);
+    for (const residents of [this.#live, this.#spilled]) {
+      for (const [machine, resident] of residents) {
+        if (resident.component !== component) continue;
+        this.release(machine);
+        this.#evicted.push(machine);
+      }
+    }
+  }
+
+  /** The component's encoded manifest. Throws guest faults. */
+  describe(component: string): Uint8Array {
+    const base = this.#base(component);
+    const instance = this.#acquire(pagesOf(base.pristine));
+    resetMemory(instance.memory(), base.pristine);
+    this.#ports.onEntry();
+    const bytes = instance.describe();
+    this.#pool.push(instance);
+    return bytes;
+  }
+
+  /** Guest faults are results; anything thrown is a fault of the host. */
+  activate(request: ActivateRequest): ActivateResult {
+    try {
+      const work = this.#begin(request);
+      if (work === undefined) return { kind: "absent" };
+      return this.#finish(request, work);
+    } catch (error) {
+      if (request.after === "keep") this.release(request.machine);
+      return faultOf(error);
+    }
+  }
+
+  isResident(machine: string): boolean {
+    return this.#live.has(machine) || this.#spilled.has(machine);
+  }
+
+  release(machine: string): void {
+    const resident = this.#take(machine);
+    if (resident?.memory.kind === "live") this.#giveBack(resident.memory.instance);
+  }
+
+  /** Machines forgotten for want of room since the last call. */
+  takeEvicted(): string[] {
+    const evicted = this.#evicted;
+    this.#evicted = [];
+    return evicted;
+  }
+
+  #begin(request: ActivateRequest): Work | undefined {
+    switch (request.from.kind) {
+      case "pristine":
+        return this.#fromPristine(request);
+      case "resident":
+        return this.#fromResident(request, request.from.version);
+      case "rebuild":
+        return this.#rebuild(request, request.from);
+    }
+  }
+
+  #fromPristine(request: ActivateRequest): Work {
+    if (request.after === "keep") this.release(request.machine);
+    const base = this.#base(request.component);
+    const instance = this.#acquire(pagesOf(base.pristine));
+    resetMemory(instance.memory(), base.pristine);
+    return { instance, base, version: 0, guestMs: 0 };
+  }
+
+  #fromResident(request: ActivateRequest, version: number): Work | undefined {
+    const { machine, component } = request;
+    const resident = this.#live.get(machine) ?? this.#spilled.get(machine);
+    if (resident === undefined) return undefined;
+    if (resident.version !== version || resident.component !== component) {
+      if (request.after === "keep") this.release(machine);
+      return undefined;
+    }
+    const base = this.#base(component);
+    const { guestMs, memory } = resident;
+    if (request.after === "keep") this.#take(machine);
+    if (memory.kind === "live" && request.after === "keep") {
+      return { instance: memory.instance, base, version, guestMs };
+    }
+    if (memory.kind === "live") {
+      const source = memory.instance.memory();
+      const instance = this.#acquire(pagesOf(source));
+      instance.memory().set(source);
+      return { instance, base, version, guestMs };
+    }
+    const instance = this.#acquire(memory.pages);
+    resetMemory(instance.memory(), base.pristine);
+    applyDifference(memory.plain, instance.memory());
+    return { instance, base, version, guestMs };
+  }
+
+  #rebuild(request: ActivateRequest, from: ActivateRequest["from"] & { kind: "rebuild" }): Work {
+    if (request.after === "keep") this.release(request.machine);
+    const base = this.#base(request.component);
+    const image =
+      from.image === undefined ? undefined : openImage(from.image, base, this.#ports.codec);
+    if (image !== undefined && image.pages > this.#ports.engine.pagesMax) {
+      throw new SporeError("corrupt-image", `the memory image has ${image.pages} pages`);
+    }
+    const instance = this.#acquire(image?.pages ?? pagesOf(base.pristine));
+    resetMemory(instance.memory(), base.pristine);
+    if (image !== undefined) applyDifference(image.difference, instance.memory());
+    const work = { instance, base, version: from.version, guestMs: 0 };
+    for (const [index, entry] of from.journal.entries()) {
+      const { drainedHash } = this.#enter(work, entry.activation);
+      if (drainedHash === entry.drainedHash) continue;
+      throw new SporeError(
+        "guest-diverged",
+        `recomputing journal entry ${index} of ${from.journal.length} gave other commands`,
+      );
+    }
+    return work;
+  }
+
+  /** One activation in an instance whose memory is right. */
+  #enter(work: Work, activation: Uint8Array): { drained: Uint8Array; drainedHash: number } {
+    this.#ports.onEntry();
+    const startMs = this.#ports.nowMs();
+    work.instance.deliver(activation);
+    const drained = work.instance.drain();
+    work.guestMs += this.#ports.nowMs() - startMs;
+    return { drained, drainedHash: hash32(drained) };
+  }
+
+  #finish(request: ActivateRequest, work: Work): ActivateResult {
+    const beforeMs = work.guestMs;
+    const { drained, drainedHash } = this.#enter(work, request.activation);
+    const guestMs = work.guestMs - beforeMs;
+    if (request.after === "discard" || isDone(drained)) {
+      this.#giveBack(work.instance);
+      return { kind: "ok", drained, drainedHash, guestMs, image: undefined };
+    }
+    const isImageDue = work.guestMs >= request.imageAfterMs;
+    const image = isImageDue
+      ? takeImage(work.instance.memory(), work.base, this.#ports.codec)
+      : undefined;
+    this.#keep(request.machine, {
+      component: request.component,
+      version: work.version + 1,
+      guestMs: isImageDue ? 0 : work.guestMs,
+      memory: { kind: "live", instance: work.instance },
+    });
+    return { kind: "ok", drained, drainedHash, guestMs, image };
+  }
+
+  // ---------------------------------------------------------------- residents
+
+  #keep(machine: string, resident: Resident): void {
+    assert(!this.isResident(machine), "a machine has one resident memory");
+    (resident.memory.kind === "live" ? this.#live : this.#spilled).set(machine, resident);
+    this.#residentBytes += residentBytes(resident);
+    const { liveMax, residentBytesMax } = this.#ports.limits;
+    while (this.#live.size > liveMax) this.#spillOldest();
+    while (this.#residentBytes > residentBytesMax) this.#evictOldest();
+  }
+
+  /** Removes a machine without giving its instance back. */
+  #take(machine: string): Resident | undefined {
+    const resident = this.#live.get(machine) ?? this.#spilled.get(machine);
+    if (resident === undefined) return undefined;
+    this.#live.delete(machine);
+    this.#spilled.delete(machine);
+    this.#residentBytes -= residentBytes(resident);
+    assert(this.#residentBytes >= 0, "resident bytes are counted in pairs");
+    return resident;
+  }
+
+  #spillOldest(): void {
+    const machine = this.#live.keys().next().value;
+    assert(machine !== undefined, "there is a live machine to spill");
+    const resident = this.#take(machine);
+    assert(resident?.memory.kind === "live", "a live machine has an instance");
+    const { instance } = resident.memory;
+    const memory = instance.memory();
+    const { pristine } = this.#base(resident.component);
+    const plain = difference(memory, pristine, this.#ports.codec.isSame);
+    const spilled: Resident = {
+      ...resident,
+      memory: { kind: "spilled", pages: pagesOf(memory), plain },
+    };
+    this.#giveBack(instance);
+    this.#spilled.set(machine, spilled);
+    this.#residentBytes += residentBytes(spilled);
+  }
+
+  #evictOldest(): void {
+    // Spilled machines went unused for longer than live ones, nearly always.
+    const machine = this.#spilled.keys().next().value ?? this.#live.keys().next().value;
+    assert(machine !== undefined, "resident bytes belong to a machine");
+    this.release(machine);
+    this.#evicted.push(machine);
+  }
+
+  // ---------------------------------------------------------------- instances
+
+  /** An instance with exactly this many pages, of any contents (M1). */
+  #acquire(pages: number): GuestInstance {
+    const index = this.#pool.findLastIndex((instance) => pagesOf(instance.memory()) === pages);
+    const [pooled] = index < 0 ? [] : this.#pool.splice(index, 1);
+    if (pooled !== undefined) return pooled;
+    const { engine, limits } = this.#ports;
+    const instance = createInstance(engine, { drainedBytesMax: limits.drainedBytesMax });
+    instance.growTo(pages);
+    return instance;
+  }
+
+  #giveBack(instance: GuestInstance): void {
+    this.#pool.push(instance);
+    if (this.#pool.length > this.#ports.limits.pooledMax) this.#pool.shift();
+  }
+
+  // ---------------------------------------------------------------- pristine memories
+
+  #base(component: string): ImageBase {
+    const known = this.#bases.get(component);
+    if (known !== undefined) {
+      this.#bases.delete(component);
+      this.#bases.set(component, known);
+      return known;
+    }
+    const stored = this.#stored.get(component);
+    if (stored === undefined) {
+      throw new SporeError("component-not-found", `component ${component} isn't loaded`);
+    }
+    const baseline = decodeBaseline(stored, this.#ports.engine, this.#ports.codec);
+    const base: ImageBase = {
+      engine: baseline.engine,
+      component: baseline.component,
+      pristine: baseline.memory,
+      pristineHash: baseline.memoryHash,
+    };
+    this.#bases.set(component, base);
+    this.#basesBytes += base.pristine.length;
+    this.#trimBases(component);
+    return base;
+  }
+
+  #trimBases(component: string): void {
+    for (const oldest of this.#bases.keys()) {
+      if (this.#basesBytes <= this.#ports.limits.baselineBytesMax) return;
+      if (oldest !== component) this.#dropBase(oldest);
+    }
+  }
+
+  #dropBase(component: string): void {
+    this.#basesBytes -= this.#bases.get(component)?.pristine.length ?? 0;
+    this.#bases.delete(component);
+  }
+}
+
+function pagesOf(memory: Uint8Array): number {
+  return memory.length / wasmPageBytes;
+}
+
+function residentBytes({ memory }: Resident): number {
+  if (memory.kind === "live") return memory.instance.memory().length;
+  return memory.plain.length + spilledOverheadBytes;
+}
+
+/** The guest's faults, as results; errors of the host go on to the caller. */
+function faultOf(error: unknown): ActivateResult {
+  if (!(error instanceof SporeError)) throw error;
+  switch (error.code) {
+    case "guest-trap":
+    case "guest-memory":
+    case "guest-output":
+    case "guest-diverged":
+    case "corrupt-image":
+      return { kind: "fault", fault: error.code, message: error.message };
+    default:
+      throw error;
+  }
+}
+
+/**
+ * Whether a Drained says `state: "done"`. Looks at the map's entries without decoding
+ * them, because drained bytes may be megabytes that only the engine needs to see; bytes
+ * that aren't a Drained are not done, which keeps memory that nobody asks for a while.
+ */
+export function isDone(drained: Uint8Array): boolean {
+  const first = readHead(drained, 0);
+  if (first === undefined || first.major !== 5) return false;
+  let at: number | undefined = first.next;
+  for (let rest = first.value; rest > 0 && at !== undefined; rest--) {
+    const isState = hasText(drained, at, "state");
+    const value = skipItem(drained, at);
+    if (value === undefined) return false;
+    if (isState) return hasText(drained, value, "done");
+    at = skipItem(drained, value);
+  }
+  return false;
+}
+
+interface Head {
+  readonly major: number;
+  readonly value: number;
+  readonly next: number;
+}
+
+function readHead(bytes: Uint8Array, at: number): Head | undefined {
+  const first = bytes[at];
+  if (first === undefined) return undefined;
+  const major = first >> 5;
+  const info = first & 31;
+  if (info < 24) return { major, value: info, next: at + 1 };
+  const length = 1 << (info - 24);
+  if (info > 27 || at + 1 + length > bytes.length) return undefined;
+  let value = 0;
+  for (let index = 1; index <= length; index++) value = value * 256 + (bytes[at + index] ?? 0);
+  return { major, value, next: at + 1 + length };
+}
+
+/** Where the item after the one at `at` begins. */
+function skipItem(bytes: Uint8Array, at: number): number | undefined {
+  let next = at;
+  for (let items = 1; items > 0; items--) {
+    const head = readHead(bytes, next);
+    if (head === undefined) return undefined;
+    next = head.next;
+    if (head.major === 2 || head.major === 3) next += head.value;
+    if (head.major === 4) items += head.value;
+    if (head.major === 5) items += head.value * 2;
+    if (head.major === 6) items += 1;
+    // Each item has at least a byte: a count beyond the bytes can't be true.
+    if (next > bytes.length || items > bytes.length + 1) return undefined;
+  }
+  return next;
+}
+
+function hasText(bytes: Uint8Array, at: number, text: string): boolean {
+  if (bytes[at] !== 0x60 + text.length) return false;
+  for (let index = 0; index < text.length; index++) {
+    if (bytes[at + 1 + index] !== text.charCodeAt(index)) return false;
+  }
+  return true;
+}

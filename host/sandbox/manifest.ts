@@ -1,0 +1,74 @@
+/** A component's manifest as its guest describes it: untrusted bytes, decoded with bounds. */
+import { decode } from "../../guest/cbor.ts";
+import { type Definition, type Manifest, protocolVersion } from "../../guest/protocol.ts";
+import { SporeError } from "../../runtime/errors.ts";
+
+export const manifestLimits = Object.freeze({
+  bytesMax: 4 * 1024 * 1024,
+  definitionsMax: 10_000,
+  methodsMax: 1_000,
+  nameCharsMax: 256,
+});
+
+/** Throws invalid-component. */
+export function decodeManifest(bytes: Uint8Array): Manifest {
+  if (bytes.length > manifestLimits.bytesMax) throw refused(`has ${bytes.length} bytes`);
+  let value: unknown;
+  try {
+    value = decode(bytes);
+  } catch (cause) {
+    throw refused("isn't CBOR", cause);
+  }
+  if (!isRecord(value)) throw refused("isn't a map");
+  if (value.protocol !== protocolVersion) {
+    throw refused(`speaks protocol ${String(value.protocol)}; this host speaks ${protocolVersion}`);
+  }
+  const definitions = value.definitions;
+  if (!Array.isArray(definitions)) throw refused("has no definitions");
+  if (definitions.length > manifestLimits.definitionsMax) {
+    throw refused(`has ${definitions.length} definitions, over ${manifestLimits.definitionsMax}`);
+  }
+  const seen = new Set<string>();
+  return {
+    protocol: protocolVersion,
+    definitions: definitions.map((definition) => readDefinition(definition, seen)),
+  };
+}
+
+function readDefinition(value: unknown, seen: Set<string>): Definition {
+  if (!isRecord(value)) throw refused("has a definition that isn't a map");
+  const { kind, name, methods } = value;
+  if (kind !== "step" && kind !== "workflow" && kind !== "actor") {
+    throw refused("has a definition of unknown kind");
+  }
+  if (!isName(name)) throw refused(`has a ${kind} without a proper name`);
+  // A workflow may be named as one of its steps; two of one kind could not be told apart.
+  if (seen.has(`${kind} ${name}`)) throw refused(`defines the ${kind} ${name} twice`);
+  seen.add(`${kind} ${name}`);
+  if (methods === undefined) return { kind, name };
+  return { kind, name, methods: readMethods(methods, name) };
+}
+
+function readMethods(value: unknown, name: string): { name: string; readonly: boolean }[] {
+  if (!Array.isArray(value) || value.length > manifestLimits.methodsMax) {
+    throw refused(`has an improper list of methods for ${name}`);
+  }
+  return value.map((method: unknown) => {
+    if (!isRecord(method) || !isName(method.name) || typeof method.readonly !== "boolean") {
+      throw refused(`has an improper method of ${name}`);
+    }
+    return { name: method.name, readonly: method.readonly };
+  });
+}
+
+function isRecord(value: unknown): value is Record<string, unknown> {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
+}
+
+function isName(value: unknown): value is string {
+  return typeof value === "string" && value !== "" && value.length <= manifestLimits.nameCharsMax;
+}
+
+function refused(what: string, cause?: unknown): SporeError {
+  return new SporeError("invalid-component", `the component's manifest ${what}`, { cause });
+}
