@@ -3,8 +3,8 @@
  * deterministic. Nothing happens on import; `installGlobals` puts them in place, and
  * component.ts calls it before any user module is evaluated.
  *
- * Left as the engine has them: eval, Function, and WeakRef (garbage collection is part
- * of the recomputed machine). Absent on purpose: Intl, crypto.subtle, FormData, Blob,
+ * Left as the engine has them: atob, btoa, DOMException, eval, Function, and WeakRef
+ * (garbage collection is part of the recomputed machine). Absent on purpose: Intl, crypto.subtle, FormData, Blob,
  * streams. Time stands at 0 while the component is built.
  */
 import { structuredClone } from "./globals/clone.ts";
@@ -12,13 +12,12 @@ import { consoleObject } from "./globals/console.ts";
 import {
   AbortController,
   AbortSignal,
-  DOMException,
   Event,
   EventTarget,
   signalTimeout,
 } from "./globals/events.ts";
 import { fetchFunction, Headers, Request, Response } from "./globals/fetch.ts";
-import { atob, btoa, TextDecoder, TextEncoder } from "./globals/text.ts";
+import { TextDecoder, TextEncoder } from "./globals/text.ts";
 import { cryptoObject, dateClass, performanceObject, timerFunctions } from "./globals/time.ts";
 import { URL, URLSearchParams } from "./globals/url.ts";
 import type { Kernel } from "./kernel.ts";
@@ -33,15 +32,12 @@ export function installGlobals(kernel: Kernel): void {
     crypto: cryptoObject(kernel),
     console: consoleObject(kernel),
     ...timerFunctions(kernel),
-    DOMException,
     Event,
     EventTarget,
     AbortController,
     AbortSignal,
     TextEncoder,
     TextDecoder,
-    atob,
-    btoa,
     structuredClone,
     URL,
     URLSearchParams,

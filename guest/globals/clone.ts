@@ -3,7 +3,7 @@
  * instances become plain objects, shared references and cycles are kept, functions and
  * symbols are refused.
  */
-import { DOMException } from "./events.ts";
+import { DOMException } from "./engine.ts";
 
 const errorNames: ReadonlySet<string> = new Set([
   "Error",
@@ -111,7 +111,7 @@ function cloneProperties(source: object, seen: Map<object, unknown>): unknown {
   return target;
 }
 
-function refusal(value: unknown): DOMException {
+function refusal(value: unknown): Error {
   const what = typeof value === "function" ? `function ${value.name}` : shortName(value);
   return new DOMException(`${what} could not be cloned`, "DataCloneError");
 }

@@ -1,35 +1,9 @@
 /**
- * DOMException, Event, EventTarget, AbortController and AbortSignal, as far as code
+ * Event, EventTarget, AbortController and AbortSignal, as far as code
  * without a document needs them. Deadlines are durable timers of the kernel.
  */
 import type { Kernel } from "../kernel.ts";
-
-const legacyCodes: Readonly<Record<string, number>> = {
-  InvalidCharacterError: 5,
-  NotSupportedError: 9,
-  SyntaxError: 12,
-  NetworkError: 19,
-  AbortError: 20,
-  QuotaExceededError: 22,
-  TimeoutError: 23,
-  DataCloneError: 25,
-};
-
-export class DOMException extends Error {
-  readonly #code: number;
-
-  constructor(message = "", name: string | { name?: string; cause?: unknown } = "Error") {
-    const options = typeof name === "string" ? { name } : name;
-    super(message, "cause" in options ? { cause: options.cause } : undefined);
-    const value = options.name ?? "Error";
-    Object.defineProperty(this, "name", { value, configurable: true, writable: true });
-    this.#code = legacyCodes[value] ?? 0;
-  }
-
-  get code(): number {
-    return this.#code;
-  }
-}
+import { DOMException } from "./engine.ts";
 
 export class Event {
   readonly type: string;

@@ -4,7 +4,7 @@
  * numbers that were frozen into the component when it was built.
  */
 import type { Kernel } from "../kernel.ts";
-import { DOMException } from "./events.ts";
+import { DOMException } from "./engine.ts";
 
 /** The Web Crypto limit of one getRandomValues call. */
 const randomBytesMax = 65_536;

@@ -7,13 +7,12 @@ import { consoleObject, format, inspect } from "../../guest/globals/console.ts";
 import {
   AbortController,
   AbortSignal,
-  DOMException,
   Event,
   EventTarget,
   signalTimeout,
 } from "../../guest/globals/events.ts";
 import { fetchFunction, Headers, Request, Response } from "../../guest/globals/fetch.ts";
-import { atob, btoa, TextDecoder, TextEncoder } from "../../guest/globals/text.ts";
+import { TextDecoder, TextEncoder } from "../../guest/globals/text.ts";
 import { cryptoObject, timerFunctions } from "../../guest/globals/time.ts";
 import { URL, URLSearchParams } from "../../guest/globals/url.ts";
 import type { Kernel, LogLevel } from "../../guest/kernel.ts";
@@ -183,17 +182,6 @@ describe("text", () => {
   test("other encodings and streaming are refused", () => {
     expect(() => new TextDecoder("latin1")).toThrow(/knows only utf-8/);
     expect(() => new TextDecoder().decode(new Uint8Array(1), { stream: true })).toThrow(/stream/);
-  });
-
-  test("base64 goes both ways for every length", () => {
-    for (let length = 0; length < 70; length += 1) {
-      const text = String.fromCharCode(...Array.from({ length }, (_, i) => (i * 37) % 256));
-      expect(btoa(text)).toBe(globalThis.btoa(text));
-      expect(atob(btoa(text))).toBe(text);
-      expect(atob(btoa(text).replace(/=+$/, ""))).toBe(text);
-    }
-    expect(() => btoa("€")).toThrow(DOMException);
-    for (const wrong of ["a", "ab=", "a=bc", "ab*d", "abcd="]) expect(() => atob(wrong)).toThrow();
   });
 });
 
@@ -581,8 +569,9 @@ describe("installGlobals", () => {
       write: false,
       format: "iife",
     });
-    // The engine brings atob, and the URL parser's tables need it while they load.
-    const context = createContext({ atob: globalThis.atob });
+    // What QuickJS brings of the web by itself.
+    const { atob, btoa, DOMException } = globalThis;
+    const context = createContext({ atob, btoa, DOMException });
     runInContext(bundle.outputFiles[0]?.text ?? "", context);
     return JSON.parse(JSON.stringify(context.answer) ?? "null");
   }
@@ -610,6 +599,7 @@ describe("installGlobals", () => {
       `return ${JSON.stringify(names)}.filter((name) => globalThis[name] === undefined);`,
     );
     expect(missing).toEqual([]);
-    expect(await evaluate("return Object.keys(globalThis);")).toEqual([]);
+    const engine = ["atob", "btoa", "DOMException"];
+    expect(await evaluate("return Object.keys(globalThis);")).toEqual(engine);
   });
 });
