@@ -5,21 +5,21 @@
  */
 import { createRoute, type RouteConfig, z } from "@hono/zod-openapi";
 import { errorCodes } from "../runtime/errors.ts";
-import { statuses } from "../runtime/index.ts";
+import type { Status } from "../runtime/index.ts";
 import { parseWait } from "./waits.ts";
 
 // ---------------------------------------------------------------- parameters
 
 const idPattern = /^(?!\.+$)[A-Za-z0-9._:~@-]{1,200}$/;
 /** Names of definitions, methods, signals: free, but never a path, a control character or dots only. */
-const namePattern = /^(?!\.+$)[^\u0000-\u001f\u007f-\u009f/\\%\ud800-\udfff\ufffd]{1,200}$/u;
+const namePattern = /^(?!\.+$)[^\u0000-\u001f\u007f-\u009f/\\\ud800-\udfff\ufffd]{1,200}$/u;
 
 export function isId(text: string): boolean {
   return idPattern.test(text);
 }
 
 const id = z.string().regex(idPattern, "1 to 200 of A-Z a-z 0-9 . _ : ~ @ -, not only dots");
-const name = z.string().regex(namePattern, "1 to 200 characters, no / \\ % or control characters");
+const name = z.string().regex(namePattern, "1 to 200 characters, no / \\ or control characters");
 
 const wait = z
   .string()
@@ -70,7 +70,17 @@ const args = z
   .optional()
   .openapi({ description: "Arguments in order; default none." });
 const tags = z.record(z.string().max(200), z.string().max(1000)).optional();
-const status = z.enum(statuses as [string, ...string[]]).openapi("Status");
+const status = z
+  .enum([
+    "PENDING",
+    "RUNNING",
+    "PAUSED",
+    "SUCCESSFUL",
+    "FAILED",
+    "CANCELED",
+    "RESUMABLE",
+  ] satisfies Status[])
+  .openapi("Status");
 
 const errorValue = z
   .looseObject({
@@ -362,7 +372,7 @@ export const routes = {
     summary: "The run's steps in order of creation",
     tag: "runs",
     params: runParams,
-    query: z.object({ after: z.string().max(300).optional(), limit: count(1000) }),
+    query: z.object({ after: index, limit: count(1000) }),
     answers: { 200: { description: "Steps", schema: z.object({ steps: z.array(stepView) }) } },
   },
   history: {

@@ -8,7 +8,7 @@ import type { Encoded } from "../guest/protocol.ts";
 import { SporeError } from "../runtime/errors.ts";
 import { type ScanLimits, scanCbor } from "./scan.ts";
 
-export { jsonOfValue, parseJson, valueOfJson } from "./json.ts";
+export { jsonOfValue, parseJson, valueOfJson } from "../client/json.ts";
 
 const typedArrayTags = [64, 68, 69, 70, 71, 72, 77, 78, 79, 85, 86];
 

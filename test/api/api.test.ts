@@ -373,7 +373,7 @@ describe("event stream", () => {
     expect(response.headers.get("content-type")).toBe("text/event-stream");
     await post("/v1/runs/a/signals/go", { value: 7 });
     const text = await response.text();
-    expect(text).toMatch(/id: 0\nevent: run.started\n[^]*id: 1\nevent: run.successful\n/);
+    expect(text).toMatch(/id: 0\nevent: run.started\n[\s\S]*id: 1\nevent: run.successful\n/);
     expect(text).toContain('"data":{"value":7}');
   });
 

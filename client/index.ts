@@ -1,0 +1,684 @@
+/**
+ * The typed client: runs workflows and graphs, talks to runs and actors. Over fetch only,
+ * so it works in Node, browsers and Workers. Values travel as CBOR and arrive as what
+ * they were. Requests are repeated when that is safe: each carries its own key.
+ */
+import { assignErrorFields, decode, encode, hide, makeError } from "../guest/cbor.ts";
+import type { Actor, ActorHandle, Invocation, StepNode } from "../guest/define.ts";
+import type { Definition } from "../guest/protocol.ts";
+import { type ErrorKind, errorCodes } from "../runtime/errors.ts";
+import { valueOfJson } from "./json.ts";
+import { readEvents } from "./sse.ts";
+
+export const defaultUrl = "http://127.0.0.1:7070";
+
+export interface ClientOptions {
+  /** Where a host listens. Default `http://127.0.0.1:7070`. */
+  readonly url?: string | undefined;
+  readonly apiKey?: string | undefined;
+  /** Default: the platform's fetch. */
+  readonly fetch?: ((request: Request) => Promise<Response>) | undefined;
+  /** How often one request is tried while the host can't be reached. Default 6. */
+  readonly attemptsMax?: number | undefined;
+}
+
+export type RunStatus =
+  | "PENDING"
+  | "RUNNING"
+  | "PAUSED"
+  | "SUCCESSFUL"
+  | "FAILED"
+  | "CANCELED"
+  | "RESUMABLE";
+
+export interface StartOptions {
+  /** Default: one that the host makes. */
+  readonly id?: string | undefined;
+  /** What to do if there is a run of that id. Default `resume`. */
+  readonly ifExists?: "resume" | "fail" | "start" | "terminate" | undefined;
+  readonly component?: string | undefined;
+  readonly tags?: Readonly<Record<string, string>> | undefined;
+  readonly metadata?: unknown;
+}
+
+export interface WaitOptions {
+  /** Give up waiting after this; the run goes on. Default: never. */
+  readonly timeoutMs?: number | undefined;
+  readonly signal?: AbortSignal | undefined;
+}
+
+export interface RunSummary {
+  readonly id: string;
+  readonly name: string;
+  readonly status: RunStatus;
+  readonly createdAt: string;
+  readonly closedAt?: string;
+  readonly tags: Readonly<Record<string, string>>;
+}
+
+export interface RunInfo extends RunSummary {
+  readonly component: string;
+  readonly attempt: number;
+  readonly parentId?: string;
+  readonly rootId?: string;
+  readonly metadata?: unknown;
+  readonly waiting?: { readonly for: string; readonly since: string; readonly until?: string };
+  readonly error?: RemoteError;
+  readonly queries: readonly string[];
+  readonly updates: readonly string[];
+  readonly records: number;
+  readonly imageBytes: number;
+  readonly journalLength: number;
+}
+
+export interface RemoteError {
+  readonly name: string;
+  readonly message: string;
+  readonly code?: string;
+  readonly class?: string;
+  readonly retryable?: boolean;
+  readonly stack?: string;
+  readonly cause?: RemoteError;
+  readonly details?: unknown;
+}
+
+export interface StepInfo {
+  readonly step: string;
+  readonly name: string;
+  readonly status: "RUNNING" | "RETRYING" | "SUCCESSFUL" | "FAILED" | "CONTINUED";
+  readonly attempt: number;
+  readonly startedAt: string;
+  readonly endedAt?: string;
+  readonly value?: unknown;
+  readonly error?: RemoteError;
+  readonly nextAt?: string;
+  readonly into?: string;
+  readonly metadata?: unknown;
+}
+
+export interface RunEvent {
+  readonly index: number;
+  readonly at: string;
+  readonly type: string;
+  readonly data: Readonly<Record<string, unknown>>;
+}
+
+export interface ActorInfo {
+  readonly type: string;
+  readonly key: string;
+  readonly component: string;
+  readonly createdAt: string;
+  readonly turns: number;
+  readonly stateBytes: number;
+  readonly mailbox: number;
+  readonly busy: boolean;
+}
+
+export interface ComponentInfo {
+  readonly id: string;
+  readonly definitions: readonly Definition[];
+}
+
+export interface ListFilter {
+  readonly status?: RunStatus | readonly RunStatus[] | undefined;
+  readonly name?: string | undefined;
+  readonly prefix?: string | undefined;
+  readonly tag?: { readonly key: string; readonly value: string } | undefined;
+  /** At most so many; default all. */
+  readonly limit?: number | undefined;
+}
+
+/** What `run` and `start` take: a graph of steps, or a workflow with its arguments. */
+export type Runnable<Out> = StepNode<Out> | Invocation<Out>;
+
+export interface Handle<Out = unknown> {
+  readonly id: string;
+  /** Waits for the output; a failed run rejects with its own error. */
+  result(options?: WaitOptions): Promise<Out>;
+  status(): Promise<RunStatus>;
+  info(): Promise<RunInfo>;
+  steps(): Promise<readonly StepInfo[]>;
+  history(options?: { from?: number; limit?: number }): Promise<readonly RunEvent[]>;
+  /** History from `from`, then live, until the run ends. */
+  events(options?: { from?: number; signal?: AbortSignal }): AsyncIterable<RunEvent>;
+  signal(name: string, value?: unknown): Promise<void>;
+  query<Result = unknown>(name: string, ...args: readonly unknown[]): Promise<Result>;
+  update<Result = unknown>(name: string, ...args: readonly unknown[]): Promise<Result>;
+  cancel(reason?: string): Promise<RunInfo>;
+  terminate(reason?: string): Promise<RunInfo>;
+  pause(): Promise<RunInfo>;
+  resume(): Promise<RunInfo>;
+  delete(): Promise<void>;
+}
+
+export interface Client {
+  /** Starts and waits for the output. `await client.run(add.step(1, 2), { id: "sum" })` */
+  run<Out>(what: Runnable<Out>, options?: StartOptions & WaitOptions): Promise<Out>;
+  start<Out>(what: Runnable<Out>, options?: StartOptions): Promise<Handle<Out>>;
+  handle<Out = unknown>(id: string): Handle<Out>;
+
+  /** Calls are executed in the order in which they are made, also when they are not awaited. */
+  actor<Args extends readonly unknown[], Instance>(
+    actor: Actor<Args, Instance>,
+    key: string,
+  ): ActorHandle<Instance>;
+  getOrCreate<Args extends readonly unknown[], Instance>(
+    actor: Actor<Args, Instance>,
+    key: string,
+    ...args: Args
+  ): Promise<ActorHandle<Instance>>;
+  getActor(type: string, key: string): Promise<ActorInfo>;
+  deleteActor(type: string, key: string): Promise<void>;
+  /** The untyped way: for tools that know names only. */
+  call(
+    ref: { readonly type: string; readonly key: string; readonly method: string },
+    args: readonly unknown[],
+    options?: { readonly async?: boolean },
+  ): Promise<unknown>;
+  createActor(
+    type: string,
+    key: string,
+    args: readonly unknown[],
+  ): Promise<ActorInfo & { readonly created: boolean }>;
+
+  getStatus(id: string): Promise<RunStatus>;
+  /** Waits while the run, or the named step, is not done. */
+  getOutput<Out = unknown>(id: string, options?: WaitOptions & { step?: string }): Promise<Out>;
+  /** Of a run, or of one of its steps. */
+  getMetadata(id: string): Promise<RunInfo>;
+  getMetadata(id: string, step: string): Promise<StepInfo>;
+  list(filter?: ListFilter): AsyncIterable<RunSummary>;
+  listAll(filter?: ListFilter): Promise<readonly RunSummary[]>;
+  resume<Out = unknown>(id: string): Promise<Handle<Out>>;
+  resumeAll(options?: {
+    includeFailed?: boolean;
+  }): Promise<readonly { readonly id: string; readonly status: RunStatus }[]>;
+  cancel(id: string, reason?: string): Promise<RunInfo>;
+  deleteRun(id: string): Promise<void>;
+
+  /** A component's bytes, or a bundled JavaScript module's text. */
+  deploy(source: Uint8Array | string): Promise<ComponentInfo>;
+  currentComponent(): Promise<ComponentInfo>;
+}
+
+/** What the host answered, or that it could not be reached. */
+export class ClientError extends Error {
+  /** Stable; see docs/ERRORS.md. `unreachable` and `timeout` are the client's own. */
+  readonly code: string;
+  readonly kind: ErrorKind;
+  readonly status: number | undefined;
+  readonly hint: string | undefined;
+  readonly requestId: string | undefined;
+  /** The members of the problem document. */
+  readonly problem: Readonly<Record<string, unknown>>;
+
+  constructor(
+    message: string,
+    problem: Readonly<Record<string, unknown>>,
+    options: { readonly cause?: unknown } = {},
+  ) {
+    super(message, options.cause === undefined ? undefined : { cause: options.cause });
+    this.name = "ClientError";
+    this.code = textOr(problem.code, "internal");
+    this.kind = kindOf(this.code);
+    this.status = typeof problem.status === "number" ? problem.status : undefined;
+    this.hint = typeof problem.hint === "string" ? problem.hint : undefined;
+    this.requestId = typeof problem.requestId === "string" ? problem.requestId : undefined;
+    this.problem = problem;
+  }
+}
+
+function kindOf(code: string): ErrorKind {
+  if (code === "unreachable" || code === "timeout") return "unavailable";
+  return (errorCodes as Readonly<Record<string, ErrorKind>>)[code] ?? "internal";
+}
+
+function textOr(value: unknown, fallback: string): string {
+  return typeof value === "string" ? value : fallback;
+}
+
+/** How long one request hangs in wait of an output; longer waits are several requests. */
+const pollSeconds = 60;
+const backoffMs = { first: 100, max: 5_000 };
+
+export function createClient(options: ClientOptions = {}): Client {
+  const ask = requester(options);
+  const sessions = new Map<string, Session>();
+
+  function handle<Out>(id: string): Handle<Out> {
+    const path = `/v1/runs/${encodeURIComponent(id)}`;
+    const control = (verb: string, body: object = {}): Promise<RunInfo> =>
+      ask<RunInfo>("POST", `${path}/${verb}`, { body });
+    return {
+      id,
+      result: (wait = {}) => waitForOutput<Out>(path, wait),
+      status: async () => (await ask<RunInfo>("GET", path)).status,
+      info: () => ask<RunInfo>("GET", path),
+      steps: () => allSteps(path),
+      history: async (range = {}) => {
+        const { events } = await ask<{ events: RunEvent[] }>(
+          "GET",
+          `${path}/history${queryOf(range)}`,
+        );
+        return events;
+      },
+      events: (range = {}) => followEvents(path, range),
+      signal: async (name, value) => {
+        const body = { value, messageId: randomId() };
+        await ask("POST", `${path}/signals/${encodeURIComponent(name)}`, { body });
+      },
+      query: async <Result>(name: string, ...args: readonly unknown[]) => {
+        const url = `${path}/queries/${encodeURIComponent(name)}`;
+        const { result } = await ask<{ result?: unknown }>("POST", url, { body: { args } });
+        return result as Result;
+      },
+      update: async <Result>(name: string, ...args: readonly unknown[]) => {
+        const url = `${path}/updates/${encodeURIComponent(name)}?wait=${pollSeconds}s`;
+        const body = { args, updateId: randomId() };
+        for (;;) {
+          // The same id again attaches to the update that is under way.
+          const answer = await ask<Answer>("POST", url, { body });
+          if (answer[statusKey] !== 202) return answer.result as Result;
+        }
+      },
+      cancel: (reason) => control("cancel", present({ reason })),
+      terminate: (reason) => control("terminate", present({ reason })),
+      pause: () => control("pause"),
+      resume: () => control("resume"),
+      delete: () => ask<void>("DELETE", path),
+    };
+  }
+
+  async function waitForOutput<Out>(
+    path: string,
+    wait: WaitOptions & { step?: string },
+  ): Promise<Out> {
+    const endMs = wait.timeoutMs === undefined ? undefined : Date.now() + wait.timeoutMs;
+    for (;;) {
+      const leftMs = endMs === undefined ? pollSeconds * 1000 : endMs - Date.now();
+      const pollMs = Math.max(0, Math.min(pollSeconds * 1000, leftMs));
+      const query = queryOf({ wait: `${Math.ceil(pollMs)}ms`, step: wait.step });
+      const answer = await ask<Answer>("GET", `${path}/output${query}`, { signal: wait.signal });
+      if (answer[statusKey] !== 202) return answer.output as Out;
+      if (endMs !== undefined && Date.now() >= endMs) throw timedOut(path, wait.timeoutMs);
+    }
+  }
+
+  async function begin(what: Runnable<unknown>, start: StartOptions, wait?: WaitOptions) {
+    const { id, ifExists, component, tags, metadata } = start;
+    const common = present({ id, ifExists, component, tags, metadata });
+    const query = wait === undefined ? "" : queryOf({ wait: `${firstWaitMs(wait)}ms` });
+    // These modes do something each time; only the host can tell whether it did already.
+    const isRepeatable = ifExists === undefined || ifExists === "resume";
+    const settings = { signal: wait?.signal, isRepeatable, isKeyed: id === undefined };
+    if ("$workflow" in what) {
+      const path = `/v1/workflows/${encodeURIComponent(what.$workflow)}${query}`;
+      return ask<Answer>("POST", path, { ...settings, body: { ...common, args: what.args } });
+    }
+    return ask<Answer>("POST", `/v1/graphs${query}`, {
+      ...settings,
+      body: { ...common, root: what },
+    });
+  }
+
+  async function allSteps(path: string): Promise<readonly StepInfo[]> {
+    const all: StepInfo[] = [];
+    const limit = 1000;
+    for (;;) {
+      const query = queryOf({ after: all.length === 0 ? undefined : all.length - 1, limit });
+      const { steps } = await ask<{ steps: StepInfo[] }>("GET", `${path}/steps${query}`);
+      all.push(...steps);
+      if (steps.length < limit) return all;
+    }
+  }
+
+  async function* followEvents(
+    path: string,
+    range: { from?: number; signal?: AbortSignal },
+  ): AsyncIterable<RunEvent> {
+    let from = range.from ?? 0;
+    for (let attempt = 0; ; attempt++) {
+      const response = await ask.raw("GET", `${path}/events${queryOf({ from })}`, {
+        accept: "text/event-stream",
+        signal: range.signal,
+      });
+      try {
+        for await (const message of readEvents(response)) {
+          if (message.event === "problem") throw problemError(JSON.parse(message.data));
+          const event = eventOf(message.data);
+          from = event.index + 1;
+          attempt = 0;
+          yield event;
+        }
+        return;
+      } catch (error) {
+        if (error instanceof ClientError || range.signal?.aborted === true) throw error;
+        // The connection broke: go on after the last event that was seen.
+        if (attempt >= (options.attemptsMax ?? attemptsDefault)) throw error;
+        await pause(backoffOf(attempt), range.signal);
+      }
+    }
+  }
+
+  async function* list(filter: ListFilter = {}): AsyncIterable<RunSummary> {
+    const statuses = filter.status === undefined ? [] : [filter.status].flat();
+    let left = filter.limit ?? Number.POSITIVE_INFINITY;
+    let cursor: string | undefined;
+    do {
+      const query = queryOf({
+        status: statuses.length === 0 ? undefined : statuses.join(","),
+        name: filter.name,
+        prefix: filter.prefix,
+        tag: filter.tag && `${filter.tag.key}:${filter.tag.value}`,
+        limit: Math.min(left, 1000),
+        cursor,
+      });
+      const page = await ask<{ runs: RunSummary[]; cursor?: string }>("GET", `/v1/runs${query}`);
+      for (const run of page.runs) {
+        if (left-- <= 0) return;
+        yield run;
+      }
+      cursor = page.cursor;
+    } while (cursor !== undefined && left > 0);
+  }
+
+  function sessionOf(type: string, key: string): Session {
+    const name = `${type}\0${key}`;
+    let session = sessions.get(name);
+    if (session === undefined || session.isBroken) {
+      session = { id: randomId(), seq: 0, isBroken: false };
+      sessions.set(name, session);
+    }
+    return session;
+  }
+
+  async function call(
+    ref: { type: string; key: string; method: string },
+    args: readonly unknown[],
+    { async: isAsync = false } = {},
+  ): Promise<unknown> {
+    const session = sessionOf(ref.type, ref.key);
+    session.seq++;
+    const path = `${actorPath(ref.type, ref.key)}/${encodeURIComponent(ref.method)}`;
+    try {
+      const answer = await ask<Answer>("POST", `${path}${isAsync ? "?async=1" : ""}`, {
+        body: { args, callId: randomId() },
+        headers: { "spore-session": session.id, "spore-seq": String(session.seq) },
+      });
+      return isAsync ? answer.callId : answer.result;
+    } catch (error) {
+      // A call that the host never took leaves a gap: later calls begin a new session.
+      if (error instanceof ClientError) session.isBroken = true;
+      throw error;
+    }
+  }
+
+  function actorHandle<Instance>(type: string, key: string): ActorHandle<Instance> {
+    const methods = (isAsync: boolean, own: object): object =>
+      new Proxy(own, {
+        get(target, method) {
+          if (typeof method !== "string" || method === "then") return undefined;
+          const known: unknown = Reflect.get(target, method);
+          if (known !== undefined || Object.hasOwn(target, method)) return known;
+          return async (...args: unknown[]) => {
+            const result = await call({ type, key, method }, args, { async: isAsync });
+            return isAsync ? undefined : result;
+          };
+        },
+      });
+    const bare = (): object => Object.create(null);
+    const own = Object.assign(bare(), { ref: { type, key }, send: methods(true, bare()) });
+    // The proxy makes methods of whatever names the type has.
+    return methods(false, own) as ActorHandle<Instance>;
+  }
+
+  const createActor: Client["createActor"] = (type, key, args) =>
+    ask("PUT", actorPath(type, key), { body: { args } });
+
+  const client: Client = {
+    async run<Out>(what: Runnable<Out>, run: StartOptions & WaitOptions = {}) {
+      const startedMs = Date.now();
+      const answer = await begin(what, run, run);
+      if (answer[statusKey] !== 202) return answer.output as Out;
+      const path = `/v1/runs/${encodeURIComponent(String(answer.id))}`;
+      const { timeoutMs, signal } = run;
+      if (timeoutMs === undefined) return waitForOutput<Out>(path, { signal });
+      const leftMs = timeoutMs - (Date.now() - startedMs);
+      if (leftMs <= 0) throw timedOut(path, timeoutMs);
+      return waitForOutput<Out>(path, { signal, timeoutMs: leftMs });
+    },
+    async start(what, start = {}) {
+      const answer = await begin(what, start);
+      return handle(String(answer.id));
+    },
+    handle,
+    actor: (actor, key) => actorHandle(actor.actorName, key),
+    async getOrCreate(actor, key, ...args) {
+      await createActor(actor.actorName, key, args);
+      return actorHandle(actor.actorName, key);
+    },
+    getActor: (type, key) => ask<ActorInfo>("GET", actorPath(type, key)),
+    deleteActor: (type, key) => ask<void>("DELETE", actorPath(type, key)),
+    call,
+    createActor,
+    getStatus: (id) => handle(id).status(),
+    getOutput: (id, wait = {}) => waitForOutput(`/v1/runs/${encodeURIComponent(id)}`, wait),
+    getMetadata: getMetadata as Client["getMetadata"],
+    list,
+    async listAll(filter) {
+      const runs: RunSummary[] = [];
+      for await (const run of list(filter)) runs.push(run);
+      return runs;
+    },
+    async resume(id) {
+      await handle(id).resume();
+      return handle(id);
+    },
+    async resumeAll({ includeFailed = false } = {}) {
+      const body = { includeFailed };
+      type Resumed = { runs: { id: string; status: RunStatus }[] };
+      return (await ask<Resumed>("POST", "/v1/runs/resume", { body })).runs;
+    },
+    cancel: (id, reason) => handle(id).cancel(reason),
+    deleteRun: (id) => handle(id).delete(),
+    deploy: (source) =>
+      ask<ComponentInfo>("PUT", "/v1/components", {
+        bytes: typeof source === "string" ? new TextEncoder().encode(source) : source,
+        contentType: typeof source === "string" ? "text/javascript" : "application/wasm",
+      }),
+    currentComponent: () => ask<ComponentInfo>("GET", "/v1/components/current"),
+  };
+
+  async function getMetadata(id: string, step?: string): Promise<RunInfo | StepInfo> {
+    if (step === undefined) return handle(id).info();
+    const found = (await handle(id).steps()).find((each) => each.step === step);
+    if (found !== undefined) return found;
+    const problem = { code: "step-not-found", status: 404 };
+    throw new ClientError(`run ${id} has no step ${step}`, problem);
+  }
+  return client;
+}
+
+interface Session {
+  readonly id: string;
+  seq: number;
+  isBroken: boolean;
+}
+
+// ---------------------------------------------------------------- requests
+
+interface Asked {
+  readonly body?: object | undefined;
+  readonly bytes?: Uint8Array | undefined;
+  readonly contentType?: string | undefined;
+  readonly accept?: string | undefined;
+  readonly headers?: Readonly<Record<string, string>> | undefined;
+  readonly signal?: AbortSignal | undefined;
+  /** False: not sent again when it is unknown whether it happened. Default true. */
+  readonly isRepeatable?: boolean | undefined;
+  /** Whether to send a key of its own. */
+  readonly isKeyed?: boolean | undefined;
+}
+
+/** Where an answer keeps its HTTP status, out of the way of its members. */
+const statusKey: unique symbol = Symbol("status");
+
+interface Answer {
+  readonly [statusKey]?: number;
+  readonly [member: string]: unknown;
+}
+
+interface Requester {
+  <Result>(method: string, path: string, asked?: Asked): Promise<Result>;
+  raw(method: string, path: string, asked?: Asked): Promise<Response>;
+}
+
+const attemptsDefault = 6;
+
+function requester(options: ClientOptions): Requester {
+  const base = (options.url ?? defaultUrl).replace(/\/+$/, "");
+  const attemptsMax = options.attemptsMax ?? attemptsDefault;
+  const send = options.fetch ?? ((request: Request) => globalThis.fetch(request));
+
+  function requestOf(method: string, path: string, asked: Asked, key: string | undefined): Request {
+    const headers = new Headers(asked.headers ?? {});
+    headers.set("accept", asked.accept ?? "application/cbor");
+    if (options.apiKey !== undefined) headers.set("authorization", `Bearer ${options.apiKey}`);
+    if (key !== undefined) headers.set("idempotency-key", key);
+    const bytes = asked.bytes ?? (asked.body && encode(asked.body, { graphs: true }));
+    if (bytes !== undefined) headers.set("content-type", asked.contentType ?? "application/cbor");
+    return new Request(base + path, {
+      method,
+      headers,
+      ...(bytes === undefined ? {} : { body: new Uint8Array(bytes) }),
+      ...(asked.signal === undefined ? {} : { signal: asked.signal }),
+    });
+  }
+
+  async function raw(method: string, path: string, asked: Asked = {}): Promise<Response> {
+    const key = asked.isKeyed === true ? randomId() : undefined;
+    for (let attempt = 1; ; attempt++) {
+      const isLast = attempt >= attemptsMax || asked.isRepeatable === false;
+      let response: Response;
+      try {
+        response = await send(requestOf(method, path, asked, key));
+      } catch (error) {
+        // fetch rejects with a TypeError when there is no connection; all else is final.
+        if (!(error instanceof TypeError) || asked.signal?.aborted === true) throw error;
+        if (isLast) throw unreachableHost(base, error);
+        await pause(backoffOf(attempt), asked.signal);
+        continue;
+      }
+      if (response.ok) return response;
+      const isBusy = response.status === 503 || response.status === 429;
+      if (!isBusy || isLast) throw await failureOf(response);
+      await response.body?.cancel();
+      const askedMs = Number(response.headers.get("retry-after") ?? 0) * 1000;
+      const waitMs = Math.max(backoffOf(attempt), Math.min(askedMs, backoffMs.max) || 0);
+      await pause(waitMs, asked.signal);
+    }
+  }
+
+  async function ask<Result>(method: string, path: string, asked: Asked = {}): Promise<Result> {
+    const response = await raw(method, path, asked);
+    if (response.status === 204) return undefined as Result;
+    const answer = decode(new Uint8Array(await response.arrayBuffer())) as Result & Answer;
+    Object.defineProperty(answer, statusKey, { value: response.status });
+    return answer;
+  }
+  return Object.assign(ask, { raw });
+}
+
+function unreachableHost(base: string, cause: unknown): ClientError {
+  const problem = { code: "unreachable", hint: "is it running? try: npx spore dev" };
+  return new ClientError(`no host answers at ${base}`, problem, { cause });
+}
+
+function timedOut(path: string, timeoutMs: number | undefined): ClientError {
+  const problem = { code: "timeout", hint: "the run goes on; ask for its result later" };
+  return new ClientError(`no output of ${path} within ${timeoutMs} ms`, problem);
+}
+
+async function failureOf(response: Response): Promise<Error> {
+  const bytes = new Uint8Array(await response.arrayBuffer());
+  const type = response.headers.get("content-type") ?? "";
+  let problem: Record<string, unknown>;
+  try {
+    if (type.includes("cbor")) problem = decode(bytes) as Record<string, unknown>;
+    else problem = JSON.parse(new TextDecoder().decode(bytes));
+  } catch {
+    // Not a Spore host's answer: a proxy's page, for example.
+    const code = response.status === 503 ? "host-busy" : "internal";
+    problem = { code, status: response.status };
+  }
+  return problemError(problem, response.status);
+}
+
+/** The user's own error where user code failed; else a ClientError. */
+function problemError(problem: Record<string, unknown>, status?: number): Error {
+  const remote = problem.error as RemoteError | undefined;
+  const cause = remote === undefined ? undefined : errorOf(remote);
+  const isUserFailure = problem.code === "run-failed" || problem.code === "call-failed";
+  if (isUserFailure && cause !== undefined) return cause;
+  const message = textOr(problem.detail, `the host answered ${status ?? "with a failure"}`);
+  return new ClientError(message, problem, { cause });
+}
+
+function errorOf(remote: RemoteError): Error {
+  const error = makeError(remote.name, remote.message);
+  if (remote.stack !== undefined) hide(error, "stack", remote.stack);
+  if (remote.cause !== undefined) hide(error, "cause", errorOf(remote.cause));
+  assignErrorFields(error, remote.details);
+  for (const key of ["code", "class", "retryable"] as const) {
+    if (remote[key] !== undefined && !Object.hasOwn(error, key)) hide(error, key, remote[key]);
+  }
+  return error;
+}
+
+function eventOf(data: string): RunEvent {
+  const event = JSON.parse(data) as RunEvent;
+  return { ...event, data: valueOfJson(event.data) as RunEvent["data"] };
+}
+
+function actorPath(type: string, key: string): string {
+  return `/v1/actors/${encodeURIComponent(type)}/${encodeURIComponent(key)}`;
+}
+
+function firstWaitMs(wait: WaitOptions): number {
+  return Math.max(1, Math.min(pollSeconds * 1000, Math.ceil(wait.timeoutMs ?? pollSeconds * 1000)));
+}
+
+function queryOf(members: Readonly<Record<string, unknown>>): string {
+  const search = new URLSearchParams();
+  for (const [name, value] of Object.entries(members)) {
+    if (typeof value === "string" || typeof value === "number") search.set(name, String(value));
+  }
+  const text = search.toString();
+  return text === "" ? "" : `?${text}`;
+}
+
+function present<Members extends object>(members: Members): Partial<Members> {
+  const entries = Object.entries(members).filter(([, value]) => value !== undefined);
+  return Object.fromEntries(entries) as Partial<Members>;
+}
+
+function randomId(): string {
+  const bytes = crypto.getRandomValues(new Uint8Array(12));
+  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
+/** Full jitter: many clients of one host that was away must not come back at once. */
+function backoffOf(attempt: number): number {
+  return Math.random() * Math.min(backoffMs.max, backoffMs.first * 2 ** attempt);
+}
+
+function pause(delayMs: number, signal: AbortSignal | undefined): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const timer = setTimeout(resolve, delayMs);
+    const onAbort = (): void => {
+      clearTimeout(timer);
+      reject(signal?.reason);
+    };
+    signal?.addEventListener("abort", onAbort, { once: true });
+  });
+}

@@ -1,0 +1,232 @@
+import { describe, expect, expectTypeOf, it } from "vitest";
+import { ClientError, createClient } from "../../client/index.ts";
+import { decode } from "../../guest/cbor.ts";
+import { actor, step, workflow } from "../../guest/define.ts";
+import { SporeError } from "../../runtime/errors.ts";
+import { createKit, type Kit } from "../api/kit.ts";
+
+const echo = workflow("echo", async (value: unknown) => value);
+const wait = workflow("wait", async (): Promise<number> => 0);
+const boom = workflow("boom", async (): Promise<number> => 0);
+const one = step("one", () => 1);
+const add = step("add", (a: number, b: number) => a + b);
+const Counter = actor(
+  "Counter",
+  class {
+    n: number;
+    constructor(n = 0) {
+      this.n = n;
+    }
+    incr(by = 1) {
+      this.n += by;
+      return this.n;
+    }
+    throws() {}
+    value() {
+      return this.n;
+    }
+  },
+  { readonly: ["value"] },
+);
+
+/** A client whose requests go straight into an API over the fake host. */
+function connect(kit: Kit = createKit(), through: (request: Request) => void = () => undefined) {
+  const requests: Request[] = [];
+  const client = createClient({
+    url: "http://localhost",
+    fetch: async (request) => {
+      requests.push(request);
+      through(request);
+      const path = request.url.slice("http://localhost".length);
+      const body = request.body === null ? {} : { body: await request.arrayBuffer() };
+      const { method, headers, signal } = request;
+      return kit.fetch(path, { method, headers, signal, ...body });
+    },
+  });
+  return { client, requests, kit };
+}
+
+describe("running", () => {
+  it("gives the output of a workflow with its rich values", async () => {
+    const { client } = connect();
+    const value = { at: new Date(7), parts: new Map([[1, new Set(["x"])]]), big: 2n ** 70n };
+    const output = await client.run(echo.with(value), { id: "a" });
+    expect(output).toEqual(value);
+  });
+
+  it("sends a graph with its nodes, and a shared node as one", async () => {
+    const { client, kit } = connect();
+    const shared = one.step();
+    await client.start(add.step(shared, shared), { id: "g" });
+    const request = kit.host.asked[0]?.args[0] as { root: Uint8Array };
+    expect(decode(request.root)).toMatchObject({
+      $step: "add",
+      args: [{ $step: "one", args: [] }, { $ref: expect.any(Number) }],
+    });
+  });
+
+  it("rejects with the user's own error when the run failed", async () => {
+    const { client } = connect();
+    const error: unknown = await client.run(boom.with()).catch((thrown: unknown) => thrown);
+    expect(error).toBeInstanceOf(Error);
+    expect(error).not.toBeInstanceOf(ClientError);
+    expect(error).toMatchObject({
+      name: "PaymentError",
+      message: "card declined",
+      code: "declined",
+      at: new Date(0),
+    });
+  });
+
+  it("rejects with code and cause when the run was canceled", async () => {
+    const { client } = connect();
+    const handle = await client.start(wait.with(), { id: "a" });
+    expect((await handle.cancel("enough")).status).toBe("CANCELED");
+    const error: unknown = await handle.result().catch((thrown: unknown) => thrown);
+    expect(error).toMatchObject({ code: "run-canceled", kind: "conflict", status: 409 });
+    expect((error as Error).cause).toMatchObject({ name: "CancelledError" });
+  });
+
+  it("waits until a signal ends the run", async () => {
+    const { client } = connect();
+    const handle = await client.start(wait.with());
+    const result = handle.result();
+    await handle.signal("go", 42);
+    expect(await result).toBe(42);
+    expect(await client.getStatus(handle.id)).toBe("SUCCESSFUL");
+    expect(await client.getOutput(handle.id)).toBe(42);
+  });
+
+  it("gives up waiting after its timeout, while the run goes on", async () => {
+    const { client } = connect();
+    const handle = await client.start(wait.with(), { id: "a" });
+    await expect(handle.result({ timeoutMs: 1 })).rejects.toMatchObject({ code: "timeout" });
+    expect(await handle.status()).toBe("RUNNING");
+  });
+
+  it("makes one run of a start that had to be sent twice", async () => {
+    let isFirst = true;
+    const { client, kit, requests } = connect(createKit(), () => {
+      if (!isFirst) return;
+      isFirst = false;
+      throw new TypeError("fetch failed");
+    });
+    await client.start(wait.with());
+    const keys = requests.map((request) => request.headers.get("idempotency-key"));
+    expect(keys).toHaveLength(2);
+    expect(keys[0]).toBe(keys[1]);
+    expect(await client.listAll()).toHaveLength(1);
+    expect(kit.host.asked.filter((entry) => entry.call === "startRun")).toHaveLength(1);
+  });
+
+  it("tries again when the host is busy, but not when the start would act twice", async () => {
+    const { client, kit } = connect();
+    kit.host.failNext = new SporeError("host-stopping", "moving");
+    await client.start(wait.with(), { id: "a" });
+    kit.host.failNext = new SporeError("host-stopping", "moving");
+    const error = await client
+      .start(wait.with(), { id: "a", ifExists: "terminate" })
+      .catch((thrown: unknown) => thrown);
+    expect(error).toMatchObject({ code: "host-stopping", kind: "unavailable" });
+  }, 10_000);
+
+  it("says what to do when no host answers", async () => {
+    const client = createClient({
+      attemptsMax: 1,
+      fetch: async () => {
+        throw new TypeError("fetch failed");
+      },
+    });
+    await expect(client.listAll()).rejects.toMatchObject({
+      code: "unreachable",
+      kind: "unavailable",
+      hint: expect.stringContaining("spore dev"),
+    });
+  });
+});
+
+describe("looking", () => {
+  it("shows steps, history and events with rich values", async () => {
+    const { client } = connect();
+    const handle = await client.start(echo.with(new Date(3)), { id: "a", metadata: { by: "me" } });
+    expect((await handle.steps())[0]).toMatchObject({ step: "one_0", value: new Date(0) });
+    expect((await client.getMetadata("a", "one_0")).attempt).toBe(1);
+    expect((await client.getMetadata("a")).metadata).toEqual({ by: "me" });
+    const history = await handle.history();
+    const events = [];
+    for await (const event of handle.events()) events.push(event);
+    expect(events).toEqual(history);
+    expect(events[1]?.data.value).toEqual(new Date(3));
+  });
+
+  it("asks queries and updates", async () => {
+    const { client } = connect();
+    const handle = await client.start(wait.with(), { id: "a" });
+    expect(await handle.query("progress", 1, "x")).toEqual([1, "x"]);
+    expect(await handle.update("rename", new Date(1))).toEqual([new Date(1)]);
+    await expect(handle.query("throws")).rejects.toMatchObject({ name: "PaymentError" });
+  });
+
+  it("names what is missing", async () => {
+    const { client } = connect();
+    const error: unknown = await client.getStatus("nobody").catch((thrown: unknown) => thrown);
+    expect(error).toBeInstanceOf(ClientError);
+    expect(error).toMatchObject({ code: "run-not-found", kind: "missing", status: 404 });
+    expect((error as ClientError).requestId).toMatch(/^[0-9a-f]{16}$/);
+  });
+});
+
+describe("actors", () => {
+  it("numbers calls that are not awaited in the order in which they were made", async () => {
+    const { client, requests } = connect();
+    const counter = client.actor(Counter, "c");
+    const results = await Promise.all([counter.incr(5), counter.incr(), counter.value()]);
+    expect(results).toEqual([5, 6, 6]);
+    const order = requests.map(({ headers }) => headers.get("spore-seq"));
+    expect(order).toEqual(["1", "2", "3"]);
+    const sessions = new Set(requests.map(({ headers }) => headers.get("spore-session")));
+    expect(sessions.size).toBe(1);
+  });
+
+  it("begins another session after a call that the host did not take", async () => {
+    const { client, kit, requests } = connect();
+    const counter = client.actor(Counter, "c");
+    kit.host.failNext = new SporeError("actor-not-found", "there is no Counter c");
+    await expect(counter.incr()).rejects.toMatchObject({ code: "actor-not-found" });
+    await counter.incr();
+    const [first, second] = requests.map(({ headers }) => headers);
+    expect(second?.get("spore-session")).not.toBe(first?.get("spore-session"));
+    expect(second?.get("spore-seq")).toBe("1");
+  });
+
+  it("rejects with the error that the method threw", async () => {
+    const { client } = connect();
+    await expect(client.actor(Counter, "c").throws()).rejects.toMatchObject({
+      name: "PaymentError",
+      message: "card declined",
+    });
+  });
+
+  it("sends without waiting for the result, and creates with arguments", async () => {
+    const { client } = connect();
+    const counter = await client.getOrCreate(Counter, "c", 10);
+    expect(await counter.send.incr(1)).toBeUndefined();
+    expect(await counter.value()).toBe(11);
+    expect(counter.ref).toEqual({ type: "Counter", key: "c" });
+    expect((await client.getActor("Counter", "c")).turns).toBe(1);
+  });
+});
+
+describe("types", () => {
+  it("flow from the definitions to what the client gives", () => {
+    const { client } = connect();
+    expectTypeOf(client.run<number>).returns.resolves.toBeNumber();
+    const runs = () => [client.run(wait.with()), client.run(add.step(100, one.step()))] as const;
+    expectTypeOf(runs).returns.toEqualTypeOf<readonly [Promise<number>, Promise<number>]>();
+    const calls = () => client.actor(Counter, "c").incr(5);
+    expectTypeOf(calls).returns.toEqualTypeOf<Promise<number>>();
+    // @ts-expect-error: incr takes a number
+    const wrong = () => client.actor(Counter, "c").incr("5");
+    expect(wrong).toBeTypeOf("function");
+  });
+});
