@@ -52,6 +52,7 @@ export const errorCodes = {
   "run-canceled": "conflict",
   "call-failed": "conflict",
   "actor-exists": "conflict",
+  "actor-init-failed": "conflict",
   "idempotency-mismatch": "conflict",
   "body-too-large": "limit",
   "value-too-large": "limit",

@@ -5,7 +5,13 @@
  * order.
  */
 import { decode, encode } from "../guest/cbor.ts";
-import type { Encoded, ErrorValue, FetchRequest, Outcome, StartOptions } from "../guest/protocol.ts";
+import type {
+  Encoded,
+  ErrorValue,
+  FetchRequest,
+  Outcome,
+  StartOptions,
+} from "../guest/protocol.ts";
 import { SporeError } from "./errors.ts";
 import type { EntityKey } from "./ids.ts";
 import type { Status } from "./index.ts";
@@ -76,6 +82,7 @@ export interface MachineHead {
   life: number;
   nextInput: number;
   nextHistory: number;
+  nextSignal: number;
 }
 
 export interface RunHead extends MachineHead {
@@ -97,13 +104,15 @@ export interface RunHead extends MachineHead {
   queries: readonly string[];
   updates: readonly string[];
   children: readonly string[];
-  nextSignal: number;
   nextWatcher: number;
   nextCall: number;
   records: number;
   /** Version after which the memory stands right before the failed step's rejection. */
   resumeVersion?: number | undefined;
   resumeStep?: string | undefined;
+  /** Highest command id given so far, and at the resume point. */
+  lastCommand: number;
+  resumeCommand: number;
 }
 
 export interface ActorHead extends MachineHead {
@@ -173,12 +182,44 @@ export interface JournalRow {
 
 /** What a run may ask of another entity; travels through the outbox across partitions. */
 export type Message =
-  | { readonly kind: "resolve"; readonly to: EntityKey; readonly id: number; readonly life: number; readonly outcome: Outcome }
-  | { readonly kind: "start"; readonly to: EntityKey; readonly start: StartMessage; readonly replyTo?: ReplyTo | undefined }
-  | { readonly kind: "signal"; readonly to: EntityKey; readonly name: string; readonly value: Encoded; readonly replyTo?: ReplyTo | undefined }
+  | {
+      readonly kind: "resolve";
+      readonly to: EntityKey;
+      readonly id: number;
+      readonly life: number;
+      readonly outcome: Outcome;
+    }
+  | {
+      readonly kind: "start";
+      readonly to: EntityKey;
+      readonly start: StartMessage;
+      readonly replyTo?: ReplyTo | undefined;
+    }
+  | {
+      readonly kind: "signal";
+      readonly to: EntityKey;
+      readonly name: string;
+      readonly value: Encoded;
+      readonly replyTo?: ReplyTo | undefined;
+    }
   | { readonly kind: "watch"; readonly to: EntityKey; readonly replyTo: ReplyTo }
-  | { readonly kind: "cancel"; readonly to: EntityKey; readonly reason: string; readonly isTermination: boolean; readonly replyTo?: ReplyTo | undefined }
-  | { readonly kind: "call"; readonly to: EntityKey; readonly method: string; readonly args: Encoded; readonly create?: Encoded | undefined; readonly component: string; readonly isOneWay: boolean; readonly replyTo?: ReplyTo | undefined };
+  | {
+      readonly kind: "cancel";
+      readonly to: EntityKey;
+      readonly reason: string;
+      readonly isTermination: boolean;
+      readonly replyTo?: ReplyTo | undefined;
+    }
+  | {
+      readonly kind: "call";
+      readonly to: EntityKey;
+      readonly method: string;
+      readonly args: Encoded;
+      readonly create?: Encoded | undefined;
+      readonly component: string;
+      readonly isOneWay: boolean;
+      readonly replyTo?: ReplyTo | undefined;
+    };
 
 export interface StartMessage {
   readonly name: string;
@@ -200,7 +241,12 @@ export interface HistoryRow {
 
 export type HistoryItem =
   | { readonly kind: "record"; readonly record: Encoded }
-  | { readonly kind: "host"; readonly type: string; readonly atMs: number; readonly data: Readonly<Record<string, unknown>> };
+  | {
+      readonly kind: "host";
+      readonly type: string;
+      readonly atMs: number;
+      readonly data: Readonly<Record<string, unknown>>;
+    };
 
 export interface ListedRow {
   readonly name: string;

@@ -6,8 +6,8 @@
 import type { Definition, Encoded, ErrorValue, Manifest, Outcome } from "../guest/protocol.ts";
 import type { AbortSignalLike, ComponentSource } from "./ports.ts";
 
-export { createHost } from "./host.ts";
 export type { HostOptions } from "./host.ts";
+export { createHost } from "./host.ts";
 
 export type Status =
   | "PENDING"
@@ -45,12 +45,19 @@ export interface StartRequest {
   readonly component?: string | undefined;
   readonly tags?: Readonly<Record<string, string>> | undefined;
   readonly metadata?: Encoded | undefined;
+  /**
+   * Answer when the run has closed, or after this long. Saves the commit that an answer
+   * before the end would need.
+   */
+  readonly waitMs?: number | undefined;
 }
 
 export interface StartResult {
   readonly id: string;
   readonly status: Status;
   readonly created: boolean;
+  /** Present when the run is closed. */
+  readonly outcome?: Outcome | undefined;
 }
 
 export interface RunView {
@@ -201,9 +208,15 @@ export interface TenantHost {
   /** Waits up to `waitMs` (default 0) for the run, or for the named step, to end. */
   output(id: string, options?: { waitMs?: number; step?: string }): Promise<OutputResult>;
   steps(id: string, options?: { after?: number; limit?: number }): Promise<readonly StepView[]>;
-  history(id: string, options?: { from?: number; limit?: number }): Promise<readonly HistoryEvent[]>;
+  history(
+    id: string,
+    options?: { from?: number; limit?: number },
+  ): Promise<readonly HistoryEvent[]>;
   /** History from `from`, then live, until the run is closed or `signal` aborts. */
-  events(id: string, options: { from: number; signal: AbortSignalLike }): AsyncIterable<HistoryEvent>;
+  events(
+    id: string,
+    options: { from: number; signal: AbortSignalLike },
+  ): AsyncIterable<HistoryEvent>;
   listRuns(request: ListRequest): Promise<ListResult>;
 
   cancelRun(id: string, reason: string): Promise<RunView>;
@@ -211,20 +224,39 @@ export interface TenantHost {
   pauseRun(id: string): Promise<RunView>;
   /** Goes on with a PAUSED run, retries a FAILED one from its failed step, repairs a RESUMABLE one. */
   resumeRun(id: string): Promise<RunView>;
-  resumeAll(options: { includeFailed: boolean }): Promise<readonly { id: string; status: Status }[]>;
+  resumeAll(options: {
+    includeFailed: boolean;
+  }): Promise<readonly { id: string; status: Status }[]>;
   deleteRun(id: string): Promise<void>;
 
-  signalRun(id: string, name: string, value: Encoded, options?: { messageId?: string }): Promise<{ duplicate: boolean }>;
+  signalRun(
+    id: string,
+    name: string,
+    value: Encoded,
+    options?: { messageId?: string },
+  ): Promise<{ duplicate: boolean }>;
   queryRun(id: string, name: string, args: Encoded): Promise<Outcome>;
-  updateRun(id: string, name: string, args: Encoded, options?: { updateId?: string; waitMs?: number }): Promise<CallResult>;
+  updateRun(
+    id: string,
+    name: string,
+    args: Encoded,
+    options?: { updateId?: string; waitMs?: number },
+  ): Promise<CallResult>;
 
   /** Gets or creates; arguments are ignored if it exists. */
-  ensureActor(type: string, key: string, args: Encoded): Promise<{ created: boolean; actor: ActorView }>;
+  ensureActor(
+    type: string,
+    key: string,
+    args: Encoded,
+  ): Promise<{ created: boolean; actor: ActorView }>;
   callActor(request: CallRequest): Promise<CallResult>;
   /** Result of an earlier call, by its id. */
-  callResult(type: string, key: string, callId: string, options?: { waitMs?: number }): Promise<CallResult>;
+  callResult(
+    type: string,
+    key: string,
+    callId: string,
+    options?: { waitMs?: number },
+  ): Promise<CallResult>;
   getActor(type: string, key: string): Promise<ActorView>;
   deleteActor(type: string, key: string): Promise<void>;
 }
-
-

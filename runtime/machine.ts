@@ -11,7 +11,14 @@
  *   ignored.
  */
 import { encode } from "../guest/cbor.ts";
-import type { Activation, Command, Encoded, ErrorValue, Input, Outcome } from "../guest/protocol.ts";
+import type {
+  Activation,
+  Command,
+  Encoded,
+  ErrorValue,
+  Input,
+  Outcome,
+} from "../guest/protocol.ts";
 import { assert } from "./errors.ts";
 import { encodeRow, type JournalRow, type Pending, type ReplyTo, rowKeys } from "./format.ts";
 import type { Entity, Sink } from "./state.ts";
@@ -72,7 +79,11 @@ export function repeatActivation(entity: Entity, sink: Sink): Begun {
   assert(last !== undefined, `${entity.key} has a journal`);
   entity.isActive = true;
   sink.changes.touch(entity);
-  return { activation: last.activation, journal: entity.journal.slice(0, -1), version: head.applied };
+  return {
+    activation: last.activation,
+    journal: entity.journal.slice(0, -1),
+    version: head.applied,
+  };
 }
 
 /** Marks the activation as applied; the caller applies its commands in the same transition. */
@@ -136,6 +147,7 @@ export function forgetMemory(entity: Entity, sink: Sink): void {
 
 export function addPending(entity: Entity, sink: Sink, id: number, pending: Pending): void {
   entity.pending.set(id, pending);
+  if (entity.head.kind === "run") entity.head.lastCommand = Math.max(entity.head.lastCommand, id);
   sink.changes.putFresh(rowKeys.command(entity.key, id), () => encodeRow(pending));
   sink.changes.touch(entity);
   if (pending.kind === "timer") {

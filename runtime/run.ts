@@ -4,34 +4,36 @@
  * `setStatus`.
  */
 import { decode, encode } from "../guest/cbor.ts";
-import type { Command, Drained, Encoded, ErrorValue, Outcome, RunInfo } from "../guest/protocol.ts";
-import { assert, SporeError, unreachable } from "./errors.ts";
+import type {
+  Activation,
+  Command,
+  Drained,
+  Encoded,
+  ErrorValue,
+  Outcome,
+  RunInfo,
+} from "../guest/protocol.ts";
+import { applyCommon } from "./commands.ts";
+import { assert, SporeError } from "./errors.ts";
 import { encodeRow, type ReplyTo, type RunHead, rowKeys, type StartMessage } from "./format.ts";
-import { actorKey, checkId, type EntityKey, nameOf, runKey, tenantOf } from "./ids.ts";
+import { type EntityKey, nameOf, runKey, tenantOf } from "./ids.ts";
 import type { Status } from "./index.ts";
 import {
-  addPending,
   answer,
   failed,
   forgetMemory,
   hostError,
-  ok,
-  okEncoded,
   pushInput,
   rememberCall,
   removePending,
-  replyTo,
 } from "./machine.ts";
 import { addHistory, addHostEvent, type Entity, newEntity, type Sink } from "./state.ts";
-
-/** Unread signals that a run may hold before senders get `too-many-messages`. */
-export const signalsMax = 10_000;
 
 /** Which status may follow which. docs/ARCHITECTURE.md shows the same table. */
 const transitions: Readonly<Record<Status, readonly Status[]>> = {
   PENDING: ["RUNNING", "CANCELED"],
   RUNNING: ["SUCCESSFUL", "FAILED", "CANCELED", "PAUSED", "RESUMABLE"],
-  PAUSED: ["RUNNING", "CANCELED"],
+  PAUSED: ["RUNNING", "SUCCESSFUL", "FAILED", "CANCELED", "RESUMABLE"],
   RESUMABLE: ["RUNNING", "CANCELED"],
   FAILED: ["RUNNING"],
   SUCCESSFUL: [],
@@ -85,6 +87,8 @@ export function createRun(key: EntityKey, start: NewRun, sink: Sink): Entity {
     nextWatcher: 1,
     nextCall: 1,
     records: 0,
+    lastCommand: 0,
+    resumeCommand: 0,
   };
   const entity = newEntity(key, head, sink.nowMs);
   addHostEvent(entity, sink, "run.started", {
@@ -122,37 +126,6 @@ function beginLife(
 }
 
 // ---------------------------------------------------------------- messages
-
-export function acceptSignal(entity: Entity, sink: Sink, name: string, value: Encoded): void {
-  const head = headOf(entity);
-  addHostEvent(entity, sink, "signal.received", { name });
-  for (const [id, pending] of entity.pending) {
-    if (pending.kind === "wait" && pending.signal === name) {
-      removePending(entity, sink, id);
-      pushInput(entity, sink, { kind: "resolve", id, outcome: okEncoded(value) });
-      return;
-    }
-  }
-  if (entity.signals.length >= signalsMax) {
-    throw new SporeError(
-      "too-many-messages",
-      `run ${nameOf(entity.key)} has ${signalsMax} unread signals`,
-      { hint: "Let the run read some, then send again." },
-    );
-  }
-  const row = { index: head.nextSignal++, name, value };
-  entity.signals.push(row);
-  sink.changes.putFresh(rowKeys.signal(entity.key, row.index), () => encodeRow(row));
-}
-
-function takeSignal(entity: Entity, sink: Sink, name: string): Encoded | undefined {
-  const at = entity.signals.findIndex((signal) => signal.name === name);
-  const signal = entity.signals[at];
-  if (signal === undefined) return undefined;
-  entity.signals.splice(at, 1);
-  sink.changes.delete(rowKeys.signal(entity.key, signal.index));
-  return signal.value;
-}
 
 /** Answers at once when the run is closed, else when it closes. */
 export function watch(entity: Entity, sink: Sink, to: ReplyTo): void {
@@ -223,7 +196,6 @@ export function resume(entity: Entity, sink: Sink): void {
     head.attempt += 1;
     head.closedAtMs = undefined;
     head.outcome = undefined;
-    pushInput(entity, sink, { kind: "retry" });
   }
   setStatus(head, "RUNNING");
   addHostEvent(entity, sink, "run.resumed", { attempt: head.attempt });
@@ -234,7 +206,16 @@ export function canRetry(entity: Entity): boolean {
   return headOf(entity).resumeVersion !== undefined;
 }
 
-/** Drops what the run did after the step gave up: the memory before it is in the journal. */
+function forgetResumePoint(head: RunHead): void {
+  head.resumeVersion = undefined;
+  head.resumeStep = undefined;
+}
+
+/**
+ * Takes back the one activation that delivered the step's rejection: the memory before it
+ * is in image and journal, what else it was given goes to the memory again, and commands
+ * that it gave are forgotten.
+ */
 function rewindToFailure(entity: Entity, sink: Sink): void {
   const head = headOf(entity);
   if (head.resumeVersion === undefined) {
@@ -244,14 +225,32 @@ function rewindToFailure(entity: Entity, sink: Sink): void {
       { hint: "Start it again under another id, or with ifExists=start." },
     );
   }
-  while (head.version > head.resumeVersion) {
-    entity.journal.pop();
-    sink.changes.delete(rowKeys.journal(entity.key, head.version));
-    head.version -= 1;
-  }
+  assert(head.version === head.resumeVersion + 1, `${entity.key} failed right after its step`);
+  const last = entity.journal.pop();
+  assert(last !== undefined, `${entity.key} has a journal`);
+  sink.changes.delete(rowKeys.journal(entity.key, head.version));
+  head.version -= 1;
   head.applied = head.version;
-  head.life += 1;
-  sink.changes.touch(entity);
+  const resumeCommand = head.resumeCommand;
+  for (const id of [...entity.pending.keys()]) {
+    if (id > resumeCommand) removePending(entity, sink, id);
+  }
+  const later = entity.inputs.map(({ input }) => input);
+  for (const { index } of entity.inputs) sink.changes.delete(rowKeys.input(entity.key, index));
+  entity.inputs = [];
+  pushInput(entity, sink, { kind: "retry" });
+  const { inputs } = decode(last.activation) as Activation; // encoded by beginActivation
+  for (const input of [...inputs, ...later]) {
+    if (input.kind === "continue") continue;
+    if (input.kind === "resolve" && input.id > resumeCommand) continue;
+    pushInput(entity, sink, input);
+  }
+  for (const [id, pending] of entity.pending) {
+    if (pending.kind === "fetch" || pending.kind === "put" || pending.kind === "get") {
+      sink.perform(entity, id);
+    }
+  }
+  forgetResumePoint(head);
 }
 
 function closedError(entity: Entity): SporeError {
@@ -269,10 +268,14 @@ export function close(entity: Entity, sink: Sink, status: Status, outcome: Outco
   head.closedAtMs = Math.max(sink.nowMs, head.lastNowMs);
   head.waitingFor = undefined;
   addHostEvent(entity, sink, closeEvents[status] ?? "run.closed", eventData(outcome));
-  const keepsMemory =
-    (status === "FAILED" && head.resumeVersion !== undefined) || head.queries.length > 0;
-  if (!keepsMemory) forgetMemory(entity, sink);
-  else for (const id of [...entity.pending.keys()]) removePending(entity, sink, id);
+  if (status !== "FAILED") forgetResumePoint(head);
+  if (head.resumeVersion !== undefined) {
+    // Memory, pending commands and their results stay, for `resume`.
+  } else if (head.queries.length > 0) {
+    for (const id of [...entity.pending.keys()]) removePending(entity, sink, id);
+  } else {
+    forgetMemory(entity, sink);
+  }
   for (const { index, replyTo: to } of entity.watchers) {
     sink.changes.delete(rowKeys.watcher(entity.key, index));
     answer(sink, to, outcomeForOthers(entity));
@@ -311,7 +314,7 @@ function closeChildren(entity: Entity, sink: Sink): void {
 /** The host can't go on with this run (not the run's own fault); an operator or a resume can. */
 export function suspend(entity: Entity, sink: Sink, error: ErrorValue): void {
   const head = headOf(entity);
-  if (head.status !== "RUNNING") return;
+  if (head.status !== "RUNNING" && head.status !== "PAUSED") return;
   setStatus(head, "RESUMABLE");
   head.outcome = failed(error);
   addHostEvent(entity, sink, "run.suspended", { error });
@@ -329,9 +332,14 @@ export function applyDrained(entity: Entity, sink: Sink, drained: Drained): void
     head.queries = drained.handlers.queries;
     head.updates = drained.handlers.updates;
   }
+  // The one activation after a resume point either fails the run of that step, or the run
+  // has handled the failure and goes on: then there is nothing to go back to.
+  const failsOfStep = head.resumeVersion === head.version - 1 && isFailure(drained);
+  if (!failsOfStep) forgetResumePoint(head);
   if (drained.resumePoint !== undefined) {
     head.resumeVersion = head.version;
     head.resumeStep = drained.resumePoint;
+    head.resumeCommand = head.lastCommand;
   }
   if (drained.waitingFor !== head.waitingFor) {
     head.waitingFor = drained.waitingFor;
@@ -339,6 +347,7 @@ export function applyDrained(entity: Entity, sink: Sink, drained: Drained): void
   }
   for (const command of drained.commands) {
     if (isClosed(head.status)) break;
+    if (failsOfStep && command.kind === "drop") continue;
     applyCommand(entity, sink, command);
   }
   if (drained.state === "yielded" && !isClosed(head.status)) {
@@ -347,83 +356,17 @@ export function applyDrained(entity: Entity, sink: Sink, drained: Drained): void
   if (drained.records.length > 0 || drained.commands.length > 0) sink.notify(entity);
 }
 
+function isFailure(drained: Drained): boolean {
+  return drained.commands.some(
+    (command) => command.kind === "complete" && command.outcome.kind === "error",
+  );
+}
+
 function applyCommand(entity: Entity, sink: Sink, command: Command): void {
-  const head = headOf(entity);
   switch (command.kind) {
-    case "timer":
-      addPending(entity, sink, command.id, { kind: "timer", atMs: command.atMs });
-      return;
-    case "fetch":
-      addPending(entity, sink, command.id, { kind: "fetch", request: command.request });
-      sink.perform(entity, command.id);
-      return;
-    case "put":
-      addPending(entity, sink, command.id, { kind: "put", value: command.value });
-      sink.perform(entity, command.id);
-      return;
-    case "get":
-      addPending(entity, sink, command.id, { kind: "get", hash: command.hash });
-      sink.perform(entity, command.id);
-      return;
-    case "wait": {
-      const value = takeSignal(entity, sink, command.signal);
-      if (value === undefined) {
-        addPending(entity, sink, command.id, { kind: "wait", signal: command.signal });
-      } else {
-        pushInput(entity, sink, { kind: "resolve", id: command.id, outcome: okEncoded(value) });
-      }
-      return;
-    }
-    case "drop":
-      removePending(entity, sink, command.id);
-      return;
-    case "start":
-      startOther(entity, sink, command);
-      return;
-    case "outcome":
-      ask(entity, sink, command.id, `run ${command.runId}`, (to) => ({
-        kind: "watch",
-        to: runKey(tenantOf(entity.key), checkId(command.runId, "run")),
-        replyTo: to,
-      }));
-      return;
-    case "cancelRun":
-      ask(entity, sink, command.id, `run ${command.runId}`, (to) => ({
-        kind: "cancel",
-        to: runKey(tenantOf(entity.key), checkId(command.runId, "run")),
-        reason: command.reason,
-        isTermination: false,
-        replyTo: to,
-      }));
-      return;
-    case "signal":
-      ask(entity, sink, command.id, `run ${command.runId}`, (to) => ({
-        kind: "signal",
-        to: runKey(tenantOf(entity.key), checkId(command.runId, "run")),
-        name: command.name,
-        value: command.value,
-        replyTo: to,
-      }));
-      return;
-    case "call":
-      ask(entity, sink, command.id, `actor ${command.actor.type}/${command.actor.key}`, (to) => ({
-        kind: "call",
-        to: actorKey(
-          tenantOf(entity.key),
-          checkId(command.actor.type, "actor type"),
-          checkId(command.actor.key, "actor key"),
-        ),
-        method: command.method,
-        args: command.args,
-        create: command.create,
-        component: head.component,
-        isOneWay: command.oneWay === true,
-        replyTo: to,
-      }));
-      return;
     case "reply":
       rememberCall(entity, sink, command.id, command.outcome);
-      sink.notify(entity);
+      sink.replied(entity, command.id, command.outcome);
       return;
     case "complete":
       complete(entity, sink, command.outcome);
@@ -431,77 +374,16 @@ function applyCommand(entity: Entity, sink: Sink, command: Command): void {
     case "continueAsNew":
       continueAsNew(entity, sink, command.args);
       return;
-    case "publish":
-      addHostEvent(entity, sink, "published", { key: command.key, value: command.value });
-      return;
     case "tags":
-      head.tags = mergeTags(head.tags, command.tags);
-      sink.changes.touch(entity);
-      return;
-    case "log":
-      addHostEvent(entity, sink, "log", {
-        level: command.level,
-        message: command.message,
-        ...(command.step === undefined ? {} : { step: command.step }),
-      });
-      sink.log(entity, command.level, command.message);
+      mergeTags(entity, sink, command.tags);
       return;
     case "state":
     case "turned":
       complete(entity, sink, failed(hostError("guest-trap", `a run can't send ${command.kind}`)));
       return;
     default:
-      unreachable(command);
+      applyCommon(entity, sink, command);
   }
-}
-
-/** Registers the command and sends its message, or answers at once if it can't be made. */
-function ask(
-  entity: Entity,
-  sink: Sink,
-  id: number,
-  what: string,
-  build: (to: ReplyTo) => Parameters<Sink["send"]>[0],
-): void {
-  try {
-    const message = build(replyTo(entity, id));
-    addPending(entity, sink, id, { kind: "message", what });
-    sink.send(message);
-  } catch (error) {
-    if (!(error instanceof SporeError)) throw error;
-    const outcome = failed(hostError(error.code, error.message));
-    pushInput(entity, sink, { kind: "resolve", id, outcome });
-  }
-}
-
-function startOther(entity: Entity, sink: Sink, command: Extract<Command, { kind: "start" }>): void {
-  const head = headOf(entity);
-  const self = nameOf(entity.key);
-  const runId = command.runId ?? childId(self, head.life, command.id);
-  ask(entity, sink, command.id, `start of ${runId}`, (to) => ({
-    kind: "start",
-    to: runKey(tenantOf(entity.key), checkId(runId, "run")),
-    start: {
-      name: command.name ?? "",
-      args: command.args,
-      root: command.root,
-      component: head.component,
-      parent: command.child === undefined ? undefined : self,
-      rootRun: command.child === undefined ? undefined : (head.root ?? self),
-      parentClose: command.child,
-      options: command.options,
-    },
-    replyTo: to,
-  }));
-  if (command.child !== undefined && command.child !== "abandon") {
-    head.children = [...head.children, `${command.child} ${runId}`];
-  }
-}
-
-/** Derived, so that a repetition after a crash asks for the same child. */
-function childId(parent: string, life: number, id: number): string {
-  const suffix = `.${life}.${id}`;
-  return parent.slice(0, 200 - suffix.length) + suffix;
 }
 
 function complete(entity: Entity, sink: Sink, outcome: Outcome): void {
@@ -523,25 +405,21 @@ function continueAsNew(entity: Entity, sink: Sink, args: Encoded): void {
 }
 
 function mergeTags(
-  tags: Readonly<Record<string, string>>,
+  entity: Entity,
+  sink: Sink,
   change: Readonly<Record<string, string | undefined>>,
-): Readonly<Record<string, string>> {
-  const merged = new Map(Object.entries(tags));
+): void {
+  const head = headOf(entity);
+  const merged = new Map(Object.entries(head.tags));
   for (const [key, value] of Object.entries(change)) {
     if (value === undefined) merged.delete(key);
     else merged.set(key, value);
   }
-  return Object.fromEntries(merged);
+  head.tags = Object.fromEntries(merged);
+  sink.changes.touch(entity);
 }
 
 export function headOf(entity: Entity): RunHead {
   assert(entity.head.kind === "run", `${entity.key} is a run`);
   return entity.head;
 }
-
-/** The value of an outcome, for tests and messages. */
-export function valueOf(outcome: Outcome): unknown {
-  return outcome.kind === "ok" ? decode(outcome.value) : outcome.error;
-}
-
-export { ok };

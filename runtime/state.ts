@@ -11,7 +11,7 @@
  * - S2 Heads, history and markers are encoded when the batch is frozen, so an entity that
  *   changes ten times between two commits is written once.
  */
-import type { Encoded, Input } from "../guest/protocol.ts";
+import type { Encoded, Input, Outcome } from "../guest/protocol.ts";
 import { assert } from "./errors.ts";
 import {
   type CallRow,
@@ -62,6 +62,9 @@ export interface Entity {
   /** Number of the last batch that holds changes of this entity. */
   dirtyIn: number;
   usedAtMs: number;
+  constructorOutcome?: Outcome;
+  /** Effects that are being performed now, each with its abort. */
+  readonly inFlight: Map<number, () => void>;
   /** Run when the current activation is over (queries on a quiet memory). */
   whenQuiet: (() => void)[];
 }
@@ -87,6 +90,7 @@ export function newEntity(key: EntityKey, head: Head, nowMs: number): Entity {
     hasAttention: false,
     dirtyIn: 0,
     usedAtMs: nowMs,
+    inFlight: new Map(),
     whenQuiet: [],
   };
 }
@@ -153,7 +157,8 @@ function readRow(entity: Entity, rowKey: string, part: string, bytes: Uint8Array
 export function needsAttention(entity: Entity): boolean {
   const { head } = entity;
   if (head.kind === "run" && head.status !== "RUNNING") return false;
-  if (head.applied < head.version || entity.inputs.length > 0 || entity.mail.length > 0) return true;
+  if (head.applied < head.version || entity.inputs.length > 0 || entity.mail.length > 0)
+    return true;
   for (const pending of entity.pending.values()) {
     if (pending.kind === "fetch" || pending.kind === "put" || pending.kind === "get") return true;
   }
@@ -188,6 +193,8 @@ export class Changes {
   readonly #rows = new Map<string, RowValue | undefined>();
   readonly #fresh = new Set<string>();
   readonly #dirty = new Set<Entity>();
+  /** Entities that changed in this batch. */
+  readonly entities = new Set<Entity>();
   /** Called in order once the batch is durable (I3, I4: the output gate). */
   readonly releases: (() => void)[] = [];
   /** Called instead when the partition is lost before that. */
@@ -223,6 +230,7 @@ export class Changes {
   touch(entity: Entity): void {
     entity.dirtyIn = this.number;
     this.#dirty.add(entity);
+    this.entities.add(entity);
   }
 
   /** Encodes everything as it is now (S2). */
@@ -278,6 +286,8 @@ export interface Sink {
   setTimer(entity: Entity, id: number, atMs: number): void;
   /** Wakes local waiters (`?wait=`, SSE) after the commit. */
   notify(entity: Entity): void;
+  /** Answers the local client that waits for this call, after the commit. */
+  replied(entity: Entity, callId: string, outcome: Outcome): void;
   log(entity: Entity, level: "debug" | "info" | "warn" | "error", message: string): void;
 }
 

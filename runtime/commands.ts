@@ -1,0 +1,203 @@
+/**
+ * The commands that runs and actors share, applied to their entity. Every message that
+ * leaves an entity is made here.
+ */
+import type { Command, Encoded } from "../guest/protocol.ts";
+import { SporeError, unreachable } from "./errors.ts";
+import { encodeRow, type ReplyTo, rowKeys } from "./format.ts";
+import { actorKey, checkId, nameOf, runKey, tenantOf } from "./ids.ts";
+import {
+  addPending,
+  failed,
+  hostError,
+  okEncoded,
+  pushInput,
+  removePending,
+  replyTo,
+} from "./machine.ts";
+import { addHostEvent, type Entity, type Sink } from "./state.ts";
+
+/** Unread signals that a run may hold before senders get `too-many-messages`. */
+export const signalsMax = 10_000;
+
+/** Commands that only one kind of entity may give. */
+type OwnCommand = "reply" | "complete" | "continueAsNew" | "tags" | "state" | "turned";
+
+export type CommonCommand = Exclude<Command, { kind: OwnCommand }>;
+
+export function applyCommon(entity: Entity, sink: Sink, command: CommonCommand): void {
+  const { head } = entity;
+  switch (command.kind) {
+    case "timer":
+      addPending(entity, sink, command.id, { kind: "timer", atMs: command.atMs });
+      return;
+    case "fetch":
+      addPending(entity, sink, command.id, { kind: "fetch", request: command.request });
+      sink.perform(entity, command.id);
+      return;
+    case "put":
+      addPending(entity, sink, command.id, { kind: "put", value: command.value });
+      sink.perform(entity, command.id);
+      return;
+    case "get":
+      addPending(entity, sink, command.id, { kind: "get", hash: command.hash });
+      sink.perform(entity, command.id);
+      return;
+    case "wait": {
+      const value = takeSignal(entity, sink, command.signal);
+      if (value === undefined) {
+        addPending(entity, sink, command.id, { kind: "wait", signal: command.signal });
+      } else {
+        pushInput(entity, sink, { kind: "resolve", id: command.id, outcome: okEncoded(value) });
+      }
+      return;
+    }
+    case "drop":
+      removePending(entity, sink, command.id);
+      return;
+    case "start":
+      startOther(entity, sink, command);
+      return;
+    case "outcome":
+      ask(entity, sink, command.id, `run ${command.runId}`, (to) => ({
+        kind: "watch",
+        to: runKey(tenantOf(entity.key), checkId(command.runId, "run")),
+        replyTo: to,
+      }));
+      return;
+    case "cancelRun":
+      ask(entity, sink, command.id, `run ${command.runId}`, (to) => ({
+        kind: "cancel",
+        to: runKey(tenantOf(entity.key), checkId(command.runId, "run")),
+        reason: command.reason,
+        isTermination: false,
+        replyTo: to,
+      }));
+      return;
+    case "signal":
+      ask(entity, sink, command.id, `run ${command.runId}`, (to) => ({
+        kind: "signal",
+        to: runKey(tenantOf(entity.key), checkId(command.runId, "run")),
+        name: command.name,
+        value: command.value,
+        replyTo: to,
+      }));
+      return;
+    case "call":
+      ask(entity, sink, command.id, `actor ${command.actor.type}/${command.actor.key}`, (to) => ({
+        kind: "call",
+        to: actorKey(
+          tenantOf(entity.key),
+          checkId(command.actor.type, "actor type"),
+          checkId(command.actor.key, "actor key"),
+        ),
+        method: command.method,
+        args: command.args,
+        create: command.create,
+        component: head.component,
+        isOneWay: command.oneWay === true,
+        replyTo: to,
+      }));
+      return;
+    case "publish":
+      addHostEvent(entity, sink, "published", { key: command.key, value: command.value });
+      return;
+    case "log":
+      addHostEvent(entity, sink, "log", {
+        level: command.level,
+        message: command.message,
+        ...(command.step === undefined ? {} : { step: command.step }),
+      });
+      sink.log(entity, command.level, command.message);
+      return;
+    default:
+      unreachable(command);
+  }
+}
+
+/** Registers the command and sends its message, or answers at once if it can't be made. */
+function ask(
+  entity: Entity,
+  sink: Sink,
+  id: number,
+  what: string,
+  build: (to: ReplyTo) => Parameters<Sink["send"]>[0],
+): void {
+  try {
+    const message = build(replyTo(entity, id));
+    addPending(entity, sink, id, { kind: "message", what });
+    sink.send(message);
+  } catch (error) {
+    if (!(error instanceof SporeError)) throw error;
+    const outcome = failed(hostError(error.code, error.message));
+    pushInput(entity, sink, { kind: "resolve", id, outcome });
+  }
+}
+
+function startOther(
+  entity: Entity,
+  sink: Sink,
+  command: Extract<Command, { kind: "start" }>,
+): void {
+  const { head } = entity;
+  const self = nameOf(entity.key);
+  const runId = command.runId ?? childId(self, head.life, command.id);
+  ask(entity, sink, command.id, `start of ${runId}`, (to) => ({
+    kind: "start",
+    to: runKey(tenantOf(entity.key), checkId(runId, "run")),
+    start: {
+      name: command.name ?? "",
+      args: command.args,
+      root: command.root,
+      component: head.component,
+      parent: command.child === undefined ? undefined : self,
+      rootRun:
+        command.child === undefined
+          ? undefined
+          : ((head.kind === "run" ? head.root : undefined) ?? self),
+      parentClose: command.child,
+      options: command.options,
+    },
+    replyTo: to,
+  }));
+  if (head.kind === "run" && command.child !== undefined && command.child !== "abandon") {
+    head.children = [...head.children, `${command.child} ${runId}`];
+  }
+}
+
+/** Derived, so that a repetition after a crash asks for the same child. */
+function childId(parent: string, life: number, id: number): string {
+  const suffix = `.${life}.${id}`;
+  return parent.slice(0, 200 - suffix.length) + suffix;
+}
+
+export function acceptSignal(entity: Entity, sink: Sink, name: string, value: Encoded): void {
+  const { head } = entity;
+  addHostEvent(entity, sink, "signal.received", { name });
+  for (const [id, pending] of entity.pending) {
+    if (pending.kind === "wait" && pending.signal === name) {
+      removePending(entity, sink, id);
+      pushInput(entity, sink, { kind: "resolve", id, outcome: okEncoded(value) });
+      return;
+    }
+  }
+  if (entity.signals.length >= signalsMax) {
+    throw new SporeError(
+      "too-many-messages",
+      `run ${nameOf(entity.key)} has ${signalsMax} unread signals`,
+      { hint: "Let the run read some, then send again." },
+    );
+  }
+  const row = { index: head.nextSignal++, name, value };
+  entity.signals.push(row);
+  sink.changes.putFresh(rowKeys.signal(entity.key, row.index), () => encodeRow(row));
+}
+
+function takeSignal(entity: Entity, sink: Sink, name: string): Encoded | undefined {
+  const at = entity.signals.findIndex((signal) => signal.name === name);
+  const signal = entity.signals[at];
+  if (signal === undefined) return undefined;
+  entity.signals.splice(at, 1);
+  sink.changes.delete(rowKeys.signal(entity.key, signal.index));
+  return signal.value;
+}

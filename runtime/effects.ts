@@ -1,0 +1,96 @@
+/**
+ * Performs what the gate has released: a guest's fetch, and reads and writes of objects by
+ * content. Each ends in exactly one outcome, never in a rejection.
+ */
+import type { Outcome } from "../guest/protocol.ts";
+import { SporeError } from "./errors.ts";
+import type { Pending } from "./format.ts";
+import { type EntityKey, nameOf, tenantOf, toHex } from "./ids.ts";
+import { failed, hostError, ok, okEncoded } from "./machine.ts";
+import type { AbortSignalLike, Ports } from "./ports.ts";
+
+export interface Effect {
+  readonly outcome: Promise<Outcome>;
+  readonly abort: () => void;
+  readonly isAborted: () => boolean;
+}
+
+export function performEffect(
+  ports: Ports,
+  prefix: string,
+  key: EntityKey,
+  pending: Pending,
+): Effect {
+  const signal = new Abort();
+  return {
+    outcome: perform(ports, prefix, key, pending, signal).catch(outcomeOfError),
+    abort: () => signal.abort(),
+    isAborted: () => signal.aborted,
+  };
+}
+
+async function perform(
+  ports: Ports,
+  prefix: string,
+  key: EntityKey,
+  pending: Pending,
+  signal: Abort,
+): Promise<Outcome> {
+  switch (pending.kind) {
+    case "fetch": {
+      const context = { tenant: tenantOf(key), runId: nameOf(key), signal };
+      return ok(await ports.outbound.fetch(pending.request, context));
+    }
+    case "put": {
+      const hash = toHex(ports.digest.sha256(pending.value));
+      await ports.store.put(objectKey(prefix, key, hash), pending.value, { ifAbsent: true });
+      return ok({ hash, size: pending.value.length });
+    }
+    case "get": {
+      if (!/^[0-9a-f]{64}$/.test(pending.hash)) return missing(pending.hash);
+      const bytes = await ports.store.get(objectKey(prefix, key, pending.hash));
+      if (bytes === undefined) return missing(pending.hash);
+      if (toHex(ports.digest.sha256(bytes)) !== pending.hash) {
+        return failed(hostError("corrupt-segment", `object ${pending.hash} is damaged`));
+      }
+      return okEncoded(bytes);
+    }
+    case "timer":
+    case "wait":
+    case "message":
+      return failed(hostError("internal", `${pending.kind} is not an effect`));
+  }
+}
+
+function objectKey(prefix: string, key: EntityKey, hash: string): string {
+  return `${prefix}objects/${tenantOf(key)}/${hash}`;
+}
+
+function missing(hash: string): Outcome {
+  return failed(hostError("object-not-found", `there is no object ${hash}`));
+}
+
+function outcomeOfError(error: unknown): Outcome {
+  if (error instanceof SporeError) {
+    const isFinal = error.kind === "denied" || error.kind === "limit" || error.kind === "invalid";
+    return failed(hostError(error.code, error.message, !isFinal));
+  }
+  const message = error instanceof Error ? error.message : String(error);
+  return failed({ name: "TypeError", message: `fetch failed: ${message}`, class: "user" });
+}
+
+/** Just enough of an AbortController: the engine has no platform. */
+class Abort implements AbortSignalLike {
+  aborted = false;
+  readonly #listeners: (() => void)[] = [];
+
+  addEventListener(_type: "abort", listener: () => void): void {
+    this.#listeners.push(listener);
+  }
+
+  abort(): void {
+    if (this.aborted) return;
+    this.aborted = true;
+    for (const listener of this.#listeners) listener();
+  }
+}

@@ -1,0 +1,98 @@
+/**
+ * What happened in a run, read from its history rows: events by index, steps folded from
+ * their records. Rows are durable, so everything here is (I3).
+ */
+import { decode } from "../guest/cbor.ts";
+import type { StepRecord } from "../guest/protocol.ts";
+import { decodeRow, type HistoryItem, type HistoryRow, hex, rowKeys } from "./format.ts";
+import type { EntityKey } from "./ids.ts";
+import type { HistoryEvent, StepView } from "./index.ts";
+import type { Partition } from "./partition.ts";
+
+const rowsPerRead = 256;
+
+/** Events from index `from` on, oldest first. */
+export async function* readHistory(
+  partition: Partition,
+  key: EntityKey,
+  from: number,
+): AsyncGenerator<HistoryEvent> {
+  const prefix = rowKeys.historyOf(key);
+  let after = await startBefore(partition, key, from);
+  for (;;) {
+    const options = after === undefined ? { limit: rowsPerRead } : { limit: rowsPerRead, after };
+    const page = await partition.scan(prefix, options);
+    for (const [rowKey, bytes] of page.entries) {
+      after = rowKey;
+      let index = Number.parseInt(rowKey.slice(prefix.length), 16);
+      for (const item of decodeRow<HistoryRow>(rowKey, bytes).events) {
+        if (index >= from) yield eventOf(index, item);
+        index += 1;
+      }
+    }
+    if (page.isDone) return;
+  }
+}
+
+/**
+ * A row holds many events and is named after its first, so reading from `from` begins at
+ * the row before. Found by looking back over growing distances: O(log n) reads.
+ */
+async function startBefore(
+  partition: Partition,
+  key: EntityKey,
+  from: number,
+): Promise<string | undefined> {
+  const prefix = rowKeys.historyOf(key);
+  for (let distance = 1; distance <= from; distance *= 4) {
+    const after = `${prefix}${hex(from - distance, 10)}`;
+    const page = await partition.scan(prefix, { after, limit: 1 });
+    const first = page.entries[0]?.[0];
+    if (first === undefined) continue;
+    if (Number.parseInt(first.slice(prefix.length), 16) <= from) return after;
+  }
+  return undefined;
+}
+
+function eventOf(index: number, item: HistoryItem): HistoryEvent {
+  if (item.kind === "host") return { index, atMs: item.atMs, type: item.type, data: item.data };
+  const { event, atMs, ...data } = recordOf(item);
+  return { index, atMs, type: `step.${event}`, data };
+}
+
+function recordOf(item: Extract<HistoryItem, { kind: "record" }>): StepRecord {
+  return decode(item.record) as StepRecord; // as the SDK wrote it; shown, never acted upon
+}
+
+const stepStatus = {
+  started: "RUNNING",
+  retrying: "RETRYING",
+  succeeded: "SUCCESSFUL",
+  failed: "FAILED",
+  continued: "CONTINUED",
+} as const;
+
+/** Folds records into one view per step, in order of first appearance. */
+export function foldStep(steps: Map<string, StepView>, event: HistoryEvent): void {
+  if (!event.type.startsWith("step.")) return;
+  const kind = event.type.slice(5) as StepRecord["event"]; // made by eventOf
+  const record = event.data as Partial<StepRecord>;
+  const step = String(record.step);
+  const known = steps.get(step);
+  const isEnd = kind === "succeeded" || kind === "failed" || kind === "continued";
+  steps.set(step, {
+    step,
+    name: String(record.name),
+    status: stepStatus[kind] ?? "RUNNING",
+    attempt: record.attempt ?? 1,
+    startedAtMs: known?.startedAtMs ?? event.atMs,
+    ...(isEnd ? { endedAtMs: event.atMs } : {}),
+    ...(isEnd && record.value !== undefined ? { value: record.value } : {}),
+    ...(record.error === undefined ? {} : { error: record.error }),
+    ...(record.nextAtMs === undefined ? {} : { nextAtMs: record.nextAtMs }),
+    ...(record.into === undefined ? {} : { into: record.into }),
+    ...((record.metadata ?? known?.metadata) === undefined
+      ? {}
+      : { metadata: record.metadata ?? known?.metadata }),
+  });
+}

@@ -1,0 +1,134 @@
+/**
+ * Lists runs newest first over all partitions: a merge of one index scan for each
+ * partition and status. Cost is in proportion to what is shown, not to what exists.
+ */
+import { SporeError } from "./errors.ts";
+import { decodeRow, type ListedRow, rowKeys } from "./format.ts";
+import {
+  type ListRequest,
+  type ListResult,
+  type RunSummary,
+  type Status,
+  statuses,
+} from "./index.ts";
+import type { Partition } from "./partition.ts";
+
+const limitDefault = 100;
+const limitMax = 1000;
+/** Rows looked at for one answer when a filter drops most of them. */
+const rowsMax = 20_000;
+
+interface Listed {
+  /** `<inverted time>/<id>`: the order, and the cursor. */
+  readonly position: string;
+  readonly summary: RunSummary;
+}
+
+export async function listRuns(
+  tenant: string,
+  partitions: readonly Partition[],
+  request: ListRequest,
+): Promise<ListResult> {
+  const limit = Math.min(Math.max(1, request.limit ?? limitDefault), limitMax);
+  const cursor = request.cursor === undefined ? "" : checkCursor(request.cursor);
+  // What was acknowledged before the question is in the answer.
+  await Promise.all(partitions.map((partition) => partition.durable()));
+  const sources: Source[] = [];
+  for (const partition of partitions) {
+    for (const status of request.statuses ?? statuses) {
+      sources.push(new Source(partition, tenant, status, cursor, limit));
+    }
+  }
+  const runs: RunSummary[] = [];
+  let last = cursor;
+  for (let rows = 0; rows < rowsMax; rows++) {
+    const next = await takeNewest(sources);
+    if (next === undefined) return { runs };
+    last = next.position;
+    if (matches(next.summary, request)) runs.push(next.summary);
+    if (runs.length >= limit) break;
+  }
+  return { runs, cursor: last };
+}
+
+async function takeNewest(sources: readonly Source[]): Promise<Listed | undefined> {
+  await Promise.all(sources.map((source) => source.fill()));
+  let first: Source | undefined;
+  for (const source of sources) {
+    const head = source.peek();
+    if (head === undefined) continue;
+    const best = first?.peek();
+    if (best === undefined || head.position < best.position) first = source;
+  }
+  return first?.take();
+}
+
+class Source {
+  readonly #partition: Partition;
+  readonly #prefix: string;
+  readonly #status: Status;
+  readonly #pageSize: number;
+  #after: string;
+  #page: Listed[] = [];
+  #isDone = false;
+
+  constructor(
+    partition: Partition,
+    tenant: string,
+    status: Status,
+    cursor: string,
+    pageSize: number,
+  ) {
+    this.#partition = partition;
+    this.#prefix = rowKeys.listedIn(tenant, "r", status);
+    this.#status = status;
+    this.#after = this.#prefix + cursor;
+    this.#pageSize = pageSize;
+  }
+
+  async fill(): Promise<void> {
+    if (this.#page.length > 0 || this.#isDone) return;
+    const { entries, isDone } = await this.#partition.scan(this.#prefix, {
+      after: this.#after,
+      limit: this.#pageSize,
+    });
+    this.#isDone = isDone;
+    this.#page = entries.map(([key, value]) => this.#listed(key, value));
+    this.#after = entries.at(-1)?.[0] ?? this.#after;
+  }
+
+  peek(): Listed | undefined {
+    return this.#page[0];
+  }
+
+  take(): Listed | undefined {
+    return this.#page.shift();
+  }
+
+  #listed(key: string, value: Uint8Array): Listed {
+    const position = key.slice(this.#prefix.length);
+    const row = decodeRow<ListedRow>(key, value);
+    return {
+      position,
+      summary: {
+        id: position.slice(13),
+        name: row.name,
+        status: this.#status,
+        createdAtMs: 0xffff_ffff_ffff - Number.parseInt(position.slice(0, 12), 16),
+        ...(row.closedAtMs === undefined ? {} : { closedAtMs: row.closedAtMs }),
+        tags: row.tags ?? {},
+      },
+    };
+  }
+}
+
+function matches(run: RunSummary, request: ListRequest): boolean {
+  if (request.name !== undefined && run.name !== request.name) return false;
+  if (request.idPrefix !== undefined && !run.id.startsWith(request.idPrefix)) return false;
+  return request.tag === undefined || run.tags[request.tag.key] === request.tag.value;
+}
+
+function checkCursor(cursor: string): string {
+  if (/^[0-9a-f]{12}\/[A-Za-z0-9._:~@+=,-]{1,200}$/.test(cursor)) return cursor;
+  throw new SporeError("invalid-request", "the cursor is not one that a list gave");
+}

@@ -1,0 +1,1236 @@
+/**
+ * One partition: the loop that takes inputs, activates guests, commits, and lets outputs
+ * go. The only place of the engine that awaits in sequence.
+ *
+ * Owns the output-commit rule (Strom and Yemini 1985): transitions run ahead of the log,
+ * but nothing leaves the partition (a reply, a message, a fetch) before the batch that it
+ * follows from is durable. Doesn't own what entities do (run.ts, actor.ts), what the log
+ * guarantees (log.ts) or how rows are kept (table.ts).
+ *
+ * Invariants:
+ * - P1 The table holds durable rows only; entities in memory may be ahead of it, and an
+ *   entity with changes that aren't durable is never evicted.
+ * - P2 One commit is in flight; the next collects meanwhile. Releases run in batch order.
+ * - P3 Once the log says `fenced`, nothing is released any more: every waiter gets
+ *   `partition-moved` (I2).
+ * - P4 Messages from another partition are applied in the order of their index, each once:
+ *   the cursor rises in the same batch as the effect (I4).
+ */
+import { decode, encode } from "../guest/cbor.ts";
+import type { Drained, Input, Outcome } from "../guest/protocol.ts";
+import {
+  acceptCall,
+  actorHead,
+  applyTurn,
+  beginTurn,
+  createActor,
+  failTurn,
+  isUnborn,
+} from "./actor.ts";
+import { acceptSignal } from "./commands.ts";
+import { performEffect } from "./effects.ts";
+import { assert, SporeError, unreachable } from "./errors.ts";
+import { decodeRow, encodeRow, type Message, type ReplyTo, rowKeys, timerOfRow } from "./format.ts";
+import { type EntityKey, isActorKey, nameOf, partitionOf, tenantOf } from "./ids.ts";
+import { Log } from "./log.ts";
+import {
+  answer,
+  type Begun,
+  beginActivation,
+  failed,
+  finishActivation,
+  hostError,
+  ok,
+  repeatActivation,
+  resolveCommand,
+} from "./machine.ts";
+import type { ActivateResult, JournalEntry, Ports } from "./ports.ts";
+import {
+  applyDrained,
+  cancel,
+  close,
+  createRun,
+  headOf,
+  isClosed,
+  suspend,
+  terminate,
+  watch,
+} from "./run.ts";
+import { Changes, type Entity, readEntity, type Sink } from "./state.ts";
+import { decodeBatch, encodeBatch, Table } from "./table.ts";
+import { type Timer, TimerHeap } from "./timers.ts";
+
+/** What a partition needs from the host around it. */
+export interface Neighbours {
+  /** Makes sure that the sandbox knows the component. Throws component-not-found. */
+  loadComponent(id: string): Promise<void>;
+  /** Resolves when the messages are durable at their target. */
+  deliver(target: number, source: number, messages: readonly Envelope[]): Promise<void>;
+  /** The partition can't go on: moved to another owner, or a fault of ours. */
+  lost(partition: Partition, error: SporeError): void;
+}
+
+export interface Envelope {
+  readonly index: number;
+  readonly message: Uint8Array;
+}
+
+export interface PartitionOptions {
+  readonly index: number;
+  readonly partitions: number;
+  readonly prefix: string;
+  readonly claimInfo: Uint8Array;
+  readonly limits: PartitionLimits;
+}
+
+export interface PartitionLimits {
+  /** How long changes that nobody waits for may stay uncommitted. */
+  readonly lingerMs: number;
+  /** Log bytes after which a checkpoint is taken. */
+  readonly checkpointBytes: number;
+  /** Log entries after which a checkpoint is taken. */
+  readonly checkpointEntries: number;
+  /** Entities kept in memory beyond those that are busy. */
+  readonly residentMax: number;
+  /** Guest time after which a sleeping machine's memory is saved rather than recomputed. */
+  readonly imageAfterMs: number;
+  /** Journal bytes after which the same. */
+  readonly imageAfterBytes: number;
+}
+
+export const partitionLimits: PartitionLimits = {
+  lingerMs: 25,
+  checkpointBytes: 8 * 1024 * 1024,
+  checkpointEntries: 2000,
+  residentMax: 10_000,
+  imageAfterMs: 2,
+  imageAfterBytes: 64 * 1024,
+};
+
+/** Timers kept in the heap; later ones stay in the table. */
+const timerWindow = 10_000;
+/** Messages sent to one partition at once. */
+const envelopesMax = 500;
+
+type Checkpoint = { readonly manifest: Uint8Array; readonly rows: Uint8Array };
+
+export class Partition {
+  readonly index: number;
+  readonly #ports: Ports;
+  readonly #options: PartitionOptions;
+  readonly #neighbours: Neighbours;
+  readonly #log: Log;
+  #table: Table | undefined;
+  #state: "claiming" | "owned" | "moved" | "stopped" = "claiming";
+  #lostError: SporeError | undefined;
+
+  readonly #entities = new Map<EntityKey, Entity>();
+  readonly #loading = new Map<EntityKey, Promise<void>>();
+
+  #changes = new Changes(1);
+  #durableNumber = 0;
+  #inFlight: Changes | undefined;
+  #isCommitting = false;
+  #isDemanded = false;
+  #lingerCancel: (() => void) | undefined;
+
+  #bytesSinceCheckpoint = 0;
+  #entriesSinceCheckpoint = 0;
+  #checkpoint: Promise<void> | undefined;
+  #readyManifest: Uint8Array | undefined;
+  /** Rows applied since the memtable was frozen for the checkpoint that is being made. */
+  #sinceFreeze: Map<string, Uint8Array | undefined> | undefined;
+
+  readonly #timers = new TimerHeap();
+  /** Every timer due before this is in the heap. */
+  #timerHorizonMs = 0;
+  #timerCancel: (() => void) | undefined;
+  #timerAtMs = Number.POSITIVE_INFINITY;
+  #isFiring = false;
+  /** Timers that were set while the heap is being refilled. */
+  #timerBacklog: Timer[] | undefined;
+
+  readonly #outNext = new Map<number, number>();
+  readonly #outQueues = new Map<number, { readonly index: number; readonly message: Message }[]>();
+  readonly #sending = new Set<number>();
+  readonly #cursors = new Map<number, number>();
+  readonly #receiving = new Map<number, Promise<void>>();
+
+  readonly #watchers = new Map<EntityKey, Set<() => void>>();
+  readonly #replies = new Map<string, Set<(outcome: Outcome) => void>>();
+
+  constructor(ports: Ports, options: PartitionOptions, neighbours: Neighbours) {
+    this.index = options.index;
+    this.#ports = ports;
+    this.#options = options;
+    this.#neighbours = neighbours;
+    const { store, random, digest, clock, observer } = ports;
+    this.#log = new Log({
+      store,
+      prefix: this.#prefix,
+      partition: options.index,
+      random,
+      digest,
+      clock,
+      observer,
+    });
+  }
+
+  get state(): "claiming" | "owned" | "moved" | "stopped" {
+    return this.#state;
+  }
+
+  get residentEntities(): number {
+    return this.#entities.size;
+  }
+
+  get seq(): number {
+    return this.#log.seq;
+  }
+
+  get memtableBytes(): number {
+    return this.#table?.memtableBytes ?? 0;
+  }
+
+  get #prefix(): string {
+    return `${this.#options.prefix}p/${this.#options.index}`;
+  }
+
+  // -------------------------------------------------------------- open and close
+
+  /** Takes the partition over and goes on where its last owner stopped. */
+  async open(): Promise<void> {
+    const claim = await this.#log.claim(this.#options.claimInfo);
+    if (claim.kind === "lost") {
+      throw new SporeError(
+        "partition-moved",
+        `partition ${this.index} was claimed by another host`,
+      );
+    }
+    const checkpoint =
+      claim.checkpoint === undefined ? undefined : decodeCheckpoint(claim.checkpoint);
+    const { store, random, digest, observer } = this.#ports;
+    const table = await Table.open({
+      store,
+      prefix: this.#prefix,
+      epoch: claim.epoch,
+      manifest: checkpoint?.manifest,
+      random,
+      digest,
+      observer,
+    });
+    if (checkpoint !== undefined) table.apply(decodeBatch(checkpoint.rows));
+    for (const { payload } of claim.entries) {
+      table.apply(decodeBatch(payload));
+      this.#bytesSinceCheckpoint += payload.length;
+      this.#entriesSinceCheckpoint += 1;
+    }
+    this.#table = table;
+    await this.#recover(table);
+  }
+
+  /** Counters first, then timers, messages and whatever was going on when the last owner stopped. */
+  async #recover(table: Table): Promise<void> {
+    for (const [key, value] of await scanAll(table, rowKeys.outboxCounters)) {
+      this.#outNext.set(Number.parseInt(key.slice(2), 16), decodeRow<number>(key, value));
+    }
+    for (const [key, value] of await scanAll(table, rowKeys.inboxes)) {
+      this.#cursors.set(Number.parseInt(key.slice(2), 16), decodeRow<number>(key, value));
+    }
+    const messages = await scanAll(table, rowKeys.outboxes);
+    const attentions = await scanAll(table, rowKeys.attentions);
+    await this.#fillTimers();
+    this.#state = "owned";
+    for (const [key, value] of messages) {
+      const target = Number.parseInt(key.slice(2, 6), 16);
+      const index = Number.parseInt(key.slice(7), 16);
+      this.#enqueue(target, { index, message: decodeRow<Message>(key, value) });
+    }
+    for (const [key] of attentions) {
+      const entityKey = key.slice(rowKeys.attentions.length) as EntityKey; // written by rowKeys
+      void this.#background(this.request(entityKey, (entity, sink) => this.#revive(entity, sink)));
+    }
+  }
+
+  #revive(entity: Entity | undefined, sink: Sink): void {
+    if (entity === undefined) return;
+    for (const [id, pending] of entity.pending) {
+      if (pending.kind === "fetch" || pending.kind === "put" || pending.kind === "get") {
+        sink.perform(entity, id);
+      }
+    }
+  }
+
+  /** Stops taking work; what is staged is committed before it resolves. */
+  async stop(): Promise<void> {
+    if (this.#state === "owned") {
+      await this.durable().catch(() => undefined); // lost meanwhile: nothing more to do
+      await this.#checkpoint?.catch(() => undefined);
+    }
+    this.#fail("stopped", new SporeError("host-stopping", "the host is stopping"));
+  }
+
+  #fail(state: "moved" | "stopped", error: SporeError): void {
+    if (this.#state === "moved" || this.#state === "stopped") return;
+    this.#state = state;
+    this.#lostError = error;
+    this.#log.close();
+    this.#lingerCancel?.();
+    this.#timerCancel?.();
+    const lost = [this.#inFlight, this.#changes];
+    this.#changes = new Changes(this.#changes.number + 1);
+    for (const changes of lost) for (const fail of changes?.failures ?? []) fail(error);
+    for (const entity of this.#entities.values()) {
+      for (const abort of entity.inFlight.values()) abort();
+      this.#ports.sandbox.release(machineOf(entity));
+    }
+    this.#entities.clear();
+    for (const watchers of this.#watchers.values()) for (const wake of watchers) wake();
+    const outcome = failed(hostError(error.code, error.message, true));
+    for (const replies of this.#replies.values()) for (const reply of replies) reply(outcome);
+    if (state === "moved") this.#neighbours.lost(this, error);
+  }
+
+  #assertOwned(): void {
+    if (this.#state === "owned") return;
+    throw (
+      this.#lostError ??
+      new SporeError("host-busy", `partition ${this.index} is being recovered`, {
+        hint: "Try again in a moment.",
+      })
+    );
+  }
+
+  // -------------------------------------------------------------- requests
+
+  /**
+   * Runs one transition on an entity (undefined if there is none) and then whatever follows
+   * from it. Resolves at once with the transition's result; `durable()` waits for the commit.
+   */
+  async request<T>(
+    key: EntityKey,
+    transition: (entity: Entity | undefined, sink: Sink) => T,
+  ): Promise<T> {
+    this.#assertOwned();
+    assert(partitionOf(key, this.#options.partitions) === this.index, `${key} belongs here`);
+    while (!this.#entities.has(key)) {
+      const isKnownAbsent = await this.#load(key);
+      this.#assertOwned();
+      if (isKnownAbsent && !this.#entities.has(key)) break;
+    }
+    return this.#transition(key, transition);
+  }
+
+  /** Resolves when everything that was staged until now is durable. */
+  durable(): Promise<void> {
+    return new Promise((resolve, reject) => {
+      try {
+        this.#assertOwned();
+      } catch (error) {
+        reject(error);
+        return;
+      }
+      this.#afterCommit(resolve, reject);
+    });
+  }
+
+  #afterCommit(release: () => void, fail: (error: unknown) => void): void {
+    if (this.#changes.isEmpty && this.#changes.releases.length === 0) {
+      if (this.#inFlight === undefined) {
+        release();
+        return;
+      }
+      this.#inFlight.releases.push(release);
+      this.#inFlight.failures.push(fail);
+      return;
+    }
+    this.#changes.releases.push(release);
+    this.#changes.failures.push(fail);
+    this.#demand();
+  }
+
+  /** Calls back after each commit that changed the entity. */
+  watchEntity(key: EntityKey, wake: () => void): () => void {
+    const watchers = this.#watchers.get(key) ?? new Set();
+    this.#watchers.set(key, watchers);
+    watchers.add(wake);
+    return () => {
+      watchers.delete(wake);
+      if (watchers.size === 0) this.#watchers.delete(key);
+    };
+  }
+
+  /** The outcome of a call that is going on here, once it is durable. */
+  reply(key: EntityKey, callId: string): { outcome: Promise<Outcome>; forget: () => void } {
+    const name = `${key} ${callId}`;
+    const waiting = this.#replies.get(name) ?? new Set();
+    this.#replies.set(name, waiting);
+    let resolve: (outcome: Outcome) => void = () => undefined;
+    const outcome = new Promise<Outcome>((resolveOutcome) => {
+      resolve = resolveOutcome;
+    });
+    waiting.add(resolve);
+    const forget = (): void => {
+      waiting.delete(resolve);
+      if (waiting.size === 0) this.#replies.delete(name);
+    };
+    return { outcome, forget };
+  }
+
+  /** Durable rows below a prefix, in key order. */
+  async scan(
+    prefix: string,
+    options: { after?: string; limit: number },
+  ): Promise<{
+    readonly entries: readonly (readonly [string, Uint8Array])[];
+    readonly isDone: boolean;
+  }> {
+    this.#assertOwned();
+    return this.#tableNow().scan({ prefix, ...options });
+  }
+
+  /** Deletes all rows below a prefix that are durable now. */
+  async #deleteRows(prefix: string): Promise<void> {
+    let after: string | undefined;
+    for (;;) {
+      const page = await this.scan(prefix, {
+        limit: 1000,
+        ...(after === undefined ? {} : { after }),
+      });
+      for (const [key] of page.entries) {
+        this.#changes.delete(key);
+        after = key;
+      }
+      this.#linger();
+      if (page.isDone) return;
+    }
+  }
+
+  #tableNow(): Table {
+    assert(this.#table !== undefined, `partition ${this.index} is open`);
+    return this.#table;
+  }
+
+  // -------------------------------------------------------------- entities
+
+  /** Reads an entity into memory. True if there is none. Requests for one key wait in order. */
+  async #load(key: EntityKey): Promise<boolean> {
+    const loading = this.#loading.get(key);
+    if (loading !== undefined) {
+      await loading;
+      return true;
+    }
+    const load = this.#read(key).finally(() => this.#loading.delete(key));
+    this.#loading.set(key, load);
+    await load;
+    return true;
+  }
+
+  async #read(key: EntityKey): Promise<void> {
+    const rows = await scanAll(this.#tableNow(), rowKeys.entity(key));
+    if (this.#entities.has(key) || this.#state !== "owned") return;
+    const entity = readEntity(key, rows, this.#ports.clock.nowMs());
+    if (entity !== undefined) this.#entities.set(key, entity);
+  }
+
+  #transition<T>(key: EntityKey, transition: (entity: Entity | undefined, sink: Sink) => T): T {
+    const sink = this.#sink();
+    const existing = this.#entities.get(key);
+    const result = transition(existing, sink);
+    const entity = this.#entities.get(key);
+    if (entity !== undefined) {
+      entity.usedAtMs = sink.nowMs;
+      this.#kick(entity, sink);
+    }
+    this.#linger();
+    return result;
+  }
+
+  /** Makes a new entity known; within a transition. */
+  add(entity: Entity): void {
+    assert(!this.#entities.has(entity.key), `${entity.key} is new`);
+    this.#entities.set(entity.key, entity);
+  }
+
+  /**
+   * Deletes an entity and all its rows, after `check` allowed it. Requests for the key wait
+   * until nothing is left, so that the id can be used again.
+   */
+  async delete(key: EntityKey, check: (entity: Entity | undefined) => void): Promise<void> {
+    let removal: Promise<void> | undefined;
+    await this.request(key, (entity, sink) => {
+      check(entity);
+      if (entity !== undefined) removal = this.#remove(entity, sink);
+    });
+    await removal;
+  }
+
+  #remove(entity: Entity, sink: Sink): Promise<void> {
+    this.#unlist(entity, sink);
+    const { key } = entity;
+    const removal = (async () => {
+      await this.durable();
+      await this.#deleteRows(rowKeys.entity(key));
+      await this.#deleteRows(rowKeys.historyOf(key));
+      await this.durable();
+    })().finally(() => this.#loading.delete(key));
+    this.#loading.set(key, removal);
+    return removal;
+  }
+
+  #unlist(entity: Entity, sink: Sink): void {
+    entity.isDeleted = true;
+    for (const abort of entity.inFlight.values()) abort();
+    this.#ports.sandbox.release(machineOf(entity));
+    sink.changes.delete(rowKeys.head(entity.key));
+    if (entity.listedKey !== undefined) sink.changes.delete(entity.listedKey);
+    if (entity.hasAttention) sink.changes.delete(rowKeys.attention(entity.key));
+    for (const [id, pending] of entity.pending) {
+      if (pending.kind === "timer")
+        sink.changes.delete(rowKeys.timer(pending.atMs, entity.key, id));
+    }
+    this.#entities.delete(entity.key);
+    this.#notifyAfterCommit(entity.key);
+  }
+
+  #evict(): void {
+    if (this.#entities.size <= this.#options.limits.residentMax) return;
+    let excess = this.#entities.size - this.#options.limits.residentMax;
+    for (const entity of this.#entities.values()) {
+      if (excess <= 0) return;
+      if (!this.#isQuiet(entity)) continue;
+      this.#forget(entity);
+      excess -= 1;
+    }
+  }
+
+  #isQuiet(entity: Entity): boolean {
+    return (
+      !entity.isActive &&
+      entity.dirtyIn <= this.#durableNumber &&
+      entity.inFlight.size === 0 &&
+      entity.whenQuiet.length === 0 &&
+      !this.#watchers.has(entity.key)
+    );
+  }
+
+  #forget(entity: Entity): void {
+    this.#entities.delete(entity.key);
+    this.#ports.sandbox.release(machineOf(entity));
+  }
+
+  #sink(): Sink {
+    const changes = this.#changes;
+    return {
+      changes,
+      nowMs: this.#ports.clock.nowMs(),
+      send: (message) => this.#send(message),
+      perform: (entity, id) => this.#perform(entity, id),
+      setTimer: (entity, id, atMs) => this.#setTimer(entity.key, id, atMs),
+      notify: (entity) => this.#notifyAfterCommit(entity.key),
+      replied: (entity, callId, outcome) => this.#repliedAfterCommit(entity.key, callId, outcome),
+      log: (entity, level, message) => {
+        const fields = { tenant: tenantOf(entity.key), run: nameOf(entity.key) };
+        changes.releases.push(() => this.#ports.observer.log(level, message, fields));
+      },
+    };
+  }
+
+  #notifyAfterCommit(key: EntityKey): void {
+    const watchers = this.#watchers.get(key);
+    if (watchers === undefined) return;
+    this.#changes.releases.push(() => {
+      for (const wake of [...watchers]) wake();
+    });
+    this.#demand();
+  }
+
+  #repliedAfterCommit(key: EntityKey, callId: string, outcome: Outcome): void {
+    const waiting = this.#replies.get(`${key} ${callId}`);
+    if (waiting === undefined) return;
+    this.#changes.releases.push(() => {
+      for (const resolve of [...waiting]) resolve(outcome);
+    });
+    this.#demand();
+  }
+
+  // -------------------------------------------------------------- activations
+
+  /** Starts the entity's next activation if it has something to do and may. */
+  #kick(entity: Entity, sink: Sink): void {
+    if (entity.isActive || entity.isDeleted) return;
+    const { head } = entity;
+    if (head.kind === "run" && head.status !== "RUNNING") {
+      this.#becameQuiet(entity);
+      return;
+    }
+    if (head.kind === "actor") beginTurn(entity, sink);
+    if (head.applied < head.version) {
+      void this.#background(this.#activate(entity, repeatActivation(entity, sink)));
+    } else if (entity.inputs.length > 0) {
+      void this.#background(this.#activate(entity, beginActivation(entity, sink)));
+    } else {
+      this.#becameQuiet(entity);
+    }
+  }
+
+  #becameQuiet(entity: Entity): void {
+    for (const run of entity.whenQuiet.splice(0)) run();
+  }
+
+  async #activate(entity: Entity, begun: Begun): Promise<void> {
+    const { life } = entity.head;
+    const result = await this.#runGuest(entity, begun);
+    if (this.#state !== "owned") return;
+    this.#transition(entity.key, (resident, sink) => {
+      if (resident !== entity || entity.isDeleted) return;
+      const isStale = entity.head.life !== life;
+      if (isStale || (entity.head.kind === "run" && isClosed(entity.head.status))) {
+        entity.isActive = false;
+        sink.changes.touch(entity);
+        return;
+      }
+      this.#applyResult(entity, sink, result);
+    });
+  }
+
+  async #runGuest(entity: Entity, begun: Begun): Promise<ActivateResult> {
+    const { head } = entity;
+    try {
+      await this.#neighbours.loadComponent(head.component);
+    } catch (error) {
+      return { kind: "fault", fault: "guest-diverged", message: messageOf(error) };
+    }
+    const { limits } = this.#options;
+    const journalBytes = begun.journal.reduce((sum, row) => sum + row.activation.length, 0);
+    const request = {
+      component: head.component,
+      machine: machineOf(entity),
+      activation: begun.activation,
+      after: "keep",
+      imageAfterMs: journalBytes > limits.imageAfterBytes ? 0 : limits.imageAfterMs,
+    } as const;
+    const isFirst = begun.version === 0;
+    const first = await this.#ports.sandbox.activate({
+      ...request,
+      from: isFirst ? { kind: "pristine" } : { kind: "resident", version: begun.version },
+    });
+    if (first.kind !== "absent") return first;
+    this.#ports.observer.count("spore_rebuilds_total", 1);
+    return this.#ports.sandbox.activate({ ...request, from: rebuildOf(entity, begun) });
+  }
+
+  #applyResult(entity: Entity, sink: Sink, result: ActivateResult): void {
+    if (result.kind === "ok") {
+      this.#ports.observer.count("spore_activations_total", 1);
+      this.#ports.observer.count("spore_guest_ms_total", result.guestMs);
+      finishActivation(entity, sink, result);
+      const drained = decodeDrained(result.drained);
+      if (entity.head.kind === "run") applyDrained(entity, sink, drained);
+      else applyTurn(entity, sink, drained);
+      this.#abortDropped(entity);
+      if (entity.head.kind === "actor") this.#dropUnborn(entity, sink);
+      return;
+    }
+    assert(result.kind === "fault", "a rebuilt machine is never absent");
+    entity.isActive = false;
+    this.#ports.observer.count("spore_faults_total", 1, { fault: result.fault });
+    const error = { ...hostError(result.fault, result.message), class: "limit" as const };
+    if (entity.head.kind === "actor") {
+      failTurn(entity, sink, error);
+      this.#dropUnborn(entity, sink);
+    } else if (result.fault === "guest-diverged" || result.fault === "corrupt-image") {
+      suspend(entity, sink, hostError(result.fault, result.message));
+    } else {
+      headOf(entity).applied = headOf(entity).version;
+      headOf(entity).resumeVersion = undefined;
+      close(entity, sink, "FAILED", failed(error));
+    }
+    sink.changes.touch(entity);
+  }
+
+  /** An actor whose constructor failed never was. */
+  #dropUnborn(entity: Entity, sink: Sink): void {
+    if (isUnborn(entity)) void this.#background(this.#remove(entity, sink));
+  }
+
+  /**
+   * One throw-away activation (query, read-only method) on the entity's memory as it stands;
+   * whatever the code does to that memory is gone afterwards (I6).
+   */
+  async peek(entity: Entity, input: Input): Promise<ActivateResult> {
+    const { head } = entity;
+    await this.#neighbours.loadComponent(head.component);
+    const nowMs = Math.max(head.lastNowMs, this.#ports.clock.nowMs());
+    const activation = encode({ nowMs, stepsMax: 0, inputs: [input] });
+    const isPristine = input.kind === "turn";
+    if (!isPristine) await this.#quiet(entity);
+    const request = {
+      component: head.component,
+      machine: isPristine ? `${entity.key}?` : machineOf(entity),
+      activation,
+      after: "discard",
+      imageAfterMs: Number.POSITIVE_INFINITY,
+    } as const;
+    if (isPristine) return this.#ports.sandbox.activate({ ...request, from: { kind: "pristine" } });
+    const journal = entity.journal.filter((row) => row.drainedHash !== undefined);
+    const version = head.applied;
+    const rebuild = rebuildOf(entity, { activation, journal, version });
+    const first = await this.#ports.sandbox.activate({
+      ...request,
+      from: { kind: "resident", version },
+    });
+    return first.kind === "absent"
+      ? this.#ports.sandbox.activate({ ...request, from: rebuild })
+      : first;
+  }
+
+  #quiet(entity: Entity): Promise<void> {
+    if (!entity.isActive) return Promise.resolve();
+    return new Promise((resolve) => entity.whenQuiet.push(resolve));
+  }
+
+  // -------------------------------------------------------------- effects
+
+  #perform(entity: Entity, id: number): void {
+    const { key } = entity;
+    this.#changes.releases.push(() => {
+      const resident = this.#entities.get(key);
+      const pending = resident?.pending.get(id);
+      if (resident === undefined || pending === undefined || resident.inFlight.has(id)) return;
+      const effect = performEffect(this.#ports, this.#options.prefix, key, pending);
+      resident.inFlight.set(id, effect.abort);
+      void this.#background(
+        effect.outcome.then(async (outcome) => {
+          if (this.#state !== "owned" || effect.isAborted()) return;
+          resident.inFlight.delete(id);
+          await this.request(key, (current, sink) => {
+            if (current !== undefined) resolveCommand(current, sink, id, outcome);
+          });
+        }),
+      );
+    });
+    this.#demand();
+  }
+
+  #abortDropped(entity: Entity): void {
+    for (const [id, abort] of entity.inFlight) {
+      if (entity.pending.has(id)) continue;
+      entity.inFlight.delete(id);
+      abort();
+    }
+  }
+
+  // -------------------------------------------------------------- messages
+
+  #send(message: Message): void {
+    const target = partitionOf(message.to, this.#options.partitions);
+    const index = (this.#outNext.get(target) ?? 0) + 1;
+    this.#outNext.set(target, index);
+    this.#changes.put(rowKeys.outboxCounter(target), () => encodeRow(this.#outNext.get(target)));
+    this.#changes.putFresh(rowKeys.outbox(target, index), () => encodeRow(message));
+    if (target === this.index) {
+      // Within the partition a message may be applied ahead of the commit: both are in the
+      // same log, in this order.
+      this.#enqueue(target, { index, message });
+      return;
+    }
+    this.#changes.releases.push(() => this.#enqueue(target, { index, message }));
+    this.#demand();
+  }
+
+  #enqueue(target: number, item: { readonly index: number; readonly message: Message }): void {
+    const queue = this.#outQueues.get(target) ?? [];
+    this.#outQueues.set(target, queue);
+    queue.push(item);
+    if (this.#sending.has(target)) return;
+    this.#sending.add(target);
+    void this.#background(
+      target === this.index ? this.#sendHere(queue) : this.#sendOut(target, queue),
+    );
+  }
+
+  async #sendHere(queue: { readonly index: number; readonly message: Message }[]): Promise<void> {
+    await undefined; // after the transition that sent it
+    for (let item = queue.shift(); item !== undefined; item = queue.shift()) {
+      const { index, message } = item;
+      await this.request(message.to, (entity, sink) => {
+        this.#apply(entity, sink, message);
+        sink.changes.delete(rowKeys.outbox(this.index, index));
+      });
+    }
+    this.#sending.delete(this.index);
+  }
+
+  async #sendOut(
+    target: number,
+    queue: { readonly index: number; readonly message: Message }[],
+  ): Promise<void> {
+    let delayMs = 5;
+    while (queue.length > 0 && this.#state === "owned") {
+      const part = queue.slice(0, envelopesMax);
+      const envelopes = part.map(({ index, message }) => ({ index, message: encodeRow(message) }));
+      try {
+        await this.#neighbours.deliver(target, this.index, envelopes);
+      } catch (error) {
+        this.#ports.observer.log("debug", "messages will be sent again", {
+          target,
+          reason: messageOf(error),
+        });
+        await new Promise<void>((resolve) => this.#ports.clock.after(delayMs, resolve));
+        delayMs = Math.min(delayMs * 2, 1000);
+        continue;
+      }
+      if (this.#state !== "owned") return;
+      delayMs = 5;
+      queue.splice(0, part.length);
+      for (const { index } of part) this.#changes.delete(rowKeys.outbox(target, index));
+      this.#linger();
+    }
+    this.#sending.delete(target);
+  }
+
+  /** Takes messages from another partition; resolves when they are durable here (P4). */
+  async receive(source: number, envelopes: readonly Envelope[]): Promise<void> {
+    this.#assertOwned();
+    const before = this.#receiving.get(source) ?? Promise.resolve();
+    const receiving = before.catch(() => undefined).then(() => this.#receive(source, envelopes));
+    this.#receiving.set(source, receiving);
+    await receiving;
+    await this.durable();
+  }
+
+  async #receive(source: number, envelopes: readonly Envelope[]): Promise<void> {
+    for (const { index, message: bytes } of envelopes) {
+      const cursor = this.#cursors.get(source) ?? 0;
+      if (index <= cursor) continue;
+      if (index !== cursor + 1) {
+        throw new SporeError(
+          "host-busy",
+          `message ${cursor + 1} of partition ${source} is missing`,
+        );
+      }
+      const message = decodeRow<Message>("message", bytes);
+      await this.request(message.to, (entity, sink) => {
+        if ((this.#cursors.get(source) ?? 0) !== cursor) return;
+        this.#apply(entity, sink, message);
+        this.#cursors.set(source, index);
+        sink.changes.put(rowKeys.inbox(source), () => encodeRow(this.#cursors.get(source)));
+      });
+    }
+  }
+
+  #apply(entity: Entity | undefined, sink: Sink, message: Message): void {
+    switch (message.kind) {
+      case "resolve":
+        if (entity !== undefined && entity.head.life === message.life) {
+          resolveCommand(entity, sink, message.id, message.outcome);
+        }
+        return;
+      case "start":
+        this.#applyStart(entity, sink, message);
+        return;
+      case "call":
+        this.#applyCall(entity, sink, message);
+        return;
+      case "signal":
+        this.#answering(sink, message.replyTo, entity, (run) => {
+          assertOpen(run);
+          acceptSignal(run, sink, message.name, message.value);
+        });
+        return;
+      case "cancel":
+        this.#answering(sink, message.replyTo, entity, (run) => {
+          if (message.isTermination) terminate(run, sink, message.reason);
+          else cancel(run, sink, message.reason);
+        });
+        return;
+      case "watch":
+        if (entity === undefined) answer(sink, message.replyTo, notFound(message.to));
+        else watch(entity, sink, message.replyTo);
+        return;
+      default:
+        unreachable(message);
+    }
+  }
+
+  #answering(
+    sink: Sink,
+    to: ReplyTo | undefined,
+    entity: Entity | undefined,
+    act: (entity: Entity) => void,
+  ): void {
+    if (entity === undefined) {
+      answer(sink, to, failed(hostError("run-not-found", "there is no such run")));
+      return;
+    }
+    try {
+      act(entity);
+      answer(sink, to, ok(undefined));
+    } catch (error) {
+      if (!(error instanceof SporeError)) throw error;
+      answer(sink, to, failed(hostError(error.code, error.message)));
+    }
+  }
+
+  #applyStart(
+    entity: Entity | undefined,
+    sink: Sink,
+    message: Extract<Message, { kind: "start" }>,
+  ): void {
+    const { start, to } = message;
+    const runId = nameOf(to);
+    if (entity !== undefined) {
+      answer(sink, message.replyTo, ok({ runId, created: false }));
+      return;
+    }
+    const inputHash = this.inputHash(start);
+    const seed = this.#ports.random.bytes(16);
+    this.add(createRun(to, { ...start, inputHash, seed }, sink));
+    answer(sink, message.replyTo, ok({ runId, created: true }));
+  }
+
+  #applyCall(
+    entity: Entity | undefined,
+    sink: Sink,
+    message: Extract<Message, { kind: "call" }>,
+  ): void {
+    const actor = entity ?? this.newActor(message.to, message.component, message.create, sink);
+    if (message.method === "") {
+      answer(sink, message.replyTo, ok(undefined));
+      return;
+    }
+    try {
+      acceptCall(actor, sink, {
+        method: message.method,
+        args: message.args,
+        callId: `.${actorHead(actor).nextMail}`,
+        isRemembered: false,
+        ...(message.isOneWay || message.replyTo === undefined ? {} : { replyTo: message.replyTo }),
+      });
+      if (message.isOneWay) answer(sink, message.replyTo, ok(undefined));
+    } catch (error) {
+      if (!(error instanceof SporeError)) throw error;
+      answer(sink, message.replyTo, failed(hostError(error.code, error.message, true)));
+    }
+  }
+
+  /** A new actor whose first call is its constructor; within a transition. */
+  newActor(key: EntityKey, component: string, create: Uint8Array | undefined, sink: Sink): Entity {
+    assert(isActorKey(key), `${key} is an actor's key`);
+    const actor = createActor(key, component, sink);
+    this.add(actor);
+    acceptCall(actor, sink, {
+      method: "",
+      args: create ?? encode([]),
+      callId: ".0",
+      isRemembered: false,
+    });
+    return actor;
+  }
+
+  /** Identity of a run's definition and input: another one under the same id is a conflict. */
+  inputHash(start: {
+    name: string;
+    args?: Uint8Array | undefined;
+    root?: Uint8Array | undefined;
+  }): Uint8Array {
+    return this.#ports.digest.sha256(
+      encode([start.name, start.args ?? encode([]), start.root ?? null]),
+    );
+  }
+
+  // -------------------------------------------------------------- timers
+
+  #setTimer(key: EntityKey, id: number, atMs: number): void {
+    if (atMs >= this.#timerHorizonMs) {
+      // Stays in the table until its time comes near.
+      this.#timerBacklog?.push({ atMs, key, id });
+      return;
+    }
+    this.#timers.push({ atMs, key, id });
+    this.#armTimer();
+  }
+
+  #armTimer(): void {
+    const next = Math.min(
+      this.#timers.peek()?.atMs ?? Number.POSITIVE_INFINITY,
+      this.#timerHorizonMs,
+    );
+    if (next >= this.#timerAtMs || !Number.isFinite(next)) return;
+    this.#timerCancel?.();
+    this.#timerAtMs = next;
+    const delayMs = Math.min(Math.max(0, next - this.#ports.clock.nowMs()), 60_000);
+    this.#timerCancel = this.#ports.clock.after(delayMs, () => {
+      this.#timerAtMs = Number.POSITIVE_INFINITY;
+      void this.#background(this.#fireTimers());
+    });
+  }
+
+  async #fireTimers(): Promise<void> {
+    if (this.#isFiring || this.#state !== "owned") return;
+    this.#isFiring = true;
+    try {
+      for (;;) {
+        const nowMs = this.#ports.clock.nowMs();
+        const timer = this.#timers.peek();
+        if (timer === undefined || timer.atMs > nowMs) {
+          if (this.#timerHorizonMs > nowMs) break;
+          await this.#fillTimers();
+          const next = this.#timers.peek();
+          if (next === undefined || next.atMs > nowMs) break;
+          continue;
+        }
+        this.#timers.pop();
+        await this.request(timer.key, (entity, sink) => {
+          const pending = entity?.pending.get(timer.id);
+          if (entity === undefined || pending?.kind !== "timer" || pending.atMs > nowMs) return;
+          resolveCommand(entity, sink, timer.id, ok(undefined));
+        });
+      }
+    } finally {
+      this.#isFiring = false;
+      this.#armTimer();
+    }
+  }
+
+  /** Refills the heap from the table: the next window of durable timers. */
+  async #fillTimers(): Promise<void> {
+    const from = this.#timerHorizonMs;
+    const backlog: Timer[] = [];
+    this.#timerBacklog = backlog;
+    // Timers that are staged but not durable yet would be missed by the scan.
+    if (this.#state === "owned") await this.durable();
+    const page = await this.#tableNow().scan({ prefix: rowKeys.timers, limit: timerWindow });
+    const seen = new Set<string>();
+    for (let timer = this.#timers.pop(); timer !== undefined; timer = this.#timers.pop()) {
+      seen.add(rowKeys.timer(timer.atMs, timer.key, timer.id));
+    }
+    for (const [key] of page.entries) seen.add(key);
+    this.#timerBacklog = undefined;
+    for (const timer of backlog) seen.add(rowKeys.timer(timer.atMs, timer.key, timer.id));
+    for (const key of seen) this.#timers.push(timerOfRow(key));
+    const last = page.entries.at(-1)?.[0];
+    const farMs = this.#ports.clock.nowMs() + 3_600_000;
+    this.#timerHorizonMs =
+      page.isDone || last === undefined ? Math.max(from, farMs) : timerOfRow(last).atMs + 1;
+    this.#armTimer();
+  }
+
+  // -------------------------------------------------------------- commits
+
+  #demand(): void {
+    this.#isDemanded = true;
+    if (this.#isCommitting) return;
+    this.#isCommitting = true;
+    void this.#background(this.#commitLoop());
+  }
+
+  #linger(): void {
+    if (this.#changes.isEmpty || this.#isCommitting || this.#lingerCancel !== undefined) return;
+    if (this.#changes.rowCount > 20_000) {
+      this.#demand();
+      return;
+    }
+    this.#lingerCancel = this.#ports.clock.after(this.#options.limits.lingerMs, () => {
+      this.#lingerCancel = undefined;
+      this.#demand();
+    });
+  }
+
+  async #commitLoop(): Promise<void> {
+    try {
+      await undefined; // let the transitions of this turn of the event loop join
+      while (this.#isDemanded && this.#state === "owned") {
+        this.#isDemanded = false;
+        if (!(await this.#commit())) return;
+        if (this.#readyManifest !== undefined && !(await this.#writeCheckpoint())) return;
+      }
+    } finally {
+      this.#isCommitting = false;
+    }
+    if (this.#isDemanded && this.#state === "owned") this.#demand();
+    else this.#linger();
+    this.#evict();
+    this.#maybeCheckpoint();
+  }
+
+  /** Writes one batch and releases what waited for it (P2). False when the partition is lost. */
+  async #commit(): Promise<boolean> {
+    const batch = this.#changes;
+    this.#changes = new Changes(batch.number + 1);
+    this.#inFlight = batch;
+    this.#lingerCancel?.();
+    this.#lingerCancel = undefined;
+    if (!batch.isEmpty) {
+      const rows = batch.freeze();
+      const payload = encodeBatch(rows);
+      const startMs = this.#ports.clock.nowMs();
+      if (!(await this.#append("batch", payload))) return false;
+      this.#tableNow().apply(rows);
+      if (this.#sinceFreeze !== undefined) {
+        for (const [key, value] of rows) this.#sinceFreeze.set(key, value);
+      }
+      this.#bytesSinceCheckpoint += payload.length;
+      this.#entriesSinceCheckpoint += 1;
+      this.#ports.observer.count("spore_commits_total", 1);
+      this.#ports.observer.count("spore_commit_bytes_total", payload.length);
+      this.#ports.observer.observe("spore_commit_ms", this.#ports.clock.nowMs() - startMs);
+    }
+    this.#durableNumber = batch.number;
+    this.#inFlight = undefined;
+    for (const release of batch.releases) release();
+    for (const entity of batch.entities) {
+      const isOver = entity.head.kind === "run" && isClosed(entity.head.status);
+      if (isOver && this.#entities.get(entity.key) === entity && this.#isQuiet(entity)) {
+        this.#forget(entity);
+      }
+    }
+    return true;
+  }
+
+  async #append(kind: "batch" | "checkpoint", payload: Uint8Array): Promise<boolean> {
+    const result = await this.#log.append(kind, payload);
+    if (this.#state !== "owned") return false;
+    if (result.kind === "written") return true;
+    const owner = result.by === undefined ? "" : ` by ${claimName(result.by)}`;
+    this.#fail(
+      "moved",
+      new SporeError("partition-moved", `partition ${this.index} was taken over${owner}`, {
+        hint: "Send the request to the new owner.",
+      }),
+    );
+    return false;
+  }
+
+  #maybeCheckpoint(): void {
+    const { checkpointBytes, checkpointEntries } = this.#options.limits;
+    const isDue =
+      this.#bytesSinceCheckpoint >= checkpointBytes ||
+      this.#entriesSinceCheckpoint >= checkpointEntries;
+    if (!isDue || this.#checkpoint !== undefined || this.#state !== "owned") return;
+    this.#checkpoint = this.#prepareCheckpoint().finally(() => {
+      this.#checkpoint = undefined;
+    });
+    void this.#background(this.#checkpoint);
+  }
+
+  /** Flushes the memtable beside the commits; the commit loop then writes the entry. */
+  async #prepareCheckpoint(): Promise<void> {
+    this.#bytesSinceCheckpoint = 0;
+    this.#entriesSinceCheckpoint = 0;
+    this.#sinceFreeze = new Map();
+    this.#readyManifest = await this.#tableNow().flush();
+    this.#demand();
+  }
+
+  /**
+   * The checkpoint entry: the manifest of what was frozen, and the rows committed since, so
+   * that it stands for everything before it.
+   */
+  async #writeCheckpoint(): Promise<boolean> {
+    const manifest = this.#readyManifest;
+    const rows = this.#sinceFreeze;
+    assert(manifest !== undefined && rows !== undefined, "a checkpoint is ready");
+    this.#readyManifest = undefined;
+    this.#sinceFreeze = undefined;
+    const checkpoint: Checkpoint = { manifest, rows: encodeBatch(rows) };
+    if (!(await this.#append("checkpoint", encodeRow(checkpoint)))) return false;
+    this.#ports.observer.count("spore_checkpoints_total", 1);
+    void this.#background(this.#afterCheckpoint());
+    return true;
+  }
+
+  async #afterCheckpoint(): Promise<void> {
+    await this.#tableNow().dropObsolete();
+    await this.#log.truncate();
+  }
+
+  // -------------------------------------------------------------- faults
+
+  /** A fault of ours stops the partition; the host opens it again from its log. */
+  async #background(work: Promise<unknown>): Promise<void> {
+    try {
+      await work;
+    } catch (error) {
+      if (this.#state === "moved" || this.#state === "stopped") return;
+      if (error instanceof SporeError && error.kind !== "internal" && error.kind !== "corrupt") {
+        this.#ports.observer.log("warn", error.message, { code: error.code });
+        return;
+      }
+      this.#ports.observer.log("error", `partition ${this.index} stops: ${messageOf(error)}`, {
+        stack: error instanceof Error ? error.stack : undefined,
+      });
+      const spore =
+        error instanceof SporeError
+          ? error
+          : new SporeError("internal", messageOf(error), { cause: error });
+      this.#fail("moved", spore);
+    }
+  }
+}
+
+// ---------------------------------------------------------------- helpers
+
+function machineOf(entity: Entity): string {
+  return `${entity.key}#${entity.head.life}`;
+}
+
+function rebuildOf(
+  entity: Entity,
+  begun: Begun,
+): { kind: "rebuild"; image: Uint8Array | undefined; journal: JournalEntry[]; version: number } {
+  const journal = begun.journal.map((row) => {
+    assert(row.drainedHash !== undefined, `${entity.key}: a past activation has its check value`);
+    return { activation: row.activation, drainedHash: row.drainedHash };
+  });
+  return { kind: "rebuild", image: entity.image, journal, version: begun.version };
+}
+
+function decodeDrained(bytes: Uint8Array): Drained {
+  try {
+    return decode(bytes) as Drained; // written by the SDK; a forged one harms its own run only
+  } catch (error) {
+    const message = `the guest's answer can't be read: ${messageOf(error)}`;
+    const outcome = failed(hostError("guest-output", message));
+    return { state: "done", commands: [{ kind: "complete", outcome }], records: [] };
+  }
+}
+
+function decodeCheckpoint(payload: Uint8Array): Checkpoint {
+  return decodeRow<Checkpoint>("checkpoint", payload);
+}
+
+function claimName(info: Uint8Array): string {
+  const claim = decodeRow<{ hostId: string; address?: string }>("claim", info);
+  return claim.address ?? claim.hostId;
+}
+
+function assertOpen(entity: Entity): void {
+  const head = headOf(entity);
+  if (!isClosed(head.status)) return;
+  throw new SporeError("run-closed", `run ${nameOf(entity.key)} is ${head.status}`);
+}
+
+function notFound(key: EntityKey): Outcome {
+  return failed(hostError("run-not-found", `there is no run ${nameOf(key)}`));
+}
+
+async function scanAll(table: Table, prefix: string): Promise<(readonly [string, Uint8Array])[]> {
+  const rows: (readonly [string, Uint8Array])[] = [];
+  let after: string | undefined;
+  for (;;) {
+    const page = await table.scan({
+      prefix,
+      limit: 10_000,
+      ...(after === undefined ? {} : { after }),
+    });
+    rows.push(...page.entries);
+    after = page.entries.at(-1)?.[0];
+    if (page.isDone) return rows;
+  }
+}
+
+function messageOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
+}

@@ -1,0 +1,895 @@
+/**
+ * One tenant's view of the host: deployments, runs and actors by their public ids. Checks
+ * requests, finds the partition, runs the transition there and waits until it is durable.
+ */
+import { decode, encode } from "../guest/cbor.ts";
+import type { Drained, Encoded, ErrorValue, Manifest, Outcome } from "../guest/protocol.ts";
+import { acceptCall, actorHead, refOf, runInfo } from "./actor.ts";
+import { acceptSignal } from "./commands.ts";
+import { assert, SporeError } from "./errors.ts";
+import { foldStep, readHistory } from "./history.ts";
+import { actorKey, checkId, checkName, type EntityKey, nameOf, runKey, toHex } from "./ids.ts";
+import type {
+  ActorView,
+  CallRequest,
+  CallResult,
+  ComponentView,
+  HistoryEvent,
+  ListRequest,
+  ListResult,
+  OutputResult,
+  RunView,
+  StartRequest,
+  StartResult,
+  Status,
+  StepView,
+  TenantHost,
+} from "./index.ts";
+import { listRuns } from "./listing.ts";
+import { failed, hostError, pushInput, rememberCall } from "./machine.ts";
+import type { Partition } from "./partition.ts";
+import type { AbortSignalLike, ComponentSource, Ports } from "./ports.ts";
+import type { Register } from "./register.ts";
+import { cancel, canRetry, createRun, headOf, isClosed, pause, resume, terminate } from "./run.ts";
+import type { Entity, Sink } from "./state.ts";
+
+export interface TenantParts {
+  readonly name: string;
+  readonly ports: Ports;
+  readonly prefix: string;
+  readonly partitions: readonly Partition[];
+  readonly partition: (key: EntityKey) => Partition;
+  readonly manifest: (componentId: string) => Promise<Manifest>;
+  readonly know: (componentId: string, manifest: Manifest) => void;
+  readonly deployments: Register;
+}
+
+/** How old the answer to "which component is current" may be on a host that didn't deploy. */
+const deploymentAgeMs = 2000;
+/** A caller that waits longer than this gets `accepted` and asks again. */
+const callWaitMsMax = 300_000;
+/** How long a call waits for the earlier ones of its session. */
+const sessionWaitMs = 30_000;
+const stepsPerRead = 1000;
+
+interface Deployment {
+  readonly seq: number;
+  readonly component: string;
+  readonly readAtMs: number;
+}
+
+export function createTenant(parts: TenantParts): TenantHost {
+  return new Tenant(parts);
+}
+
+class Tenant implements TenantHost {
+  readonly #parts: TenantParts;
+  #deployment: Deployment | undefined;
+
+  constructor(parts: TenantParts) {
+    this.#parts = parts;
+  }
+
+  // -------------------------------------------------------------- components
+
+  async deploy(source: ComponentSource): Promise<{ id: string; manifest: Manifest }> {
+    const { ports, prefix, deployments } = this.#parts;
+    const { id, bytes, manifest } = await ports.sandbox.prepare(source);
+    // The code first, then the pointer to it: a crash between leaves an unused object.
+    await ports.store.put(`${prefix}components/${id}`, bytes, { ifAbsent: true });
+    this.#parts.know(id, manifest);
+    const value = encode({ component: id, atMs: ports.clock.nowMs() });
+    let latest = await deployments.readLatest();
+    for (;;) {
+      if (latest !== undefined && deployedComponent(latest.value) === id) {
+        this.#remember(latest.seq, id);
+        return { id, manifest };
+      }
+      const result = await deployments.append(value, latest?.seq ?? 0);
+      if (result.kind === "written") {
+        this.#remember(result.seq, id);
+        return { id, manifest };
+      }
+      latest = result.found;
+    }
+  }
+
+  async currentComponent(): Promise<ComponentView | undefined> {
+    const id = await this.#currentId();
+    if (id === undefined) return undefined;
+    const manifest = await this.#parts.manifest(id);
+    return { id, definitions: manifest.definitions, isCurrent: true };
+  }
+
+  async #currentId(): Promise<string | undefined> {
+    const nowMs = this.#parts.ports.clock.nowMs();
+    const known = this.#deployment;
+    if (known !== undefined && Math.abs(nowMs - known.readAtMs) < deploymentAgeMs) {
+      return known.component;
+    }
+    const latest = await this.#parts.deployments.readLatest();
+    if (latest === undefined) return undefined;
+    return this.#remember(latest.seq, deployedComponent(latest.value));
+  }
+
+  #remember(seq: number, component: string): string {
+    const readAtMs = this.#parts.ports.clock.nowMs();
+    if (this.#deployment === undefined || seq >= this.#deployment.seq) {
+      this.#deployment = { seq, component, readAtMs };
+    }
+    return this.#deployment.component;
+  }
+
+  async #componentFor(requested: string | undefined): Promise<{ id: string; manifest: Manifest }> {
+    const id = requested ?? (await this.#currentId());
+    if (id === undefined) {
+      throw new SporeError("no-component", "nothing is deployed yet", {
+        hint: "Deploy with `spore deploy`, or PUT /v1/components.",
+      });
+    }
+    return { id, manifest: await this.#parts.manifest(id) };
+  }
+
+  // -------------------------------------------------------------- runs
+
+  async startRun(request: StartRequest): Promise<StartResult> {
+    const id = request.id === undefined ? this.#randomId() : checkId(request.id, "run id");
+    const key = runKey(this.#parts.name, id);
+    const { id: component, manifest } = await this.#componentFor(request.component);
+    const name = checkDefinitions(request, manifest);
+    const partition = this.#parts.partition(key);
+    const start = {
+      name,
+      component,
+      args: request.root === undefined ? (request.args ?? encode([])) : undefined,
+      root: request.root,
+      metadata: request.metadata,
+      options: request.tags === undefined ? undefined : { tags: request.tags },
+    };
+    const inputHash = partition.inputHash(start);
+    const ifExists = request.ifExists ?? "resume";
+    const create = (sink: Sink): StartResult => {
+      const seed = this.#parts.ports.random.bytes(16);
+      const run = createRun(key, { ...start, inputHash, seed }, sink);
+      partition.add(run);
+      return { id, status: headOf(run).status, created: true };
+    };
+    if (ifExists === "start" || ifExists === "terminate") {
+      await this.#clearId(partition, key, ifExists === "terminate");
+    }
+    const result = await partition.request(key, (run, sink) => {
+      if (run === undefined) return create(sink);
+      return attach(run, sink, ifExists, inputHash);
+    });
+    if (request.waitMs !== undefined && request.waitMs > 0) {
+      const outcome = await this.#closedOutcome(partition, key, request.waitMs);
+      if (outcome.kind === "ready") {
+        return { ...result, status: outcome.status, outcome: outcome.outcome };
+      }
+    }
+    await partition.durable();
+    return result;
+  }
+
+  async #clearId(partition: Partition, key: EntityKey, mayTerminate: boolean): Promise<void> {
+    if (mayTerminate) {
+      await partition.request(key, (run, sink) => {
+        if (run !== undefined) terminate(run, sink, "replaced by a new run under the same id");
+      });
+    }
+    await partition.delete(key, (run) => {
+      if (run === undefined || isClosed(headOf(run).status)) return;
+      throw new SporeError("run-active", `run ${nameOf(key)} is ${headOf(run).status}`, {
+        hint: "Wait for it, or use ifExists=terminate.",
+      });
+    });
+  }
+
+  async getRun(id: string): Promise<RunView> {
+    return this.#onRun(id, (run) => viewOf(run));
+  }
+
+  async output(
+    id: string,
+    options: { waitMs?: number; step?: string } = {},
+  ): Promise<OutputResult> {
+    const key = runKey(this.#parts.name, checkId(id, "run id"));
+    const partition = this.#parts.partition(key);
+    if (options.step === undefined) {
+      return this.#closedOutcome(partition, key, options.waitMs ?? 0);
+    }
+    const step = options.step;
+    return this.#waitFor(partition, key, options.waitMs ?? 0, async () => {
+      const { status } = await this.getRun(id);
+      const outcome = await stepOutcome(partition, key, step);
+      if (outcome !== undefined) return { kind: "ready", outcome, status };
+      if (!isClosed(status)) return { kind: "pending", status };
+      throw new SporeError("step-not-found", `run ${id} ended without a step ${step}`);
+    });
+  }
+
+  async steps(id: string, options: { after?: number; limit?: number } = {}): Promise<StepView[]> {
+    const key = runKey(this.#parts.name, checkId(id, "run id"));
+    await this.getRun(id);
+    const steps = new Map<string, StepView>();
+    for await (const event of readHistory(this.#parts.partition(key), key, 0))
+      foldStep(steps, event);
+    const after = options.after ?? 0;
+    return [...steps.values()].slice(after, after + (options.limit ?? stepsPerRead));
+  }
+
+  async history(
+    id: string,
+    options: { from?: number; limit?: number } = {},
+  ): Promise<HistoryEvent[]> {
+    const key = runKey(this.#parts.name, checkId(id, "run id"));
+    await this.getRun(id);
+    const events: HistoryEvent[] = [];
+    const limit = options.limit ?? stepsPerRead;
+    for await (const event of readHistory(this.#parts.partition(key), key, options.from ?? 0)) {
+      events.push(event);
+      if (events.length >= limit) break;
+    }
+    return events;
+  }
+
+  async *events(
+    id: string,
+    options: { from: number; signal: AbortSignalLike },
+  ): AsyncIterable<HistoryEvent> {
+    const key = runKey(this.#parts.name, checkId(id, "run id"));
+    const partition = this.#parts.partition(key);
+    let { from } = options;
+    const wakeUp = new WakeUp();
+    const unwatch = partition.watchEntity(key, () => wakeUp.wake());
+    options.signal.addEventListener("abort", () => wakeUp.wake());
+    try {
+      while (!options.signal.aborted) {
+        wakeUp.reset();
+        const { status } = await this.getRun(id);
+        for await (const event of readHistory(partition, key, from)) {
+          yield event;
+          from = event.index + 1;
+        }
+        if (isClosed(status)) return;
+        await wakeUp.wait;
+      }
+    } finally {
+      unwatch();
+    }
+  }
+
+  listRuns(request: ListRequest): Promise<ListResult> {
+    return listRuns(this.#parts.name, this.#parts.partitions, request);
+  }
+
+  cancelRun(id: string, reason: string): Promise<RunView> {
+    return this.#onRun(id, (run, sink) => {
+      refuseClosed(run);
+      // A run that isn't running has no code to clean up with.
+      if (headOf(run).status === "RUNNING") cancel(run, sink, reason);
+      else terminate(run, sink, reason);
+      return viewOf(run);
+    });
+  }
+
+  terminateRun(id: string, reason: string): Promise<RunView> {
+    return this.#onRun(id, (run, sink) => {
+      refuseClosed(run);
+      terminate(run, sink, reason);
+      return viewOf(run);
+    });
+  }
+
+  pauseRun(id: string): Promise<RunView> {
+    return this.#onRun(id, (run, sink) => {
+      pause(run, sink);
+      return viewOf(run);
+    });
+  }
+
+  resumeRun(id: string): Promise<RunView> {
+    return this.#onRun(id, (run, sink) => {
+      resume(run, sink);
+      return viewOf(run);
+    });
+  }
+
+  async resumeAll(options: { includeFailed: boolean }): Promise<{ id: string; status: Status }[]> {
+    const wanted: Status[] = options.includeFailed ? ["RESUMABLE", "FAILED"] : ["RESUMABLE"];
+    const resumed: { id: string; status: Status }[] = [];
+    let cursor: string | undefined;
+    do {
+      const page = await this.listRuns({ statuses: wanted, limit: 1000, cursor });
+      for (const { id } of page.runs) {
+        const status = await this.#onRun(id, (run, sink) => {
+          const head = headOf(run);
+          if (head.status === "RESUMABLE" || (head.status === "FAILED" && canRetry(run))) {
+            resume(run, sink);
+            return head.status;
+          }
+          return undefined;
+        });
+        if (status !== undefined) resumed.push({ id, status });
+      }
+      cursor = page.cursor;
+    } while (cursor !== undefined);
+    return resumed;
+  }
+
+  async deleteRun(id: string): Promise<void> {
+    const key = runKey(this.#parts.name, checkId(id, "run id"));
+    await this.#parts.partition(key).delete(key, (run) => {
+      if (run === undefined) throw runNotFound(id);
+      if (isClosed(headOf(run).status)) return;
+      throw new SporeError("run-active", `run ${id} is ${headOf(run).status}`, {
+        hint: "Cancel or terminate it first.",
+      });
+    });
+  }
+
+  // -------------------------------------------------------------- messages to runs
+
+  signalRun(
+    id: string,
+    name: string,
+    value: Encoded,
+    options: { messageId?: string } = {},
+  ): Promise<{ duplicate: boolean }> {
+    checkName(name, "signal");
+    const { messageId } = options;
+    return this.#onRun(id, (run, sink) => {
+      if (messageId !== undefined && run.calls.has(messageId)) return { duplicate: true };
+      refuseClosed(run);
+      acceptSignal(run, sink, name, value);
+      if (messageId !== undefined) rememberCall(run, sink, messageId, undefined);
+      return { duplicate: false };
+    });
+  }
+
+  async queryRun(id: string, name: string, args: Encoded): Promise<Outcome> {
+    const key = runKey(this.#parts.name, checkId(id, "run id"));
+    const partition = this.#parts.partition(key);
+    const entity = await partition.request(key, (run) => {
+      if (run === undefined) throw runNotFound(id);
+      const head = headOf(run);
+      if (isClosed(head.status) && !head.queries.includes(name)) {
+        throw queryNotFound(run, name);
+      }
+      return run;
+    });
+    const outcome = await peek(partition, entity, { kind: "query", id: "query", name, args });
+    await partition.durable();
+    return outcome;
+  }
+
+  async updateRun(
+    id: string,
+    name: string,
+    args: Encoded,
+    options: { updateId?: string; waitMs?: number } = {},
+  ): Promise<CallResult> {
+    const key = runKey(this.#parts.name, checkId(id, "run id"));
+    const partition = this.#parts.partition(key);
+    const callId = options.updateId ?? this.#randomId();
+    const reply = partition.reply(key, callId);
+    try {
+      const known = await partition.request(key, (run, sink) => {
+        if (run === undefined) throw runNotFound(id);
+        const seen = run.calls.get(callId);
+        if (seen !== undefined) return seen.outcome;
+        refuseClosed(run);
+        if (headOf(run).status !== "RUNNING") {
+          throw new SporeError("run-paused", `run ${id} is ${headOf(run).status}`);
+        }
+        rememberCall(run, sink, callId, undefined);
+        pushInput(run, sink, { kind: "update", id: callId, name, args });
+        return undefined;
+      });
+      return await this.#called(partition, callId, known, reply.outcome, options.waitMs);
+    } finally {
+      reply.forget();
+    }
+  }
+
+  // -------------------------------------------------------------- actors
+
+  async ensureActor(
+    type: string,
+    key: string,
+    args: Encoded,
+  ): Promise<{ created: boolean; actor: ActorView }> {
+    const entityKey = this.#actorKey(type, key);
+    const partition = this.#parts.partition(entityKey);
+    const component = await this.#actorComponent(partition, entityKey, type);
+    const reply = partition.reply(entityKey, ".0");
+    try {
+      const created = await partition.request(entityKey, (actor, sink) => {
+        if (actor === undefined) partition.newActor(entityKey, component, args, sink);
+        return actor === undefined;
+      });
+      if (created) {
+        const outcome = await reply.outcome;
+        if (outcome.kind === "error") throw initFailed(type, key, outcome.error);
+      }
+      return { created, actor: await this.getActor(type, key) };
+    } finally {
+      reply.forget();
+    }
+  }
+
+  async callActor(request: CallRequest): Promise<CallResult> {
+    const entityKey = this.#actorKey(request.type, request.key);
+    const partition = this.#parts.partition(entityKey);
+    const component = await this.#actorComponent(partition, entityKey, request.type);
+    const method = await this.#method(component, request.type, request.method);
+    if (method.readonly) return this.#readActor(partition, entityKey, request);
+    const { session } = request;
+    if (session !== undefined) await this.#awaitTurnOf(partition, entityKey, session);
+    const isNamed =
+      request.callId !== undefined || session !== undefined || request.isAsync === true;
+    const callId =
+      request.callId ??
+      (session === undefined ? `.${this.#randomId()}` : `${session.id}.${session.seq}`);
+    const reply = partition.reply(entityKey, callId);
+    try {
+      const known = await partition.request(entityKey, (found, sink) => {
+        const actor = found ?? partition.newActor(entityKey, component, undefined, sink);
+        const seen = actor.calls.get(callId);
+        if (seen !== undefined) return seen.outcome;
+        refuseOldSession(actor, session);
+        acceptCall(actor, sink, {
+          method: request.method,
+          args: request.args,
+          callId,
+          isRemembered: isNamed,
+          session,
+        });
+        if (session !== undefined) sink.notify(actor);
+        return undefined;
+      });
+      const waitMs = request.isAsync === true ? 0 : callWaitMsMax;
+      return await this.#called(partition, callId, known, reply.outcome, waitMs);
+    } finally {
+      reply.forget();
+    }
+  }
+
+  /** The call's outcome if it comes in time, else that it is durably accepted. */
+  async #called(
+    partition: Partition,
+    callId: string,
+    known: Outcome | undefined,
+    coming: Promise<Outcome>,
+    waitMs = callWaitMsMax,
+  ): Promise<CallResult> {
+    if (known !== undefined) {
+      await partition.durable();
+      return { kind: "done", callId, outcome: known };
+    }
+    const outcome = waitMs > 0 ? await this.#within(coming, waitMs) : undefined;
+    if (outcome !== undefined) return { kind: "done", callId, outcome };
+    await partition.durable();
+    return { kind: "accepted", callId };
+  }
+
+  async callResult(
+    type: string,
+    key: string,
+    callId: string,
+    options: { waitMs?: number } = {},
+  ): Promise<CallResult> {
+    const entityKey = this.#actorKey(type, key);
+    const partition = this.#parts.partition(entityKey);
+    const reply = partition.reply(entityKey, callId);
+    try {
+      const known = await partition.request(entityKey, (actor) => {
+        const call = actor?.calls.get(callId);
+        if (call === undefined) {
+          throw new SporeError("actor-not-found", `actor ${type}/${key} knows no call ${callId}`);
+        }
+        return call.outcome;
+      });
+      return await this.#called(partition, callId, known, reply.outcome, options.waitMs ?? 0);
+    } finally {
+      reply.forget();
+    }
+  }
+
+  async getActor(type: string, key: string): Promise<ActorView> {
+    const entityKey = this.#actorKey(type, key);
+    const partition = this.#parts.partition(entityKey);
+    const view = await partition.request(entityKey, (actor) => {
+      if (actor === undefined) throw actorNotFound(type, key);
+      return actorViewOf(actor);
+    });
+    await partition.durable();
+    return view;
+  }
+
+  async deleteActor(type: string, key: string): Promise<void> {
+    const entityKey = this.#actorKey(type, key);
+    await this.#parts.partition(entityKey).delete(entityKey, (actor) => {
+      if (actor === undefined) throw actorNotFound(type, key);
+    });
+  }
+
+  #actorKey(type: string, key: string): EntityKey {
+    return actorKey(this.#parts.name, checkName(type, "actor type"), checkId(key, "actor key"));
+  }
+
+  /** The component of an existing actor, else the current one if it defines the type. */
+  async #actorComponent(partition: Partition, key: EntityKey, type: string): Promise<string> {
+    const existing = await partition.request(key, (actor) => actor?.head.component);
+    if (existing !== undefined) return existing;
+    const { id, manifest } = await this.#componentFor(undefined);
+    definitionOf(manifest, "actor", type);
+    return id;
+  }
+
+  async #method(
+    component: string,
+    type: string,
+    method: string,
+  ): Promise<{ readonly name: string; readonly readonly: boolean }> {
+    const manifest = await this.#parts.manifest(component);
+    const { methods = [] } = definitionOf(manifest, "actor", type);
+    const found = methods.find(({ name }) => name === method);
+    if (found !== undefined) return found;
+    throw new SporeError("method-not-found", `actor ${type} has no method ${printable(method)}`, {
+      hint: `Its methods: ${methods.map(({ name }) => name).join(", ") || "none"}.`,
+    });
+  }
+
+  /** On the state as it is now, beside whatever turn is going on; nothing is logged (I6). */
+  async #readActor(
+    partition: Partition,
+    key: EntityKey,
+    request: CallRequest,
+  ): Promise<CallResult> {
+    const { type, method, args } = request;
+    let actor = await partition.request(key, (found) => found);
+    if (actor?.state === undefined) {
+      await this.ensureActor(type, request.key, encode([]));
+      await this.#waitFor(partition, key, callWaitMsMax, async () => {
+        actor = await partition.request(key, (found) => found);
+        return actor?.state === undefined ? { kind: "pending" } : { kind: "ready" };
+      });
+    }
+    if (actor === undefined) throw actorNotFound(type, request.key);
+    const outcome = await peek(partition, actor, {
+      kind: "turn",
+      run: runInfo(actor),
+      actor: refOf(actor),
+      method,
+      args,
+      state: actor.state,
+      id: "read",
+      readonly: true,
+    });
+    await partition.durable();
+    return { kind: "done", callId: "", outcome };
+  }
+
+  /** Waits for the earlier calls of the session to arrive: a client sends them in one go. */
+  async #awaitTurnOf(
+    partition: Partition,
+    key: EntityKey,
+    session: { readonly id: string; readonly seq: number },
+  ): Promise<void> {
+    checkId(session.id, "session");
+    const state = await this.#waitFor(partition, key, sessionWaitMs, async () => {
+      const last = await partition.request(key, (actor) => actor?.sessions.get(session.id) ?? 0);
+      return { kind: session.seq <= last + 1 ? "ready" : "pending" };
+    });
+    if (state.kind === "ready") return;
+    throw new SporeError(
+      "host-busy",
+      `call ${session.seq - 1} of session ${session.id} is missing`,
+      {
+        hint: "Send the calls of a session in order, numbered from 1.",
+      },
+    );
+  }
+
+  // -------------------------------------------------------------- waiting
+
+  async #onRun<T>(id: string, act: (run: Entity, sink: Sink) => T): Promise<T> {
+    const key = runKey(this.#parts.name, checkId(id, "run id"));
+    const partition = this.#parts.partition(key);
+    const result = await partition.request(key, (run, sink) => {
+      if (run === undefined) throw runNotFound(id);
+      return act(run, sink);
+    });
+    await partition.durable();
+    return result;
+  }
+
+  #closedOutcome(partition: Partition, key: EntityKey, waitMs: number): Promise<OutputResult> {
+    return this.#waitFor(partition, key, waitMs, async () => {
+      const result = await partition.request(key, (run): OutputResult => {
+        if (run === undefined) throw runNotFound(nameOf(key));
+        const { status, outcome } = headOf(run);
+        if (!isClosed(status)) return { kind: "pending", status };
+        assert(outcome !== undefined, `${key} is closed with an outcome`);
+        return { kind: "ready", outcome, status };
+      });
+      if (result.kind === "ready" || waitMs === 0) await partition.durable();
+      return result;
+    });
+  }
+
+  /** Asks until the answer isn't `pending` or the time is up; woken by the entity's commits. */
+  async #waitFor<T extends { readonly kind: string }>(
+    partition: Partition,
+    key: EntityKey,
+    waitMs: number,
+    ask: () => Promise<T>,
+  ): Promise<T> {
+    const { clock } = this.#parts.ports;
+    const wakeUp = new WakeUp();
+    const unwatch = partition.watchEntity(key, () => wakeUp.wake());
+    let isLate = waitMs <= 0;
+    const stopTimer = isLate
+      ? undefined
+      : clock.after(waitMs, () => {
+          isLate = true;
+          wakeUp.wake();
+        });
+    try {
+      for (;;) {
+        wakeUp.reset();
+        const answer = await ask();
+        if (answer.kind !== "pending" || isLate) return answer;
+        await wakeUp.wait;
+      }
+    } finally {
+      unwatch();
+      stopTimer?.();
+    }
+  }
+
+  async #within<T>(coming: Promise<T>, waitMs: number): Promise<T | undefined> {
+    let stopTimer: () => void = () => undefined;
+    const late = new Promise<undefined>((resolve) => {
+      stopTimer = this.#parts.ports.clock.after(waitMs, () => resolve(undefined));
+    });
+    try {
+      return await Promise.race([coming, late]);
+    } finally {
+      stopTimer();
+    }
+  }
+
+  #randomId(): string {
+    return toHex(this.#parts.ports.random.bytes(12));
+  }
+}
+
+/** A promise that can be woken many times: `reset` before asking, then `wait`. */
+class WakeUp {
+  wait: Promise<void> = Promise.resolve();
+  #wake: () => void = () => undefined;
+
+  reset(): void {
+    this.wait = new Promise((resolve) => {
+      this.#wake = resolve;
+    });
+  }
+
+  wake(): void {
+    this.#wake();
+  }
+}
+
+// ---------------------------------------------------------------- helpers
+
+function deployedComponent(value: Uint8Array): string {
+  const { component } = decode(value) as { component: string }; // written by deploy
+  return component;
+}
+
+/** Name of what is started; throws if the request or a definition that it names is missing. */
+function checkDefinitions(request: StartRequest, manifest: Manifest): string {
+  if ((request.workflow === undefined) === (request.root === undefined)) {
+    throw new SporeError("invalid-request", "give either a workflow or a graph");
+  }
+  if (request.workflow !== undefined) {
+    return definitionOf(manifest, "workflow", request.workflow).name;
+  }
+  for (const step of stepsOf(request.root ?? encode(null))) definitionOf(manifest, "step", step);
+  return "";
+}
+
+/** Names of the steps in an encoded graph. */
+function stepsOf(root: Encoded): Set<string> {
+  const names = new Set<string>();
+  const values: unknown[] = [decode(root)];
+  for (let value = values.pop(); value !== undefined; value = values.pop()) {
+    if (value === null || typeof value !== "object") continue;
+    if (Array.isArray(value)) {
+      for (const item of value) if (item !== undefined) values.push(item);
+      continue;
+    }
+    const step = (value as { $step?: unknown }).$step;
+    if (typeof step === "string") names.add(step);
+    for (const item of Object.values(value)) if (item !== undefined) values.push(item);
+  }
+  if (names.size === 0) throw new SporeError("invalid-graph", "the root of a graph is a step");
+  return names;
+}
+
+function definitionOf(
+  manifest: Manifest,
+  kind: "step" | "workflow" | "actor",
+  name: string,
+): Manifest["definitions"][number] {
+  const found = manifest.definitions.find((item) => item.kind === kind && item.name === name);
+  if (found !== undefined) return found;
+  const code = kind === "actor" ? "actor-type-not-found" : (`${kind}-not-found` as const);
+  const names = manifest.definitions.filter((item) => item.kind === kind).map((item) => item.name);
+  throw new SporeError(code, `there is no ${kind} ${printable(name)}`, {
+    hint: `Defined: ${names.slice(0, 20).join(", ") || "none"}.`,
+  });
+}
+
+function attach(
+  run: Entity,
+  sink: Sink,
+  ifExists: StartRequest["ifExists"],
+  inputHash: Uint8Array,
+): StartResult {
+  const head = headOf(run);
+  const id = nameOf(run.key);
+  if (ifExists === "fail") {
+    throw new SporeError("run-exists", `run ${id} exists and is ${head.status}`);
+  }
+  if (toHex(head.inputHash) !== toHex(inputHash)) {
+    throw new SporeError(
+      "input-mismatch",
+      `run ${id} was started with another definition or input`,
+      {
+        hint: "Use another id, or ifExists=start to replace a closed run.",
+      },
+    );
+  }
+  const canGoOn = head.status === "RESUMABLE" || (head.status === "FAILED" && canRetry(run));
+  if (canGoOn) resume(run, sink);
+  const outcome = isClosed(head.status) ? head.outcome : undefined;
+  return { id, status: head.status, created: false, ...(outcome === undefined ? {} : { outcome }) };
+}
+
+/** The step's outcome; of a step that continued, the outcome of what it continued into. */
+async function stepOutcome(
+  partition: Partition,
+  key: EntityKey,
+  step: string,
+): Promise<Outcome | undefined> {
+  const steps = new Map<string, StepView>();
+  for await (const event of readHistory(partition, key, 0)) foldStep(steps, event);
+  let view = steps.get(step);
+  while (view?.status === "CONTINUED" && view.into !== undefined) view = steps.get(view.into);
+  if (view?.status === "FAILED" && view.error !== undefined) return failed(view.error);
+  if (view?.status !== "SUCCESSFUL") return undefined;
+  if (view.value === undefined) {
+    throw new SporeError("step-not-found", `step ${step} keeps no output (checkpoint is off)`);
+  }
+  return { kind: "ok", value: view.value };
+}
+
+async function peek(
+  partition: Partition,
+  entity: Entity,
+  input: Parameters<Partition["peek"]>[1] & { readonly id: string },
+): Promise<Outcome> {
+  const result = await partition.peek(entity, input);
+  if (result.kind === "fault") return failed(hostError(result.fault, result.message));
+  assert(result.kind === "ok", "a peek is answered");
+  const drained = decode(result.drained) as Drained; // written by the SDK
+  for (const command of drained.commands) {
+    if (command.kind === "reply" && command.id === input.id) return command.outcome;
+  }
+  return failed(hostError("guest-output", "the guest gave no answer"));
+}
+
+function viewOf(run: Entity): RunView {
+  const head = headOf(run);
+  const isOver = isClosed(head.status);
+  const error = head.outcome?.kind === "error" ? head.outcome.error : undefined;
+  return {
+    id: nameOf(run.key),
+    name: head.name,
+    status: head.status,
+    component: head.component,
+    attempt: head.attempt,
+    createdAtMs: head.createdAtMs,
+    closedAtMs: head.closedAtMs,
+    parentId: head.parent,
+    rootId: head.root,
+    tags: head.tags,
+    metadata: head.metadata,
+    waiting: isOver ? undefined : waitingOf(run),
+    error,
+    queries: head.queries,
+    updates: head.updates,
+    records: head.records,
+    imageBytes: head.imageBytes,
+    journalLength: run.journal.length,
+  };
+}
+
+function waitingOf(run: Entity): RunView["waiting"] {
+  const head = headOf(run);
+  const sinceMs = head.waitingSinceMs;
+  if (head.status === "PAUSED") return { for: "somebody to resume it (paused)", sinceMs };
+  if (head.status === "RESUMABLE") return { for: "somebody to resume it (see its error)", sinceMs };
+  if (run.isActive || run.inputs.length > 0) return { for: "its turn to run", sinceMs };
+  let untilMs = Number.POSITIVE_INFINITY;
+  for (const pending of run.pending.values()) {
+    if (pending.kind === "timer") untilMs = Math.min(untilMs, pending.atMs);
+  }
+  return {
+    for: head.waitingFor ?? "its turn to run",
+    sinceMs,
+    ...(Number.isFinite(untilMs) ? { untilMs } : {}),
+  };
+}
+
+function actorViewOf(actor: Entity): ActorView {
+  const head = actorHead(actor);
+  return {
+    ...refOf(actor),
+    component: head.component,
+    createdAtMs: head.createdAtMs,
+    turns: head.turns,
+    stateBytes: head.stateBytes,
+    mailbox: actor.mail.length,
+    busy: head.turn !== undefined,
+  };
+}
+
+function refuseClosed(run: Entity): void {
+  const head = headOf(run);
+  if (!isClosed(head.status)) return;
+  throw new SporeError("run-closed", `run ${nameOf(run.key)} is ${head.status}`);
+}
+
+function refuseOldSession(
+  actor: Entity,
+  session: { readonly id: string; readonly seq: number } | undefined,
+): void {
+  if (session === undefined) return;
+  if (session.seq > (actor.sessions.get(session.id) ?? 0)) return;
+  throw new SporeError(
+    "idempotency-mismatch",
+    `call ${session.seq} of its session was answered long ago`,
+  );
+}
+
+function runNotFound(id: string): SporeError {
+  return new SporeError("run-not-found", `there is no run ${id}`);
+}
+
+function actorNotFound(type: string, key: string): SporeError {
+  return new SporeError("actor-not-found", `there is no actor ${type}/${key}`);
+}
+
+function queryNotFound(run: Entity, name: string): SporeError {
+  return new SporeError(
+    "query-not-found",
+    `run ${nameOf(run.key)} has no query ${printable(name)}`,
+    {
+      hint: `It has: ${headOf(run).queries.join(", ") || "none"}.`,
+    },
+  );
+}
+
+function initFailed(type: string, key: string, error: ErrorValue): SporeError {
+  return new SporeError("actor-init-failed", `${type}/${key}: ${error.name}: ${error.message}`, {
+    cause: error,
+  });
+}
+
+function printable(text: string): string {
+  return JSON.stringify(text.length > 80 ? `${text.slice(0, 80)}…` : text);
+}
