@@ -147,8 +147,13 @@ class Body {
   }
 
   async bytes(): Promise<Uint8Array> {
+    return this.consume() ?? new Uint8Array(0);
+  }
+
+  /** Reads the body, undefined if there is none. Throws if it was read before. */
+  consume(): Uint8Array | undefined {
     const { body } = this;
-    if (body === null) return new Uint8Array(0);
+    if (body === null) return undefined;
     if (body.locked || body.isDisturbed) {
       throw new TypeError("Body is unusable: it has already been read");
     }
@@ -399,7 +404,8 @@ export function fetchFunction(kernel: Kernel): Fetch {
     const request = new Request(input, init);
     const { method, url, headers, signal } = request;
     signal.throwIfAborted();
-    const body = request.body === null ? undefined : await request.bytes();
+    // Not awaited: the command belongs to the code that called, also in order.
+    const body = request.consume();
     const command = kernel.command((id) => ({
       kind: "fetch",
       id,
