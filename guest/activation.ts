@@ -1,14 +1,926 @@
 /**
- * The run's machine: takes activations in (`deliver`), gives commands out (`drain`).
+ * The run's machine: takes activations in (`deliver`), lets guest code run until it is
+ * quiet, and gives commands and records out (`drain`). One machine is one run, or one turn
+ * of an actor. It owns pending commands, message handlers, time and randomness; steps and
+ * graphs are steps.ts's.
+ *
+ *   G1 Neither `deliver` nor `drain` throws: a throw would trap the instance.
+ *   G2 What happens depends on the activations alone; ties go by the order of inputs.
+ *   G3 A result that arrives for a wait that was given up goes to the next wait, not away.
+ *   G4 A read-only turn or query queues nothing but its reply and log lines.
  */
-import type { Kernel } from "./kernel.ts";
+import { CborError, decode, encode, Raw } from "./cbor.ts";
+import {
+  type ActorEntry,
+  definitions,
+  findActor,
+  findWorkflow,
+  GraphNode,
+  type MethodCall,
+  setCalls,
+} from "./define.ts";
+import {
+  asError,
+  CancelledError,
+  ChildError,
+  fromErrorValue,
+  GuestError,
+  middleOut,
+  toErrorValue,
+} from "./errors.ts";
+import type { CommandPromise, Kernel, LogLevel } from "./kernel.ts";
+import {
+  type Activation,
+  type Command,
+  type Drained,
+  type Encoded,
+  type ErrorValue,
+  type Input,
+  type Outcome,
+  protocolVersion,
+  type RunInfo,
+  type TurnInput,
+} from "./protocol.ts";
+import { randomSource } from "./random.ts";
+import { type AbortScope, abortScope } from "./scope.ts";
+import { graphFromValue, Steps } from "./steps.ts";
 
 export type { CommandPromise, Kernel, LogLevel } from "./kernel.ts";
 
-export declare const kernel: Kernel;
+const logLinesMax = 256;
+const logCharsMax = 8 * 1024;
+
+interface Pending {
+  resolve(value: Encoded): void;
+  reject(error: Error): void;
+  /** What is waited for, for people; empty if it isn't worth a word. */
+  readonly label: string;
+  /** Name of the signal, for a wait. */
+  readonly signal: string | undefined;
+}
+
+/** How a command's result is taken; `signal` for waits (G3). */
+export interface Ask {
+  readonly label: string;
+  readonly signal?: string;
+  resolve(value: Encoded): void;
+  reject(error: Error): void;
+}
+
+export interface UpdateHandler {
+  readonly fn: (...args: unknown[]) => unknown;
+  readonly validate: ((...args: unknown[]) => unknown) | undefined;
+}
+
+interface Turn {
+  readonly input: TurnInput;
+  readonly actor: ActorEntry;
+  instance: object | undefined;
+  /** The state as the host has it. */
+  known: Uint8Array | undefined;
+}
+
+/** `continueAsNew` leaves the workflow with this; it isn't an error that a run fails with. */
+class ContinueAsNew extends Error {
+  readonly args: Encoded;
+
+  constructor(args: Encoded) {
+    super("continue-as-new: let this pass");
+    this.args = args;
+  }
+}
+
+const emptySeed = new Uint8Array(16);
+
+export class Machine {
+  #nowMs = 0;
+  #random = randomSource(emptySeed);
+  #nextId = 1;
+  #commands: Raw[] = [];
+  #records: Uint8Array[] = [];
+  readonly #pending = new Map<number, Pending>();
+  /** Waits given up in this activation: a result may be on its way in the same one (G3). */
+  readonly #dropped = new Map<number, string>();
+  /** Signals that came for a wait that had been given up, by name. */
+  readonly #buffered = new Map<string, Encoded[]>();
+  readonly #queries = new Map<string, (...args: unknown[]) => unknown>();
+  readonly #updates = new Map<string, UpdateHandler>();
+  #handlersChanged = false;
+  /** Updates whose handlers haven't answered yet, by the ids of their inputs. */
+  readonly #updating = new Set<string>();
+  #abandonsHandlers = false;
+  #closing: (() => void) | undefined;
+  #info: RunInfo | undefined;
+  #scope: AbortScope = abortScope();
+  #cancellation: Error | undefined;
+  #turn: Turn | undefined;
+  #isReadonly = false;
+  #isDone = false;
+  #logLines = 0;
+  readonly steps: Steps;
+
+  constructor() {
+    this.steps = new Steps({
+      nowMs: () => this.#nowMs,
+      random: () => this.#random.next(),
+      record: (bytes) => {
+        if (!this.#isDone && !this.#isReadonly) this.#records.push(bytes);
+      },
+      timer: (atMs, label, fire) => this.#timer(atMs, label, fire),
+      drop: (id) => this.drop(id),
+      instance: () => this.#turn?.instance,
+      methodEnded: () => this.#saveState(),
+      isResumable: () => this.#turn === undefined,
+    });
+  }
+
+  // ---- the border
+
+  async deliver(bytes: Uint8Array): Promise<void> {
+    // G1: whatever goes wrong ends the run, not the instance.
+    try {
+      this.#enter();
+      this.#accept(decode(bytes) as Activation);
+    } catch (error) {
+      this.#break(error);
+    }
+  }
+
+  drain(): Uint8Array {
+    try {
+      this.#endReadonlyTurn();
+      return this.#drained();
+    } catch (error) {
+      this.#break(error);
+      return this.#drained();
+    } finally {
+      this.#leave();
+    }
+  }
+
+  #enter(): void {
+    active = this;
+    isActive = true;
+    setCalls(this);
+  }
+
+  #leave(): void {
+    isActive = false;
+    setCalls(undefined);
+    this.steps.current = undefined;
+  }
+
+  #accept(activation: Activation): void {
+    this.#nowMs = Math.max(this.#nowMs, activation.nowMs);
+    this.#logLines = 0;
+    this.#dropped.clear();
+    this.steps.activate(activation.stepsMax, faultsOf(activation.inputs));
+    for (const input of activation.inputs) this.#input(input);
+    this.steps.pump();
+  }
+
+  #input(input: Input): void {
+    switch (input.kind) {
+      case "start":
+        return this.#start(input.run, input.args);
+      case "graph":
+        return this.#startGraph(input.run, input.root);
+      case "turn":
+        return this.#startTurn(input);
+      case "resolve":
+        return this.#resolve(input.id, input.outcome);
+      case "update":
+        return this.#update(input.id, input.name, input.args);
+      case "query":
+        return this.#query(input.id, input.name, input.args);
+      case "cancel":
+        return this.#cancel(input.reason);
+      case "continue":
+        return this.steps.deliverFailures();
+      case "retry":
+        return this.steps.retryFailures();
+      case "stepFault":
+        // Taken out beforehand: it concerns steps that begin anywhere in this activation.
+        return;
+      default:
+        return unknownInput(input);
+    }
+  }
+
+  #drained(): Uint8Array {
+    const drained: { -readonly [Key in keyof Drained]: unknown } = {
+      state: this.#state(),
+      commands: this.#commands,
+      records: this.#records,
+    };
+    if (drained.state === "waiting") drained.waitingFor = this.#waitingFor();
+    if (drained.state === "yielded") {
+      const { resumePoint } = this.steps;
+      if (resumePoint !== undefined) drained.resumePoint = resumePoint;
+    }
+    if (this.#handlersChanged) {
+      drained.handlers = { queries: [...this.#queries.keys()], updates: [...this.#updates.keys()] };
+    }
+    const bytes = encode(drained);
+    this.#commands = [];
+    this.#records = [];
+    this.#handlersChanged = false;
+    return bytes;
+  }
+
+  #state(): Drained["state"] {
+    if (this.#isDone) return "done";
+    return this.steps.isYielding ? "yielded" : "waiting";
+  }
+
+  #waitingFor(): string {
+    const labels = new Map<string, number>();
+    let seen = 0;
+    for (const pending of this.#pending.values()) {
+      if (pending.label !== "") labels.set(pending.label, (labels.get(pending.label) ?? 0) + 1);
+      if (++seen === 50) break;
+    }
+    const parts = [...labels]
+      .slice(0, 3)
+      .map(([label, count]) => (count === 1 ? label : `${count} × ${label}`));
+    const others = this.#pending.size - seen + Math.max(0, labels.size - 3);
+    if (others > 0) parts.push(`${others} more`);
+    if (parts.length > 0) return parts.join(", ");
+    if (this.steps.running.size > 0)
+      return `step ${[...this.steps.running.keys()].slice(0, 3).join(", ")}`;
+    return this.#updating.size > 0 ? "update handlers" : "nothing that can come";
+  }
+
+  /** The machine itself failed: the run ends with that, and says so. */
+  #break(error: unknown): void {
+    this.#commands = [];
+    this.#records = [];
+    this.#isDone = false;
+    const value: ErrorValue = { ...toErrorValue(error), class: "host" };
+    if (error instanceof CborError || this.#turn === undefined) {
+      this.#finish({ kind: "complete", outcome: { kind: "error", error: value } });
+    } else {
+      this.#endTurn({ kind: "error", error: value });
+    }
+  }
+
+  // ---- commands
+
+  /** Queues a command; encoded at once, so that one that can't be fails where it was made. */
+  queue(command: Command): void {
+    if (this.#isDone) return;
+    if (
+      this.#isReadonly &&
+      command.kind !== "reply" &&
+      command.kind !== "log" &&
+      command.kind !== "turned"
+    ) {
+      // G4
+      throw new GuestError(`${command.kind} is not allowed in a read-only method or a query`, {
+        code: "invalid-request",
+        retryable: false,
+      });
+    }
+    this.#commands.push(new Raw(encode(command)));
+  }
+
+  /** Queues a command with an id; `ask` gets its result. Throws if the command can't be made. */
+  ask(build: (id: number) => Command, ask: Ask): number {
+    requireRun();
+    const id = this.#nextId;
+    this.queue(build(id));
+    this.#nextId++;
+    this.#pending.set(id, {
+      resolve: ask.resolve,
+      reject: ask.reject,
+      label: ask.label,
+      signal: ask.signal,
+    });
+    return id;
+  }
+
+  command(build: (id: number) => Command, label: string): CommandPromise {
+    let id = 0;
+    const promise = new Promise<Encoded>((resolve, reject) => {
+      id = this.ask(build, { label: this.#labelOf(label), resolve, reject });
+    });
+    // Nobody has to be listening: a cancelled timer of a race that is over is no fault.
+    promise.catch(ignore);
+    return Object.assign(promise, { id });
+  }
+
+  #labelOf(label: string): string {
+    const task = this.steps.current;
+    return task === undefined ? label : `step ${task.id} (${label})`;
+  }
+
+  #timer(atMs: number, label: string, fire: () => void): number {
+    return this.ask((id) => ({ kind: "timer", id, atMs }), {
+      label,
+      resolve: fire,
+      reject: ignore,
+    });
+  }
+
+  drop(id: number): void {
+    const pending = this.#pending.get(id);
+    if (pending === undefined) return;
+    this.#pending.delete(id);
+    if (pending.signal !== undefined) this.#dropped.set(id, pending.signal);
+    this.queue({ kind: "drop", id });
+  }
+
+  /** The oldest signal of that name that came too late for the wait it was meant for (G3). */
+  takeBuffered(name: string): Encoded | undefined {
+    const values = this.#buffered.get(name);
+    const value = values?.shift();
+    if (values?.length === 0) this.#buffered.delete(name);
+    return value;
+  }
+
+  #resolve(id: number, outcome: Outcome): void {
+    const pending = this.#pending.get(id);
+    if (pending === undefined) {
+      const name = this.#dropped.get(id);
+      if (name === undefined || outcome.kind !== "ok") return;
+      const values = this.#buffered.get(name);
+      if (values === undefined) this.#buffered.set(name, [outcome.value]);
+      else values.push(outcome.value);
+      return;
+    }
+    this.#pending.delete(id);
+    if (outcome.kind === "ok") pending.resolve(outcome.value);
+    else pending.reject(fromErrorValue(outcome.error));
+  }
+
+  // ---- workflow and graph runs
+
+  #begin(run: RunInfo): void {
+    this.#info = run;
+    this.#random = randomSource(run.seed);
+  }
+
+  #start(run: RunInfo, args: Encoded): void {
+    this.#begin(run);
+    const entry = findWorkflow(run.name);
+    if (entry === undefined) {
+      const error = new GuestError(`there is no workflow "${run.name}" in this component`, {
+        code: "workflow-not-found",
+        retryable: false,
+      });
+      return this.#complete(failure(error));
+    }
+    this.#abandonsHandlers = entry.options.handlers === "abandon";
+    this.#follow(
+      () => entry.fn(...argsFrom(args)),
+      (outcome) => this.#close(outcome),
+    );
+  }
+
+  #startGraph(run: RunInfo, root: Encoded): void {
+    this.#begin(run);
+    this.#follow(
+      () => graphFromValue(decode(root)),
+      (outcome) => this.#close(outcome),
+    );
+  }
+
+  /** Calls and follows what comes back, promise or graph, to its outcome. */
+  #follow(call: () => unknown, settle: (outcome: Settled) => void): void {
+    let result: unknown;
+    try {
+      result = call();
+      if (isThenable(result)) {
+        Promise.resolve(result).then(
+          (value) => this.#followGraph(value, settle),
+          (error) => settle({ isOk: false, value: error }),
+        );
+        return;
+      }
+    } catch (error) {
+      return settle({ isOk: false, value: error });
+    }
+    this.#followGraph(result, settle);
+  }
+
+  #followGraph(value: unknown, settle: (outcome: Settled) => void): void {
+    if (!(value instanceof GraphNode)) return settle({ isOk: true, value });
+    this.steps.evaluate(value, (isOk, result) => settle({ isOk, value: result }));
+  }
+
+  /** The workflow's function is over: waits for update handlers, then ends the run. */
+  #close(settled: Settled): void {
+    this.steps.current = undefined;
+    this.#closing = () => {
+      this.#closing = undefined;
+      if (settled.value instanceof ContinueAsNew && !settled.isOk)
+        this.#continueAsNew(settled.value.args);
+      else this.#complete(outcomeOf(settled));
+    };
+    if (this.#updating.size === 0 || this.#abandonsHandlers) this.#closing();
+  }
+
+  #complete(outcome: Outcome): void {
+    for (const id of this.#updating) this.#reply(id, failure(runClosed()));
+    this.#updating.clear();
+    this.#finish({ kind: "complete", outcome });
+  }
+
+  #continueAsNew(args: Encoded): void {
+    // The host carries over what it holds; what only this memory holds goes back to it (G3).
+    const runId = this.#info?.runId ?? "";
+    for (const [name, values] of this.#buffered) {
+      for (const value of values)
+        this.queue({ kind: "signal", id: this.#nextId++, runId, name, value });
+    }
+    this.#finish({ kind: "continueAsNew", args });
+  }
+
+  #finish(command: Command): void {
+    this.queue(command);
+    this.#isDone = true;
+    this.#pending.clear();
+  }
+
+  continueAsNew(args: readonly unknown[]): never {
+    requireRun();
+    throw new ContinueAsNew(encode(args));
+  }
+
+  #cancel(reason: string): void {
+    if (this.#isDone) return;
+    const error = new CancelledError(
+      reason === "" ? undefined : `the run was cancelled: ${reason}`,
+    );
+    this.#cancellation = error;
+    this.#scope.abort(error);
+    const waiting = [...this.#pending];
+    this.steps.cancel(error);
+    for (const [id, pending] of waiting) {
+      if (!this.#pending.has(id)) continue;
+      this.drop(id);
+      pending.reject(error);
+    }
+  }
+
+  // ---- messages
+
+  addQuery(name: string, fn: (...args: unknown[]) => unknown): void {
+    requireRun();
+    if (!this.#queries.has(name)) this.#handlersChanged = true;
+    this.#queries.set(name, fn);
+  }
+
+  addUpdate(name: string, handler: UpdateHandler): void {
+    requireRun();
+    if (!this.#updates.has(name)) this.#handlersChanged = true;
+    this.#updates.set(name, handler);
+  }
+
+  #reply(id: string, outcome: Outcome): void {
+    this.queue({ kind: "reply", id, outcome });
+  }
+
+  #query(id: string, name: string, args: Encoded): void {
+    const fn = this.#queries.get(name);
+    if (fn === undefined) return this.#reply(id, failure(missing("query", name)));
+    this.#isReadonly = true;
+    let settled: Settled;
+    try {
+      const value = fn(...argsFrom(args));
+      if (isThenable(value) || value instanceof GraphNode) {
+        if (isThenable(value)) Promise.resolve(value).catch(ignore);
+        throw notAtOnce(`query ${name}`);
+      }
+      settled = { isOk: true, value };
+    } catch (error) {
+      settled = { isOk: false, value: error };
+    }
+    this.#reply(id, outcomeOf(settled));
+    this.#isReadonly = false;
+  }
+
+  #update(id: string, name: string, encodedArgs: Encoded): void {
+    if (this.#isDone) return;
+    const handler = this.#updates.get(name);
+    if (handler === undefined) return this.#reply(id, failure(missing("update", name)));
+    let args: readonly unknown[];
+    try {
+      args = argsFrom(encodedArgs);
+      if (handler.validate !== undefined) this.#validate(name, handler.validate, args);
+    } catch (error) {
+      const value = toErrorValue(error);
+      return this.#reply(id, {
+        kind: "error",
+        error: { ...value, code: "update-rejected", retryable: false },
+      });
+    }
+    this.#updating.add(id);
+    this.#follow(
+      () => handler.fn(...args),
+      (settled) => {
+        if (!this.#updating.delete(id)) return;
+        this.#reply(id, outcomeOf(settled));
+        if (this.#updating.size === 0) this.#closing?.();
+      },
+    );
+  }
+
+  #validate(
+    name: string,
+    validate: (...args: unknown[]) => unknown,
+    args: readonly unknown[],
+  ): void {
+    // A validator decides and does nothing else: nothing is recorded of a rejected update.
+    const outer = this.#isReadonly;
+    this.#isReadonly = true;
+    try {
+      const result = validate(...args);
+      if (!isThenable(result)) return;
+      Promise.resolve(result).catch(ignore);
+      throw notAtOnce(`the validator of update ${name}`);
+    } finally {
+      this.#isReadonly = outer;
+    }
+  }
+
+  // ---- turns
+
+  #startTurn(input: TurnInput): void {
+    this.#begin(input.run);
+    this.#isReadonly = input.readonly;
+    const { type } = input.actor;
+    const entry = findActor(type);
+    if (entry === undefined) {
+      return this.#refuseTurn(
+        input,
+        "actor-type-not-found",
+        `there is no actor ${type} in this component`,
+      );
+    }
+    const method = input.method === "" ? undefined : entry.methods.get(input.method);
+    if (input.method !== "" && method === undefined) {
+      return this.#refuseTurn(
+        input,
+        "method-not-found",
+        `actor ${type} has no method ${input.method}`,
+      );
+    }
+    const turn: Turn = { input, actor: entry, instance: undefined, known: input.state };
+    this.#turn = turn;
+    this.#follow(
+      () => {
+        const args = argsFrom(input.args);
+        if (method === undefined) {
+          turn.instance = new entry.maker(...args);
+          return undefined;
+        }
+        turn.instance = restore(entry, input.state);
+        return method.fn.apply(turn.instance, args as unknown[]);
+      },
+      (settled) => this.#closeTurn(settled),
+    );
+  }
+
+  #refuseTurn(input: TurnInput, code: string, message: string): void {
+    this.#reply(input.id, failure(new GuestError(message, { code, retryable: false })));
+    this.#finish({ kind: "turned" });
+  }
+
+  #closeTurn(settled: Settled): void {
+    if (this.#isDone) return;
+    let outcome = outcomeOf(settled);
+    try {
+      // A method that throws leaves no trace in the state.
+      if (outcome.kind === "ok") this.#saveState();
+    } catch (error) {
+      outcome = failure(error);
+    }
+    this.#endTurn(outcome);
+  }
+
+  #endTurn(outcome: Outcome): void {
+    if (this.#turn !== undefined) this.#reply(this.#turn.input.id, outcome);
+    this.#finish({ kind: "turned" });
+  }
+
+  /** Queues the actor's state if it isn't what the host has. */
+  #saveState(): void {
+    const turn = this.#turn;
+    if (turn?.instance === undefined || this.#isReadonly) return;
+    const state = encode(stateOf(turn.actor, turn.instance));
+    if (turn.known !== undefined && isSame(state, turn.known)) return;
+    turn.known = state;
+    this.queue({ kind: "state", value: state });
+  }
+
+  #endReadonlyTurn(): void {
+    if (this.#turn?.input.readonly !== true || this.#isDone) return;
+    const { type } = this.#turn.input.actor;
+    this.#endTurn(failure(notAtOnce(`${type}.${this.#turn.input.method}, which is readonly,`)));
+  }
+
+  // ---- what definitions call
+
+  step(body: GraphNode["body"], args: readonly unknown[]): Promise<unknown> {
+    return settledPromise((settle) => {
+      if (this.#isReadonly) return settle(false, notReadonly("a step"));
+      this.steps.call(body, args, settle);
+    });
+  }
+
+  evaluate(node: GraphNode): Promise<unknown> {
+    return settledPromise((settle) => {
+      if (this.#isReadonly) return settle(false, notReadonly("a graph"));
+      this.steps.evaluate(node, settle);
+    });
+  }
+
+  async child(name: string, args: readonly unknown[]): Promise<unknown> {
+    const label = `child ${name}`;
+    const started = this.command(
+      (id) => ({ kind: "start", id, name, args: encode(args), child: "cancel" }),
+      label,
+    );
+    const { runId } = decode(await started) as { runId: string };
+    return this.outcome(runId, `workflow ${name}`, label);
+  }
+
+  /** The value of another run, or a ChildError with its error as cause. */
+  async outcome(runId: string, title: string, label: string): Promise<unknown> {
+    let value: Encoded;
+    try {
+      value = await this.command((id) => ({ kind: "outcome", id, runId }), label);
+    } catch (error) {
+      const cause = asError(error);
+      // This run's own cancellation, as against that of the other run.
+      if (cause === this.#cancellation) {
+        this.command(
+          (id) => ({ kind: "cancelRun", id, runId, reason: "its parent was cancelled" }),
+          "",
+        );
+        throw cause;
+      }
+      throw childError(title, runId, cause);
+    }
+    return decode(value);
+  }
+
+  async method(call: MethodCall): Promise<unknown> {
+    const { actor, method, oneWay, create } = call;
+    const value = await this.command(
+      (id) => ({
+        kind: "call",
+        id,
+        actor,
+        method,
+        args: encode(call.args),
+        ...(oneWay ? { oneWay } : undefined),
+        ...(create === undefined ? undefined : { create: encode(create) }),
+      }),
+      `actor ${actor.type}.${method}`,
+    );
+    return oneWay ? undefined : decode(value);
+  }
+
+  // ---- what the kernel and the run's API need
+
+  nowMs(): number {
+    return this.#nowMs;
+  }
+
+  random(): number {
+    return this.#random.next();
+  }
+
+  randomBytes(count: number): Uint8Array {
+    return this.#random.bytes(count);
+  }
+
+  info(): RunInfo {
+    if (this.#info === undefined || !isActive) throw outsideRun();
+    return this.#info;
+  }
+
+  scope(): AbortScope {
+    const task = this.steps.current;
+    return task === undefined ? this.#scope : this.steps.scopeOf(task);
+  }
+
+  log(level: LogLevel, message: string): void {
+    if (this.#isDone || !isActive) return;
+    this.#logLines++;
+    if (this.#logLines > logLinesMax + 1) return;
+    const isLast = this.#logLines > logLinesMax;
+    const step = this.steps.current?.id;
+    this.queue({
+      kind: "log",
+      level: isLast ? "warn" : level,
+      message: isLast
+        ? `more than ${logLinesMax} lines in one activation: the rest is dropped`
+        : middleOut(message, logCharsMax),
+      ...(step === undefined ? undefined : { step }),
+    });
+  }
+}
+
+interface Settled {
+  readonly isOk: boolean;
+  readonly value: unknown;
+}
+
+/** A promise of what `begin` settles; already resolved if that happens at once. */
+function settledPromise(
+  begin: (settle: (isOk: boolean, value: unknown) => void) => void,
+): Promise<unknown> {
+  let settled: Settled | undefined;
+  let resolve: ((value: unknown) => void) | undefined;
+  let reject: ((error: unknown) => void) | undefined;
+  begin((isOk, value) => {
+    settled = { isOk, value };
+    if (isOk) resolve?.(value);
+    else reject?.(value);
+  });
+  let promise: Promise<unknown>;
+  if (settled === undefined) {
+    promise = new Promise((onValue, onError) => {
+      resolve = onValue;
+      reject = onError;
+    });
+  } else {
+    const { isOk, value } = settled as Settled;
+    if (isOk) return Promise.resolve(value);
+    promise = Promise.reject(value);
+  }
+  // A step that nobody awaits may fail; its record says so.
+  promise.catch(ignore);
+  return promise;
+}
+
+function ignore(): void {
+  // On purpose: see where it is used.
+}
+
+function isThenable(value: unknown): value is PromiseLike<unknown> {
+  if (typeof value !== "object" || value === null) return false;
+  return typeof (value as { then?: unknown }).then === "function";
+}
+
+function argsFrom(encoded: Encoded): readonly unknown[] {
+  const args = decode(encoded);
+  return Array.isArray(args) ? args : [args];
+}
+
+function failure(error: unknown): Outcome {
+  return { kind: "error", error: toErrorValue(error) };
+}
+
+function outcomeOf(settled: Settled): Outcome {
+  if (!settled.isOk) return failure(settled.value);
+  try {
+    return { kind: "ok", value: encode(settled.value) };
+  } catch (error) {
+    return failure(error);
+  }
+}
+
+function faultsOf(inputs: readonly Input[]): Map<string, Error> | undefined {
+  let faults: Map<string, Error> | undefined;
+  for (const input of inputs) {
+    if (input.kind !== "stepFault") continue;
+    faults ??= new Map();
+    faults.set(input.step, fromErrorValue(input.error));
+  }
+  return faults;
+}
+
+function unknownInput(input: never): never {
+  throw new GuestError(`this guest doesn't know the input ${(input as Input).kind}`);
+}
+
+function missing(kind: "query" | "update", name: string): GuestError {
+  const message = `the run has no ${kind} handler "${name}" at this point`;
+  return new GuestError(message, { code: `${kind}-not-found`, retryable: false });
+}
+
+function runClosed(): GuestError {
+  return new GuestError("the run ended before the update was handled", {
+    code: "run-closed",
+    retryable: false,
+  });
+}
+
+function notAtOnce(what: string): GuestError {
+  return new GuestError(`${what} must answer at once, without promises or graphs`, {
+    code: "invalid-request",
+    retryable: false,
+  });
+}
+
+function notReadonly(what: string): GuestError {
+  return new GuestError(`${what} is not allowed in a read-only method or a query`, {
+    code: "invalid-request",
+    retryable: false,
+  });
+}
+
+function childError(title: string, runId: string, cause: Error): ChildError {
+  const loose = cause as { code?: unknown; class?: ErrorValue["class"]; retryable?: unknown };
+  return new ChildError(`${title} (run ${runId}) failed: ${cause.message}`, {
+    runId,
+    cause,
+    class: loose.class,
+    code: typeof loose.code === "string" ? loose.code : undefined,
+    retryable: loose.retryable !== false,
+  });
+}
+
+function restore(entry: ActorEntry, state: Encoded | undefined): object {
+  const fields = state === undefined ? {} : decode(state);
+  if (entry.hasHooks) {
+    // Private fields come into being in a constructor only.
+    const made = new entry.maker() as { setState(state: unknown): void };
+    made.setState(fields);
+    return made;
+  }
+  const instance = Object.create(entry.maker.prototype as object) as object;
+  for (const key of Object.keys(fields as object)) {
+    Object.defineProperty(instance, key, {
+      value: (fields as Record<string, unknown>)[key],
+      writable: true,
+      enumerable: true,
+      configurable: true,
+    });
+  }
+  return instance;
+}
+
+function stateOf(entry: ActorEntry, instance: object): unknown {
+  if (entry.hasHooks) return (instance as { getState(): unknown }).getState();
+  return Object.fromEntries(Object.entries(instance));
+}
+
+function isSame(left: Uint8Array, right: Uint8Array): boolean {
+  if (left.length !== right.length) return false;
+  for (let i = 0; i < left.length; i++) if (left[i] !== right[i]) return false;
+  return true;
+}
+
+// ---- the machine of this component
+
+/** The machine whose activation is handled, or was last. */
+let active = new Machine();
+let isActive = false;
+
+function outsideRun(): GuestError {
+  return new GuestError("this works only in a run: in a workflow, a step or an actor's method");
+}
+
+function requireRun(): void {
+  if (!isActive) throw outsideRun();
+}
+
+/** The machine of the run that the calling code is part of. Throws outside of one. */
+export function currentMachine(): Machine {
+  requireRun();
+  return active;
+}
+
+/** Whether the calling code is part of a run. */
+export function isInRun(): boolean {
+  return isActive;
+}
+
+/** An isolated machine, as every run has one. A component has one only; tests have many. */
+export function createMachine(): Machine {
+  return new Machine();
+}
+
+export const kernel: Kernel = {
+  nowMs: () => active.nowMs(),
+  random: () => active.random(),
+  randomBytes: (count) => active.randomBytes(count),
+  command: (build) => active.command(build, ""),
+  drop: (id) => active.drop(id),
+  emit: (command) => active.queue(command),
+  log: (level, message) => active.log(level, message),
+  encode: (value) => encode(value),
+  decode,
+};
+
+const own = active;
+
 /** Hands one encoded Activation to the machine. Never throws. */
-export declare function deliver(bytes: Uint8Array): Promise<void>;
+export function deliver(bytes: Uint8Array): Promise<void> {
+  return own.deliver(bytes);
+}
+
 /** The encoded Drained of everything since the last drain. Never throws. */
-export declare function drain(): Uint8Array;
+export function drain(): Uint8Array {
+  return own.drain();
+}
+
 /** The encoded Manifest of everything that was defined. Never throws. */
-export declare function describe(): Uint8Array;
+export function describe(): Uint8Array {
+  return encode({ protocol: protocolVersion, definitions: definitions() });
+}

@@ -1,0 +1,538 @@
+/**
+ * Definitions: steps, workflows and actors, the registry of them, graph nodes, and the
+ * types that flow from here to the client. Importing a file of definitions does nothing
+ * but fill the registry, in a component as well as in plain Node. What a definition does
+ * when it is called in a run is the machine's business (`Calls`, set by activation.ts);
+ * outside of a run the plain function runs, so that it can be tested as such.
+ */
+
+import { normaliseOptions, type ResolvedOptions, type StepOptions } from "./options.ts";
+import type { ActorRef, Definition } from "./protocol.ts";
+
+// ---- types
+
+declare const output: unique symbol;
+declare const instance: unique symbol;
+declare const parameters: unique symbol;
+
+/** A lazy step of a graph: `add.step(1, 2)`. Nothing runs until the graph is run or returned. */
+export interface StepNode<Out> {
+  readonly $step: string;
+  readonly args: readonly unknown[];
+  readonly options?: Readonly<Record<string, unknown>> | undefined;
+  readonly [output]: Out;
+}
+
+/** A value, or a graph of steps that ends in it: what a step may return. */
+export type Graph<Out> = Out | StepNode<Out>;
+
+/** What a graph, a promise or a plain value comes to. */
+export type Resolved<Value> =
+  Value extends StepNode<infer Out>
+    ? Resolved<Out>
+    : Value extends PromiseLike<infer Out>
+      ? Resolved<Out>
+      : Value;
+
+type Leaf =
+  | string
+  | number
+  | boolean
+  | bigint
+  | symbol
+  | null
+  | undefined
+  | Date
+  | Error
+  | Uint8Array
+  | ArrayBuffer
+  | ReadonlyMap<unknown, unknown>
+  | ReadonlySet<unknown>
+  | ((...args: never[]) => unknown);
+
+/** A value, or a node of it, also at any depth of arrays and plain objects. */
+export type Lifted<Value> = StepNode<Value> | LiftedInside<Value>;
+
+type LiftedInside<Value> = Value extends Leaf
+  ? Value
+  : Value extends object
+    ? { [Key in keyof Value]: Lifted<Value[Key]> }
+    : Value;
+
+export type LiftedArgs<Args extends readonly unknown[]> = {
+  [Index in keyof Args]: Lifted<Args[Index]>;
+};
+
+/** With `catchErrors`, a step gives a pair instead of throwing. */
+export type Caught<Out> =
+  | readonly [value: Out, error: undefined]
+  | readonly [value: undefined, error: Error];
+
+type WithOptions<Out, Options> = Options extends { readonly catchErrors: true } ? Caught<Out> : Out;
+
+export interface Step<Args extends readonly unknown[] = readonly unknown[], Out = unknown> {
+  /** In a run: runs the step durably. Outside: just calls the function. */
+  (...args: Args): Promise<Out>;
+  /** A lazy node of a graph; arguments may be nodes themselves. */
+  step(...args: LiftedArgs<Args>): StepNode<Out>;
+  /** The same step with other options; those given earlier stay unless given again. */
+  options<const Options extends StepOptions>(
+    options: Options,
+  ): Step<Args, WithOptions<Out, Options>>;
+  readonly kind: "step";
+  readonly stepName: string;
+}
+
+/** A workflow and its arguments: what `start` and `client.run` take. */
+export interface Invocation<Out> {
+  readonly $workflow: string;
+  readonly args: readonly unknown[];
+  readonly [output]: Out;
+}
+
+export interface Workflow<Args extends readonly unknown[] = readonly unknown[], Out = unknown> {
+  /** In a run: starts a child and awaits it. Outside: just calls the function. */
+  (...args: Args): Promise<Out>;
+  with(...args: Args): Invocation<Out>;
+  readonly kind: "workflow";
+  readonly workflowName: string;
+}
+
+export interface WorkflowOptions {
+  /**
+   * What becomes of update handlers that still run when the workflow is done: `drain`
+   * (default) waits for them, `abandon` doesn't, and their callers get an error.
+   */
+  readonly handlers?: "drain" | "abandon";
+}
+
+type Method = (...args: never[]) => unknown;
+
+/** Names of an instance's public methods. */
+export type MethodName<Instance> = {
+  [Key in keyof Instance]: Key extends string
+    ? Instance[Key] extends Method
+      ? Key extends "getState" | "setState" | `_${string}`
+        ? never
+        : Key
+      : never
+    : never;
+}[keyof Instance];
+
+type MethodArgs<Fn> = Fn extends (...args: infer Args) => unknown ? Args : never;
+type MethodOut<Fn> = Fn extends (...args: never[]) => infer Out ? Resolved<Out> : never;
+
+export type ActorHandle<Instance> = {
+  readonly [Name in MethodName<Instance>]: (
+    ...args: MethodArgs<Instance[Name]>
+  ) => Promise<MethodOut<Instance[Name]>>;
+} & {
+  /** One-way: resolves when the call is accepted, and gives no result. */
+  readonly send: {
+    readonly [Name in MethodName<Instance>]: (...args: MethodArgs<Instance[Name]>) => Promise<void>;
+  };
+  readonly ref: ActorRef;
+};
+
+export interface Actor<Args extends readonly unknown[] = readonly unknown[], Instance = unknown> {
+  /** A handle; a call fails with actor-not-found if the actor was never created. */
+  get(key: string): ActorHandle<Instance>;
+  /** A handle; the first call creates the actor with these arguments if it doesn't exist. */
+  getOrCreate(key: string, ...args: Args): ActorHandle<Instance>;
+  readonly kind: "actor";
+  readonly actorName: string;
+  readonly [instance]: Instance;
+  readonly [parameters]: Args;
+}
+
+/**
+ * The type of `this` in a method that makes graph nodes of its own actor's methods:
+ * `double(this: Self<Cart>): Graph<number> { return this.update.step(one.step()); }`.
+ */
+export type Self<Instance> = Omit<Instance, MethodName<Instance>> & {
+  [Name in MethodName<Instance>]: Instance[Name] & {
+    step(...args: LiftedArgs<MethodArgs<Instance[Name]>>): StepNode<MethodOut<Instance[Name]>>;
+  };
+};
+
+export interface ActorOptions<Instance> {
+  /** Methods that never change the state: they run beside others and leave no trace. */
+  readonly readonly?: readonly MethodName<Instance>[];
+}
+
+// ---- graph nodes
+
+type Callable = (...args: unknown[]) => unknown;
+
+/** What runs when a node's turn comes: a registered step, an inline one or an own method. */
+export interface Body {
+  readonly name: string;
+  readonly fn: Callable;
+  readonly options: ResolvedOptions;
+  /** A method of the actor whose turn it is. */
+  readonly isMethod: boolean;
+}
+
+/** A node as the machine sees it. Public fields are those of a GraphValue. */
+export class GraphNode {
+  readonly $step: string;
+  readonly args: readonly unknown[];
+  readonly options: Readonly<Record<string, unknown>> | undefined;
+  readonly body: Body;
+  /** Where the machine keeps its result; a node that is used twice runs once. */
+  cell: unknown;
+
+  constructor(body: Body, args: readonly unknown[], options?: Readonly<Record<string, unknown>>) {
+    this.$step = body.name;
+    this.args = args;
+    this.options = options;
+    this.body = body;
+    this.cell = undefined;
+  }
+
+  toJSON(): unknown {
+    const { $step, args, options } = this;
+    return options === undefined ? { $step, args } : { $step, args, options };
+  }
+}
+
+// ---- what calls need of the run
+
+export interface Calls {
+  step(body: Body, args: readonly unknown[]): Promise<unknown>;
+  child(name: string, args: readonly unknown[]): Promise<unknown>;
+  method(call: MethodCall): Promise<unknown>;
+}
+
+export interface MethodCall {
+  readonly actor: ActorRef;
+  readonly method: string;
+  readonly args: readonly unknown[];
+  readonly oneWay: boolean;
+  /** Constructor arguments for an actor that doesn't exist yet. */
+  readonly create: readonly unknown[] | undefined;
+}
+
+let calls: Calls | undefined;
+
+/** The machine says whose run it is; undefined outside of one. */
+export function setCalls(next: Calls | undefined): void {
+  calls = next;
+}
+
+// ---- registry
+
+export interface WorkflowEntry {
+  readonly name: string;
+  readonly fn: Callable;
+  readonly options: WorkflowOptions;
+}
+
+export interface ActorEntry {
+  readonly name: string;
+  readonly maker: new (...args: unknown[]) => object;
+  readonly methods: ReadonlyMap<string, { readonly fn: Callable; readonly readonly: boolean }>;
+  readonly hasHooks: boolean;
+}
+
+const steps = new Map<string, Body>();
+const workflows = new Map<string, WorkflowEntry>();
+const actors = new Map<string, ActorEntry>();
+
+export function findStep(name: string): Body | undefined {
+  return steps.get(name);
+}
+
+export function findWorkflow(name: string): WorkflowEntry | undefined {
+  return workflows.get(name);
+}
+
+export function findActor(name: string): ActorEntry | undefined {
+  return actors.get(name);
+}
+
+/** Everything that was defined, in order of name. */
+export function definitions(): Definition[] {
+  const all: Definition[] = [];
+  for (const name of steps.keys()) all.push({ kind: "step", name });
+  for (const name of workflows.keys()) all.push({ kind: "workflow", name });
+  for (const entry of actors.values()) {
+    const methods = [];
+    for (const [name, method] of entry.methods) methods.push({ name, readonly: method.readonly });
+    all.push({ kind: "actor", name: entry.name, methods });
+  }
+  const key = (each: Definition): string => `${each.kind} ${each.name}`;
+  return all.sort((a, b) => (key(a) < key(b) ? -1 : 1));
+}
+
+const nameCharsMax = 128;
+
+/** Names appear in URLs, keys and records. */
+export function checkName(kind: string, name: unknown): asserts name is string {
+  if (typeof name !== "string" || name === "" || name.trim() !== name) {
+    throw new TypeError(`a ${kind} needs a name that is a text without spaces around it`);
+  }
+  if (name.length > nameCharsMax) {
+    throw new TypeError(
+      `the name of ${kind} "${name.slice(0, 40)}…" is over ${nameCharsMax} characters`,
+    );
+  }
+  if (name.startsWith("$") || /[\0-\x1f\x7f/\\]|[\ud800-\udfff]/u.test(name)) {
+    throw new TypeError(
+      `the name of ${kind} ${JSON.stringify(name)} has a character that is not allowed`,
+    );
+  }
+}
+
+function checkFree(kind: string, name: string, parts: { known: unknown; fn: Callable }): void {
+  if (parts.known === undefined || parts.known === parts.fn) return;
+  const title = (fn: unknown): string => {
+    const text = typeof fn === "function" ? fn.name : "";
+    return text === "" ? "an unnamed function" : `function ${text}`;
+  };
+  throw new TypeError(
+    `${kind} "${name}" is defined twice: as ${title(parts.known)} and as ${title(parts.fn)}; ` +
+      `give one of them another name`,
+  );
+}
+
+function checkFunction(kind: string, name: string, fn: unknown): asserts fn is Callable {
+  if (typeof fn !== "function") throw new TypeError(`${kind} "${name}" needs a function`);
+}
+
+// ---- step
+
+/**
+ * Defines a step: a function that runs at least once and, once its result is recorded,
+ * never again. `export const add = step("add", (a: number, b: number) => a + b);`
+ */
+export function step<
+  Args extends unknown[],
+  Result,
+  const Options extends StepOptions = StepOptions,
+>(
+  name: string,
+  fn: (...args: Args) => Result,
+  options?: Options,
+): Step<Args, WithOptions<Resolved<Result>, Options>> {
+  checkName("step", name);
+  checkFunction("step", name, fn);
+  checkFree("step", name, { known: steps.get(name)?.fn, fn: fn as Callable });
+  const body: Body = {
+    name,
+    fn: fn as Callable,
+    options: normaliseOptions(options, `step "${name}"`),
+    isMethod: false,
+  };
+  steps.set(name, body);
+  return stepOf(body, undefined) as Step<Args, WithOptions<Resolved<Result>, Options>>;
+}
+
+/** `given` are the options that differ from the definition's: they travel with the node. */
+function stepOf(body: Body, given: StepOptions | undefined): Step {
+  const callable = (...args: unknown[]): Promise<unknown> =>
+    calls === undefined ? runPlain(new GraphNode(body, args)) : calls.step(body, args);
+  const sent = given as Readonly<Record<string, unknown>> | undefined;
+  return Object.assign(callable, {
+    kind: "step" as const,
+    stepName: body.name,
+    step: (...args: unknown[]) => new GraphNode(body, args, sent) as unknown as StepNode<unknown>,
+    options: (more: StepOptions) => {
+      const merged = { ...given, ...more };
+      const options = normaliseOptions(more, `step "${body.name}"`, body.options);
+      return stepOf({ ...body, options }, merged);
+    },
+  }) as unknown as Step;
+}
+
+/** Runs a graph without a run: just the functions, each node once. */
+async function runPlain(
+  node: GraphNode,
+  seen = new Map<GraphNode, Promise<unknown>>(),
+): Promise<unknown> {
+  const known = seen.get(node);
+  if (known !== undefined) return known;
+  const result = (async () => {
+    const args = await Promise.all(node.args.map((arg) => plainArg(arg, seen)));
+    const value: unknown = await node.body.fn(...args);
+    return value instanceof GraphNode ? runPlain(value, seen) : value;
+  })();
+  seen.set(node, result);
+  return result;
+}
+
+async function plainArg(arg: unknown, seen: Map<GraphNode, Promise<unknown>>): Promise<unknown> {
+  if (arg instanceof GraphNode) return runPlain(arg, seen);
+  if (Array.isArray(arg)) return Promise.all(arg.map((each) => plainArg(each, seen)));
+  if (!isPlain(arg)) return arg;
+  const record: Record<string, unknown> = {};
+  for (const key of Object.keys(arg)) {
+    const value = await plainArg(arg[key], seen);
+    Object.defineProperty(record, key, {
+      value,
+      writable: true,
+      enumerable: true,
+      configurable: true,
+    });
+  }
+  return record;
+}
+
+export function isPlain(value: unknown): value is Record<string, unknown> {
+  if (typeof value !== "object" || value === null) return false;
+  const prototype: unknown = Object.getPrototypeOf(value);
+  return prototype === Object.prototype || prototype === null;
+}
+
+/** Runs a graph outside of a run. */
+export function runOutside(node: GraphNode): Promise<unknown> {
+  return runPlain(node);
+}
+
+// ---- workflow
+
+/** Defines a workflow: code that survives crashes and waits for as long as it takes. */
+export function workflow<Args extends unknown[], Result>(
+  name: string,
+  fn: (...args: Args) => Result,
+  options: WorkflowOptions = {},
+): Workflow<Args, Resolved<Result>> {
+  checkName("workflow", name);
+  checkFunction("workflow", name, fn);
+  checkFree("workflow", name, { known: workflows.get(name)?.fn, fn: fn as Callable });
+  for (const key of Object.keys(options)) {
+    if (key !== "handlers") throw new TypeError(`workflow "${name}": there is no option ${key}`);
+  }
+  if (
+    options.handlers !== undefined &&
+    options.handlers !== "drain" &&
+    options.handlers !== "abandon"
+  ) {
+    throw new TypeError(`workflow "${name}": handlers is "drain" or "abandon"`);
+  }
+  workflows.set(name, { name, fn: fn as Callable, options });
+  const callable = async (...args: Args): Promise<unknown> => {
+    if (calls !== undefined) return calls.child(name, args);
+    const value: unknown = await fn(...args);
+    return value instanceof GraphNode ? runPlain(value) : value;
+  };
+  return Object.assign(callable, {
+    kind: "workflow" as const,
+    workflowName: name,
+    with: (...args: Args) => ({ $workflow: name, args }),
+  }) as unknown as Workflow<Args, Resolved<Result>>;
+}
+
+// ---- actor
+
+/** Names that a handle or an instance has for itself. */
+const reservedMethods = new Set(["send", "ref", "then", "step"]);
+
+/** Defines an actor: an object with a key whose state is kept, and whose calls come one by one. */
+export function actor<Args extends unknown[], Instance extends object>(
+  name: string,
+  maker: new (...args: Args) => Instance,
+  options: ActorOptions<Instance> = {},
+): Actor<Args, Instance> {
+  checkName("actor", name);
+  checkFunction("actor", name, maker);
+  checkFree("actor", name, { known: actors.get(name)?.maker, fn: maker as unknown as Callable });
+  const readonly: readonly string[] = options.readonly ?? [];
+  const methods = methodsOf(name, maker.prototype as object, readonly);
+  for (const each of readonly) {
+    if (methods.has(each)) continue;
+    throw new TypeError(
+      `actor "${name}": readonly names "${each}", which is not one of its methods`,
+    );
+  }
+  const entry: ActorEntry = {
+    name,
+    maker: maker as unknown as ActorEntry["maker"],
+    methods,
+    hasHooks: checkHooks(name, maker.prototype as Record<string, unknown>),
+  };
+  actors.set(name, entry);
+  return {
+    kind: "actor",
+    actorName: name,
+    get: (key: string) => handleOf(entry, key, undefined),
+    getOrCreate: (key: string, ...args: Args) => handleOf(entry, key, args),
+  } as unknown as Actor<Args, Instance>;
+}
+
+function checkHooks(name: string, prototype: Record<string, unknown>): boolean {
+  const hasGet = typeof prototype["getState"] === "function";
+  const hasSet = typeof prototype["setState"] === "function";
+  if (hasGet !== hasSet) {
+    const [has, lacks] = hasGet ? ["getState", "setState"] : ["setState", "getState"];
+    throw new TypeError(`actor "${name}" has ${has} but no ${lacks}: it needs both or neither`);
+  }
+  return hasGet;
+}
+
+/** Public methods in order of definition, base classes after, Object's own never. */
+function methodsOf(
+  name: string,
+  prototype: object,
+  readonly: readonly string[],
+): Map<string, { fn: Callable; readonly: boolean }> {
+  const methods = new Map<string, { fn: Callable; readonly: boolean }>();
+  let level: object | null = prototype;
+  while (level !== null && level !== Object.prototype) {
+    for (const key of Object.getOwnPropertyNames(level)) {
+      const fn: unknown = Object.getOwnPropertyDescriptor(level, key)?.value;
+      if (typeof fn !== "function" || methods.has(key) || isInternal(key)) continue;
+      if (reservedMethods.has(key)) {
+        throw new TypeError(`actor "${name}": a method can't be called "${key}"`);
+      }
+      checkName("method", key);
+      addNodeMaker(key, fn as Callable);
+      methods.set(key, { fn: fn as Callable, readonly: readonly.includes(key) });
+    }
+    level = Object.getPrototypeOf(level) as object | null;
+  }
+  return methods;
+}
+
+function isInternal(key: string): boolean {
+  return (
+    key === "constructor" ||
+    key === "getState" ||
+    key === "setState" ||
+    key.startsWith("_") ||
+    Object.hasOwn(Object.prototype, key)
+  );
+}
+
+/** `this.update.step(node)`: a node that calls the method of the actor whose turn it is. */
+function addNodeMaker(name: string, fn: Callable): void {
+  if (Object.hasOwn(fn, "step")) return;
+  // A method that failed half-way may have changed the state: not tried again by itself.
+  const options = normaliseOptions({ retries: 0 }, `method "${name}"`);
+  const body: Body = { name, fn, options, isMethod: true };
+  Object.defineProperty(fn, "step", { value: (...args: unknown[]) => new GraphNode(body, args) });
+}
+
+const keyCharsMax = 512;
+
+function handleOf(entry: ActorEntry, key: string, create: readonly unknown[] | undefined): object {
+  if (typeof key !== "string" || key === "" || key.length > keyCharsMax) {
+    throw new TypeError(`actor "${entry.name}" needs a key of 1 to ${keyCharsMax} characters`);
+  }
+  const ref: ActorRef = { type: entry.name, key };
+  const handle: Record<string, unknown> = { ref };
+  const send: Record<string, unknown> = {};
+  const call = (method: string, args: readonly unknown[], oneWay: boolean): Promise<unknown> => {
+    if (calls !== undefined) return calls.method({ actor: ref, method, args, oneWay, create });
+    const place = `${entry.name}.${method}`;
+    return Promise.reject(
+      new Error(`${place} was called outside of a run: use the client, or test the class itself`),
+    );
+  };
+  for (const method of entry.methods.keys()) {
+    handle[method] = (...args: unknown[]) => call(method, args, false);
+    send[method] = (...args: unknown[]) => call(method, args, true);
+  }
+  handle["send"] = send;
+  return handle;
+}

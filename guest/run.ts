@@ -1,0 +1,347 @@
+/**
+ * What code in a run can ask for: time, messages, other runs, stored values. Everything
+ * here is a command to the host, and works only in a run.
+ */
+import { currentMachine, isInRun } from "./activation.ts";
+import { decode, encode, Ref } from "./cbor.ts";
+import type { Caught, Resolved } from "./define.ts";
+import { checkName, GraphNode, type Invocation, runOutside, type StepNode } from "./define.ts";
+import { GuestError, TimeoutError } from "./errors.ts";
+import { normaliseOptions, type StepOptions } from "./options.ts";
+import type { Encoded, StartOptions as HostStartOptions, RunInfo } from "./protocol.ts";
+import type { Signal } from "./scope.ts";
+import { type Duration, durationMs, instantMsMax } from "./time.ts";
+
+// ---- time
+
+/** Waits durably: the run takes no memory meanwhile. `await sleep("30 days")` */
+export async function sleep(duration: Duration): Promise<void> {
+  const machine = currentMachine();
+  await timer(machine.nowMs() + durationMs(duration));
+}
+
+/** Waits until a date, or a number of milliseconds since 1970. Ends at once if it is past. */
+export async function sleepUntil(instant: Date | number): Promise<void> {
+  const atMs = Math.ceil(typeof instant === "number" ? instant : instant.getTime());
+  if (!(Math.abs(atMs) <= instantMsMax)) throw new RangeError("sleepUntil needs a valid date");
+  await timer(atMs);
+}
+
+async function timer(atMs: number): Promise<void> {
+  const clippedMs = Math.min(atMs, instantMsMax);
+  await currentMachine().command((id) => ({ kind: "timer", id, atMs: clippedMs }), "timer");
+}
+
+// ---- messages
+
+export interface SignalOptions {
+  /** How long to wait; TimeoutError after that. Default: for ever. */
+  readonly timeout?: Duration;
+}
+
+/** The next signal of that name: the oldest that nobody has taken yet, or one to come. */
+export async function signal<Value = unknown>(
+  name: string,
+  options: SignalOptions = {},
+): Promise<Value> {
+  checkName("signal", name);
+  const machine = currentMachine();
+  const buffered = machine.takeBuffered(name);
+  if (buffered !== undefined) return decode(buffered) as Value;
+  const { timeout } = options;
+  const timeoutMs = timeout === undefined ? undefined : durationMs(timeout, "timeout");
+  const label = `signal ${name}`;
+  const value = await new Promise<Encoded>((resolve, reject) => {
+    let timerId = 0;
+    const waitId = machine.ask((id) => ({ kind: "wait", id, signal: name }), {
+      label,
+      signal: name,
+      resolve: (encoded) => {
+        machine.drop(timerId);
+        resolve(encoded);
+      },
+      reject,
+    });
+    if (timeoutMs === undefined) return;
+    timerId = machine.ask((id) => ({ kind: "timer", id, atMs: machine.nowMs() + timeoutMs }), {
+      label: "",
+      resolve: () => {
+        machine.drop(waitId);
+        reject(new TimeoutError(`no signal ${name} came within ${timeoutMs} ms`));
+      },
+      reject,
+    });
+  });
+  return decode(value) as Value;
+}
+
+/** Answers `client.query(run, name, ...args)`: reads, and never changes anything. */
+export function query<Args extends unknown[]>(name: string, fn: (...args: Args) => unknown): void {
+  checkName("query", name);
+  currentMachine().addQuery(name, fn as (...args: unknown[]) => unknown);
+}
+
+export interface UpdateOptions<Args extends unknown[]> {
+  /** Throws to reject the update; then nothing of it is kept. Must not wait. */
+  readonly validate?: (...args: Args) => void;
+}
+
+/** Answers `client.update(run, name, ...args)`; may change the run, and may wait. */
+export function update<Args extends unknown[]>(
+  name: string,
+  fn: (...args: Args) => unknown,
+  options: UpdateOptions<Args> = {},
+): void {
+  checkName("update", name);
+  currentMachine().addUpdate(name, {
+    fn: fn as (...args: unknown[]) => unknown,
+    validate: options.validate as ((...args: unknown[]) => unknown) | undefined,
+  });
+}
+
+// ---- other runs
+
+export interface StartOptions {
+  /** The new run's id; a run that already has it is attached to. Default: made by the host. */
+  readonly id?: string;
+  /** What becomes of it when this run ends. Default: it goes on by itself. */
+  readonly child?: "terminate" | "cancel" | "abandon";
+  readonly tags?: Readonly<Record<string, string>>;
+  readonly metadata?: Readonly<Record<string, unknown>>;
+  /** The run is cancelled if it takes longer. */
+  readonly deadline?: Date | Duration;
+  /** The run begins later. */
+  readonly startAt?: Date | Duration;
+}
+
+/** Another run, seen from this one. */
+export interface Handle<Out = unknown> {
+  readonly id: string;
+  /** Its value when it ends; rejects with a ChildError if it fails. */
+  result(): Promise<Out>;
+  signal(name: string, value?: unknown): Promise<void>;
+  cancel(reason?: string): Promise<void>;
+}
+
+export interface Started<Out = unknown> extends Handle<Out> {
+  /** False if a run with this id was there before. */
+  readonly created: boolean;
+}
+
+/** Starts a run that goes on by itself: `await start(ship.with(items), { id: `ship_${order}` })` */
+export async function start<Out>(
+  what: Invocation<Out> | StepNode<Out>,
+  options: StartOptions = {},
+): Promise<Started<Out>> {
+  const machine = currentMachine();
+  const target = targetOf(what);
+  const hostOptions = hostStartOptions(options, machine.nowMs());
+  const value = await machine.command(
+    (id) => ({
+      kind: "start",
+      id,
+      ...target,
+      ...(options.id === undefined ? undefined : { runId: options.id }),
+      ...(options.child === undefined ? undefined : { child: options.child }),
+      ...(hostOptions === undefined ? undefined : { options: hostOptions }),
+    }),
+    `the start of ${target.name ?? "a graph"}`,
+  );
+  const { runId, created } = decode(value) as { runId: string; created: boolean };
+  return { ...handle<Out>(runId), created };
+}
+
+function targetOf(
+  what: unknown,
+): { name: string; args: Encoded } | { name?: undefined; root: Encoded } {
+  if (what instanceof GraphNode) return { root: encode(what, { graphs: true }) };
+  const { $workflow: name, args } = (what ?? {}) as { $workflow?: unknown; args?: unknown };
+  if (typeof name === "string") return { name, args: encode(args) };
+  throw new TypeError("start needs workflow.with(...) or step.step(...)");
+}
+
+function hostStartOptions(options: StartOptions, nowMs: number): HostStartOptions | undefined {
+  const { tags, metadata, deadline, startAt } = options;
+  const instantMs = (given: Date | Duration, what: string): number =>
+    given instanceof Date ? given.getTime() : nowMs + durationMs(given, what);
+  const host: { -readonly [Key in keyof HostStartOptions]: HostStartOptions[Key] } = {};
+  if (tags !== undefined) host.tags = tags;
+  if (metadata !== undefined) host.metadata = encode(metadata);
+  if (deadline !== undefined) host.deadlineMs = instantMs(deadline, "deadline");
+  if (startAt !== undefined) host.startAtMs = instantMs(startAt, "startAt");
+  return Object.keys(host).length === 0 ? undefined : host;
+}
+
+/** A handle of a run by its id. */
+export function handle<Out = unknown>(runId: string): Handle<Out> {
+  return {
+    id: runId,
+    result: () => currentMachine().outcome(runId, "the run", `run ${runId}`) as Promise<Out>,
+    signal: async (name, value) => {
+      checkName("signal", name);
+      await currentMachine().command(
+        (id) => ({ kind: "signal", id, runId, name, value: encode(value) }),
+        `the signal ${name} to run ${runId}`,
+      );
+    },
+    cancel: (reason) => cancelRun(runId, reason),
+  };
+}
+
+/** Asks another run to cancel; resolves when that is accepted. */
+export async function cancelRun(runId: string, reason = ""): Promise<void> {
+  await currentMachine().command(
+    (id) => ({ kind: "cancelRun", id, runId, reason }),
+    `the cancellation of run ${runId}`,
+  );
+}
+
+/** Ends this run and begins it anew, under the same id, with other arguments. */
+export function continueAsNew(...args: readonly unknown[]): never {
+  return currentMachine().continueAsNew(args);
+}
+
+// ---- stored values
+
+/** Stores a large value by its content; the Ref is small and can go anywhere. */
+export async function put<Value>(value: Value): Promise<Ref<Value>> {
+  const encoded = encode(value);
+  const answer = await currentMachine().command(
+    (id) => ({ kind: "put", id, value: encoded }),
+    "put",
+  );
+  const { hash, size } = decode(answer) as { hash: string; size: number };
+  return new Ref<Value>(hash, size);
+}
+
+/** The value that `put` stored. */
+export async function get<Value>(ref: Ref<Value>): Promise<Value> {
+  if (!(ref instanceof Ref)) throw new TypeError("get needs a Ref that put has given");
+  const { hash } = ref;
+  return decode(
+    await currentMachine().command((id) => ({ kind: "get", id, hash }), "get"),
+  ) as Value;
+}
+
+// ---- steps
+
+type RunOut<Result, Options> = Options extends { readonly catchErrors: true }
+  ? Caught<Resolved<Result>>
+  : Resolved<Result>;
+
+/** Runs a graph, or an inline step: `await run("charge", () => fetch(…), { retries: 2 })`. */
+export function run<Out>(graph: StepNode<Out>): Promise<Out>;
+export function run<Result, const Options extends StepOptions = StepOptions>(
+  name: string,
+  fn: () => Result,
+  options?: Options,
+): Promise<RunOut<Result, Options>>;
+export function run(
+  what: StepNode<unknown> | string,
+  fn?: () => unknown,
+  options?: StepOptions,
+): Promise<unknown> {
+  if (what instanceof GraphNode)
+    return isInRun() ? currentMachine().evaluate(what) : runOutside(what);
+  checkName("step", what);
+  if (typeof fn !== "function") throw new TypeError(`run("${what}") needs a function`);
+  const resolved = normaliseOptions(options, `step "${what}"`);
+  const body = { name: what, fn, options: resolved, isMethod: false };
+  return isInRun() ? currentMachine().step(body, []) : runOutside(new GraphNode(body, []));
+}
+
+export interface MapOptions {
+  /** Calls of `fn` that may be under way at once. Default: all. */
+  readonly concurrency?: number;
+}
+
+/** Calls `fn` for each item and gives the results in the items' order; stops at the first failure. */
+export async function map<Item, Out>(
+  items: Iterable<Item>,
+  fn: (item: Item, index: number) => Out | PromiseLike<Out>,
+  options: MapOptions = {},
+): Promise<Awaited<Out>[]> {
+  const list = [...items];
+  const { concurrency = Number.POSITIVE_INFINITY } = options;
+  if (!(concurrency >= 1)) throw new RangeError("concurrency needs at least 1");
+  const results: Awaited<Out>[] = new Array(list.length);
+  let next = 0;
+  let hasFailed = false;
+  const work = async (): Promise<void> => {
+    while (next < list.length && !hasFailed) {
+      const index = next++;
+      try {
+        results[index] = await fn(list[index] as Item, index);
+      } catch (error) {
+        hasFailed = true;
+        throw error;
+      }
+    }
+  };
+  const workers: Promise<void>[] = [];
+  for (let i = Math.min(concurrency, list.length); i >= 1; i--) workers.push(work());
+  await Promise.all(workers);
+  return results;
+}
+
+// ---- the run itself
+
+export interface Context {
+  readonly run: RunInfo;
+  /** In a step's body, before its first await. */
+  readonly step: StepContext | undefined;
+  /** Aborts when the run is cancelled; in a step also when its attempt times out. */
+  readonly signal: Signal;
+}
+
+export interface StepContext {
+  readonly id: string;
+  readonly name: string;
+  /** 1 for the first. */
+  readonly attempt: number;
+  /** The same for all attempts of this step: give it to services that deduplicate. */
+  readonly idempotencyKey: string;
+}
+
+/** Where the calling code is. In a step, ask before the first await. */
+export function context(): Context {
+  const machine = currentMachine();
+  const info = machine.info();
+  const task = machine.steps.current;
+  const scope = machine.scope();
+  return {
+    run: info,
+    step:
+      task === undefined
+        ? undefined
+        : {
+            id: task.id,
+            name: task.body.name,
+            attempt: task.attempt,
+            idempotencyKey: `${info.runId}/${info.attempt}/${task.id}`,
+          },
+    get signal() {
+      return scope.signal();
+    },
+  };
+}
+
+/** Makes a value readable from outside under a key, at once. */
+export function publish(key: string, value: unknown): void {
+  checkName("published value", key);
+  currentMachine().queue({ kind: "publish", key, value: encode(value) });
+}
+
+/** Sets tags of this run; undefined takes one away. */
+export function setTags(tags: Readonly<Record<string, string | undefined>>): void {
+  for (const key of Object.keys(tags)) {
+    const value = tags[key];
+    if (value !== undefined && typeof value !== "string") {
+      throw new GuestError(`tag ${key} must be a text`, {
+        code: "invalid-request",
+        retryable: false,
+      });
+    }
+  }
+  currentMachine().queue({ kind: "tags", tags });
+}

@@ -1,0 +1,916 @@
+/**
+ * Steps and graphs of one run: identities, attempts, retries, timeouts, continuations, and
+ * what each graph waits for. Owns tasks and cells; asks its machine for timers and
+ * records, and knows nothing of activations.
+ *
+ * Everything is queues and counters, never recursion: a chain of 100,000 nodes or of
+ * 100,000 continuations takes no stack, and a fan-out of 100,000 takes linear time.
+ *
+ *   cell   where a node's value arrives. A continuation hands its cell on to the node that
+ *          it continues in, so a chain of them keeps one cell, not one for each link.
+ *   task   a node that hasn't got its value yet: arguments, attempts, timers.
+ *   evaluation   one graph that somebody awaits. When a task of it fails, nothing more of
+ *          it starts, and it is over once its running bodies are.
+ */
+import { decode, encode, SerialisationError } from "./cbor.ts";
+import { type Body, findStep, GraphNode, isPlain } from "./define.ts";
+import { asError, CancelledError, isRetryableKind, TimeoutError, toErrorValue } from "./errors.ts";
+import {
+  matchesError,
+  normaliseOptions,
+  type ResolvedOptions,
+  type StepOptions,
+} from "./options.ts";
+import type { ErrorValue, StepRecord } from "./protocol.ts";
+import { type AbortScope, abortScope } from "./scope.ts";
+import { type Duration, durationMs } from "./time.ts";
+
+/** What steps need of their machine. */
+export interface StepPorts {
+  nowMs(): number;
+  random(): number;
+  record(bytes: Uint8Array): void;
+  /** Calls back at that time, unless dropped. Returns the command's id. */
+  timer(atMs: number, label: string, fire: () => void): number;
+  drop(id: number): void;
+  /** The actor whose turn it is; `this` of own-method nodes. */
+  instance(): object | undefined;
+  /** An own-method node has changed the instance. */
+  methodEnded(): void;
+  /** Whether a failed step may be tried again later, with the run as it was (a resume point). */
+  isResumable(): boolean;
+}
+
+/** A record's value over this is left out of it. */
+const recordBytesMax = 1024 * 1024;
+/** Levels of arrays and objects in which arguments are searched for nodes. */
+const argsDepthMax = 128;
+
+const pendingState = 0;
+const okState = 1;
+const failedState = 2;
+
+interface Waiter {
+  upstream(cell: Cell): void;
+}
+
+class Cell {
+  readonly owner: Steps;
+  state: 0 | 1 | 2 = pendingState;
+  value: unknown = undefined;
+  /** Identity of the step whose value this becomes. */
+  id = "";
+  waiters: Waiter[] | undefined = undefined;
+
+  constructor(owner: Steps) {
+    this.owner = owner;
+  }
+
+  wait(waiter: Waiter): void {
+    if (this.state !== pendingState) waiter.upstream(this);
+    else if (this.waiters === undefined) this.waiters = [waiter];
+    else this.waiters.push(waiter);
+  }
+}
+
+/** Marks a node whose arguments are being planned: meeting it again means a cycle. */
+const planning = Symbol("planning");
+
+export class Evaluation implements Waiter {
+  readonly #settle: (isOk: boolean, value: unknown) => void;
+  readonly #owner: Steps;
+  isFailed = false;
+  error: unknown = undefined;
+  running = 0;
+  isSettled = false;
+  /** Tasks that were to begin while a failure of this graph is held back. */
+  parked: Task[] | undefined = undefined;
+  /** Its failure becomes a value (`catchErrors`), so the run can't fail of it. */
+  readonly isCaught: boolean;
+
+  constructor(owner: Steps, settle: (isOk: boolean, value: unknown) => void, isCaught = false) {
+    this.#owner = owner;
+    this.isCaught = isCaught;
+    this.#settle = settle;
+  }
+
+  upstream(cell: Cell): void {
+    if (cell.state === failedState) this.fail(cell.value);
+    else if (!this.isFailed) this.finish(true, cell.value);
+  }
+
+  fail(error: unknown): void {
+    if (!this.isFailed) {
+      this.isFailed = true;
+      this.error = error;
+      this.#owner.endBackoffs(this);
+    }
+    this.finishIfQuiet();
+  }
+
+  finishIfQuiet(): void {
+    if (this.isFailed && this.running === 0) this.finish(false, this.error);
+  }
+
+  finish(isOk: boolean, value: unknown): void {
+    if (this.isSettled) return;
+    this.isSettled = true;
+    this.#owner.evaluationEnded(this);
+    this.#settle(isOk, value);
+  }
+}
+
+export class Task implements Waiter {
+  readonly id: string;
+  readonly body: Body;
+  readonly options: ResolvedOptions;
+  readonly evaluation: Evaluation;
+  readonly cell: Cell;
+  readonly #owner: Steps;
+  args: readonly unknown[];
+  hasNodes = false;
+  /** Upstream nodes without a value. */
+  pending = 0;
+  attempt = 0;
+  /** Attempts before the retries began to count anew. */
+  attemptsBefore = 0;
+  /** The attempt whose result counts; 0 when none does. */
+  live = 0;
+  firstAtMs = 0;
+  timer = 0;
+  storedArgs: Uint8Array | undefined = undefined;
+  scope: AbortScope | undefined = undefined;
+
+  constructor(
+    owner: Steps,
+    parts: {
+      id: string;
+      body: Body;
+      args: readonly unknown[];
+      options: ResolvedOptions;
+      evaluation: Evaluation;
+      cell: Cell;
+    },
+  ) {
+    this.#owner = owner;
+    this.id = parts.id;
+    this.body = parts.body;
+    this.args = parts.args;
+    this.options = parts.options;
+    this.evaluation = parts.evaluation;
+    this.cell = parts.cell;
+  }
+
+  upstream(cell: Cell): void {
+    this.#owner.upstreamSettled(this, cell);
+  }
+}
+
+/** First in, first out, without moving what is left. */
+class Queue<Item> {
+  #items: Item[] = [];
+  #head = 0;
+
+  get length(): number {
+    return this.#items.length - this.#head;
+  }
+
+  push(item: Item): void {
+    this.#items.push(item);
+  }
+
+  shift(): Item | undefined {
+    const item = this.#items[this.#head++];
+    if (this.#head >= 1024 && this.#head * 2 >= this.#items.length) {
+      this.#items = this.#items.slice(this.#head);
+      this.#head = 0;
+    } else if (this.#head >= this.#items.length) {
+      this.#items.length = 0;
+      this.#head = 0;
+    }
+    return item;
+  }
+}
+
+export class Steps {
+  readonly #ports: StepPorts;
+  /** How many steps of each name there were. */
+  readonly #counts = new Map<string, number>();
+  readonly #ready = new Queue<Task>();
+  readonly #settled = new Queue<Cell>();
+  /** Bodies that haven't answered yet, and tasks between two attempts. */
+  readonly running = new Map<string, Task>();
+  readonly #backoffs = new Map<string, Task>();
+  readonly #live = new Set<Evaluation>();
+  /** Steps that failed for good and whose rejection nobody has got yet: a resume point. */
+  #held: { readonly task: Task; readonly error: unknown }[] = [];
+  #faults: Map<string, Error> | undefined = undefined;
+  #begun = 0;
+  #begunMax = Number.POSITIVE_INFINITY;
+  #isPumping = false;
+  /** The step whose body is executing right now, as far as can be told. */
+  current: Task | undefined = undefined;
+
+  constructor(ports: StepPorts) {
+    this.#ports = ports;
+  }
+
+  /** A new activation: `begunMax` bodies may begin in it, and `faults` fail instead of running. */
+  activate(begunMax: number, faults: Map<string, Error> | undefined): void {
+    this.#begun = 0;
+    this.#begunMax = begunMax;
+    this.#faults = faults;
+    if (faults === undefined) return;
+    for (const [id, error] of faults) {
+      const task = this.running.get(id);
+      if (task !== undefined) this.#endAttempt(task, error);
+    }
+  }
+
+  get isYielding(): boolean {
+    return this.#ready.length > 0 || this.#held.length > 0;
+  }
+
+  /** The first step whose failure is held back. */
+  get resumePoint(): string | undefined {
+    return this.#held[0]?.task.id;
+  }
+
+  /** Lets go of the failures that were held back. */
+  deliverFailures(): void {
+    const held = this.#held;
+    this.#held = [];
+    for (const { task, error } of held) {
+      this.#settle(task.cell, failedState, error);
+      task.evaluation.fail(error);
+      this.#unpark(task.evaluation);
+    }
+    this.pump();
+  }
+
+  /** Runs the steps again whose failures were held back, with all their attempts. */
+  retryFailures(): void {
+    const held = this.#held;
+    this.#held = [];
+    for (const { task } of held) {
+      task.attemptsBefore = task.attempt;
+      task.firstAtMs = this.#ports.nowMs();
+      this.#ready.push(task);
+      this.#unpark(task.evaluation);
+    }
+    this.pump();
+  }
+
+  #unpark(evaluation: Evaluation): void {
+    const { parked } = evaluation;
+    evaluation.parked = undefined;
+    if (parked !== undefined) for (const task of parked) this.#ready.push(task);
+  }
+
+  /** Runs one step; `settle` is called once, possibly before this returns. */
+  call(
+    body: Body,
+    args: readonly unknown[],
+    settle: (isOk: boolean, value: unknown) => void,
+  ): void {
+    const evaluation = new Evaluation(this, settle);
+    const cell = new Cell(this);
+    const task = this.#task(body, args, body.options, { evaluation, cell });
+    this.#live.add(evaluation);
+    cell.wait(evaluation);
+    this.#ready.push(task);
+    this.pump();
+  }
+
+  /** Runs a graph; `settle` is called once, possibly before this returns. */
+  evaluate(root: GraphNode, settle: (isOk: boolean, value: unknown) => void): void {
+    const evaluation = new Evaluation(this, settle);
+    this.#live.add(evaluation);
+    this.#planInto(root, evaluation, undefined);
+    this.pump();
+  }
+
+  /** Everything that awaits a step rejects now; nothing more of it starts. */
+  cancel(error: Error): void {
+    this.deliverFailures();
+    for (const evaluation of [...this.#live]) {
+      evaluation.fail(error);
+      evaluation.finish(false, error);
+    }
+    for (const task of this.running.values()) task.scope?.abort(error);
+  }
+
+  evaluationEnded(evaluation: Evaluation): void {
+    this.#live.delete(evaluation);
+  }
+
+  /** Begins what may begin, and passes on what has settled, until there is nothing left. */
+  pump(): void {
+    if (this.#isPumping) return;
+    this.#isPumping = true;
+    try {
+      for (;;) {
+        const cell = this.#settled.shift();
+        if (cell !== undefined) {
+          const waiters = cell.waiters;
+          cell.waiters = undefined;
+          if (waiters !== undefined) for (const waiter of waiters) waiter.upstream(cell);
+          continue;
+        }
+        if (this.#begun >= this.#begunMax || this.#ready.length === 0) return;
+        const task = this.#ready.shift();
+        if (task !== undefined) this.#begin(task);
+      }
+    } finally {
+      this.#isPumping = false;
+    }
+  }
+
+  // ---- planning
+
+  #planInto(root: GraphNode, evaluation: Evaluation, into: Cell | undefined): void {
+    const planned: GraphNode[] = [];
+    const fresh: Task[] = [];
+    try {
+      const cell = this.#plan(root, { evaluation, into, planned, fresh });
+      if (into === undefined) cell.wait(evaluation);
+      else if (cell !== into) cell.wait(new Forward(this, into));
+      for (const task of fresh) this.#enqueue(task);
+    } catch (error) {
+      // Nodes of a graph that can't be run must not look planned to another one.
+      for (const node of planned) node.cell = undefined;
+      if (into !== undefined) this.#settle(into, failedState, error);
+      evaluation.fail(error);
+    }
+  }
+
+  /** Makes tasks for a node and all upstream ones that have none, inner ones first. */
+  #plan(
+    root: GraphNode,
+    plan: { evaluation: Evaluation; into: Cell | undefined; planned: GraphNode[]; fresh: Task[] },
+  ): Cell {
+    const known = this.#cellOf(root);
+    if (known !== undefined) return known;
+    const stack: { node: GraphNode; upstream: GraphNode[]; next: number }[] = [];
+    const enter = (node: GraphNode): void => {
+      const upstream: GraphNode[] = [];
+      collectNodes(node.args, upstream, 0);
+      node.cell = planning;
+      plan.planned.push(node);
+      stack.push({ node, upstream, next: 0 });
+    };
+    enter(root);
+    for (let top = stack.at(-1); top !== undefined; top = stack.at(-1)) {
+      const upstream = top.upstream[top.next];
+      if (upstream !== undefined) {
+        top.next++;
+        if (upstream.cell === planning)
+          throw new TypeError(`the graph contains itself at ${upstream.$step}`);
+        if (this.#cellOf(upstream) === undefined) enter(upstream);
+        continue;
+      }
+      stack.pop();
+      const { node } = top;
+      const cell = node === root && plan.into !== undefined ? plan.into : new Cell(this);
+      const task = this.#task(node.body, node.args, nodeOptions(node), {
+        evaluation: plan.evaluation,
+        cell,
+      });
+      node.cell = cell;
+      this.#connect(task, top.upstream);
+      plan.fresh.push(task);
+    }
+    return this.#cellOf(root) ?? new Cell(this);
+  }
+
+  #cellOf(node: GraphNode): Cell | undefined {
+    const cell = node.cell;
+    return cell instanceof Cell && cell.owner === this ? cell : undefined;
+  }
+
+  #connect(task: Task, upstream: readonly GraphNode[]): void {
+    task.hasNodes = upstream.length > 0;
+    for (const node of upstream) {
+      const cell = this.#cellOf(node);
+      if (cell === undefined || cell.state === okState) continue;
+      task.pending++;
+      // Also for a failed cell: the task hears of it from the queue, like all others.
+      if (cell.state === failedState) this.#settled.push(cell);
+      (cell.waiters ??= []).push(task);
+    }
+  }
+
+  #enqueue(task: Task): void {
+    if (task.pending === 0) this.#ready.push(task);
+  }
+
+  #task(
+    body: Body,
+    args: readonly unknown[],
+    options: ResolvedOptions,
+    place: { evaluation: Evaluation; cell: Cell },
+  ): Task {
+    const id = this.#identity(options.name ?? body.name);
+    place.cell.id = id;
+    return new Task(this, { id, body, args, options, ...place });
+  }
+
+  /** The name, then name_1, name_2 …, and never one that a step of another name has. */
+  #identity(name: string): string {
+    let count = this.#counts.get(name) ?? 0;
+    if (count === 0 && this.#isIssued(name)) count = 1;
+    let id = name;
+    if (count > 0) {
+      id = `${name}_${count}`;
+      while (this.#counts.has(id)) id = `${name}_${++count}`;
+    }
+    this.#counts.set(name, count + 1);
+    return id;
+  }
+
+  /** Whether `fib_1` has already been given to the second `fib`. */
+  #isIssued(name: string): boolean {
+    const split = name.lastIndexOf("_");
+    if (split < 1) return false;
+    const suffix = Number(name.slice(split + 1));
+    if (!(suffix >= 1) || `_${suffix}` !== name.slice(split)) return false;
+    return (this.#counts.get(name.slice(0, split)) ?? 0) > suffix;
+  }
+
+  // ---- settling
+
+  #settle(cell: Cell, state: 1 | 2, value: unknown): void {
+    if (cell.state !== pendingState) return;
+    cell.state = state;
+    cell.value = value;
+    if (cell.waiters !== undefined) this.#settled.push(cell);
+  }
+
+  forward(from: Cell, into: Cell): void {
+    this.#settle(into, from.state === okState ? okState : failedState, from.value);
+  }
+
+  upstreamSettled(task: Task, cell: Cell): void {
+    if (cell.state === failedState) {
+      this.#settle(task.cell, failedState, cell.value);
+      task.evaluation.fail(cell.value);
+    } else if (--task.pending === 0) {
+      this.#ready.push(task);
+    }
+  }
+
+  // ---- attempts
+
+  #begin(task: Task): void {
+    const { evaluation } = task;
+    if (task.cell.state !== pendingState) return;
+    if (evaluation.isFailed) return this.#settle(task.cell, failedState, evaluation.error);
+    if (evaluation.parked !== undefined) {
+      evaluation.parked.push(task);
+      return;
+    }
+    this.#begun++;
+    evaluation.running++;
+    task.attempt++;
+    task.live = task.attempt;
+    task.scope = undefined;
+    let args: readonly unknown[];
+    try {
+      args = this.#argsOf(task);
+    } catch (error) {
+      this.#record(task, "started");
+      return this.#endAttempt(task, error);
+    }
+    this.#record(task, "started", task.attempt === 1 ? { value: task.storedArgs } : undefined);
+    const fault = this.#faults?.get(task.id);
+    if (fault !== undefined) return this.#endAttempt(task, fault);
+    this.#run(task, args);
+  }
+
+  /** The arguments with nodes replaced by their values; a fresh copy for each later attempt. */
+  #argsOf(task: Task): readonly unknown[] {
+    if (task.attempt > 1) {
+      return task.storedArgs === undefined ? task.args : (decode(task.storedArgs) as unknown[]);
+    }
+    task.firstAtMs = this.#ports.nowMs();
+    if (task.hasNodes) {
+      task.args = task.args.map((arg) => resolveNodes(arg));
+      task.hasNodes = false;
+    }
+    if (task.options.checkpoint && task.args.length > 0)
+      task.storedArgs = encodeFor(task.args, "arguments");
+    return task.args;
+  }
+
+  #run(task: Task, args: readonly unknown[]): void {
+    const outer = this.current;
+    this.current = task;
+    let result: unknown;
+    let thenable: Promise<unknown> | undefined;
+    try {
+      const self = task.body.isMethod ? this.#ports.instance() : undefined;
+      result = task.body.fn.apply(self, args as unknown[]);
+      if (isThenable(result)) thenable = Promise.resolve(result);
+    } catch (error) {
+      this.current = outer;
+      return this.#endAttempt(task, error);
+    }
+    this.current = outer;
+    if (thenable === undefined) return this.#finishAttempt(task, result);
+    this.#await(task, thenable);
+  }
+
+  #await(task: Task, promise: Promise<unknown>): void {
+    const { attempt } = task;
+    this.running.set(task.id, task);
+    this.#startTimeout(task);
+    promise.then(
+      (value) => {
+        if (task.live !== attempt) return;
+        this.current = undefined;
+        this.#finishAttempt(task, value);
+        this.pump();
+      },
+      (error) => {
+        if (task.live !== attempt) return;
+        this.current = undefined;
+        this.#endAttempt(task, error);
+        this.pump();
+      },
+    );
+  }
+
+  #startTimeout(task: Task): void {
+    const { timeoutMs, totalTimeoutMs } = task.options;
+    if (timeoutMs === undefined && totalTimeoutMs === undefined) return;
+    const nowMs = this.#ports.nowMs();
+    const totalAtMs = totalTimeoutMs === undefined ? Infinity : task.firstAtMs + totalTimeoutMs;
+    const atMs = Math.min(timeoutMs === undefined ? Infinity : nowMs + timeoutMs, totalAtMs);
+    const limit = atMs === totalAtMs ? "totalTimeout" : "timeout";
+    task.timer = this.#ports.timer(atMs, "", () => {
+      task.timer = 0;
+      const error = new TimeoutError(
+        `step ${task.id} passed its ${limit} of ${limit === "timeout" ? timeoutMs : totalTimeoutMs} ms`,
+      );
+      task.scope?.abort(error);
+      this.#endAttempt(task, error);
+      this.pump();
+    });
+  }
+
+  /** The attempt is over, one way or the other; a late result of it is not heard. */
+  #close(task: Task): void {
+    task.live = 0;
+    task.evaluation.running--;
+    this.running.delete(task.id);
+    if (task.timer !== 0) {
+      this.#ports.drop(task.timer);
+      task.timer = 0;
+    }
+  }
+
+  #finishAttempt(task: Task, value: unknown): void {
+    if (task.body.isMethod) {
+      try {
+        this.#ports.methodEnded();
+      } catch (error) {
+        return this.#endAttempt(task, error);
+      }
+    }
+    if (value instanceof GraphNode) return this.#continue(task, value);
+    let stored: Uint8Array | undefined;
+    try {
+      if (task.options.checkpoint) stored = encodeFor(value, "the value");
+    } catch (error) {
+      return this.#endAttempt(task, error);
+    }
+    this.#close(task);
+    this.#succeed(task, value, stored);
+    task.evaluation.finishIfQuiet();
+  }
+
+  #succeed(task: Task, value: unknown, stored: Uint8Array | undefined): void {
+    const result = task.options.catchErrors ? [value, undefined] : value;
+    const kept = task.options.catchErrors && stored !== undefined ? encode(result) : stored;
+    this.#record(task, "succeeded", { value: kept });
+    this.#settle(task.cell, okState, result);
+  }
+
+  /** The step's value will be that of the returned node. */
+  #continue(task: Task, node: GraphNode): void {
+    this.#close(task);
+    const { evaluation } = task;
+    if (evaluation.isFailed) {
+      this.#settle(task.cell, failedState, evaluation.error);
+      return evaluation.finishIfQuiet();
+    }
+    if (task.options.catchErrors) return this.#continueCaught(task, node);
+    // Recorded after planning, which names the node; before anything of it begins.
+    const into = task.cell;
+    this.#planInto(node, evaluation, into);
+    const id = this.#cellOf(node)?.id;
+    if (id === undefined) this.#record(task, "failed", { error: toErrorValue(evaluation.error) });
+    else this.#record(task, "continued", { into: id });
+  }
+
+  #continueCaught(task: Task, node: GraphNode): void {
+    // Held open: the outer graph may not end before this step has got its pair.
+    task.evaluation.running++;
+    const inner = new Evaluation(
+      this,
+      (isOk, value) => {
+        task.evaluation.running--;
+        if (isOk) this.#succeed(task, value, this.#storedOrNone(value));
+        else if (value instanceof CancelledError) this.#failForGood(task, value);
+        else this.#settleCaught(task, value);
+        task.evaluation.finishIfQuiet();
+        this.pump();
+      },
+      true,
+    );
+    this.#live.add(inner);
+    this.#planInto(node, inner, undefined);
+    const id = this.#cellOf(node)?.id;
+    if (id !== undefined && task.cell.state === pendingState) {
+      this.#record(task, "continued", { into: id });
+    }
+  }
+
+  #storedOrNone(value: unknown): Uint8Array | undefined {
+    try {
+      return encode(value);
+    } catch {
+      // A value of a step without checkpoint may be anything.
+      return undefined;
+    }
+  }
+
+  #endAttempt(task: Task, thrown: unknown): void {
+    if (task.live === 0) return;
+    this.#close(task);
+    let error = asError(thrown);
+    let delayMs: number | undefined;
+    try {
+      delayMs = task.evaluation.isFailed ? undefined : this.#retryDelay(task, error);
+    } catch (broken) {
+      // retryIf, nonRetryable or backoff of the user's: the step fails by that name.
+      error = asError(broken);
+    }
+    if (delayMs !== undefined) return this.#retryLater(task, error, delayMs);
+    if (task.options.catchErrors && !(error instanceof CancelledError)) {
+      this.#settleCaught(task, error);
+      return task.evaluation.finishIfQuiet();
+    }
+    this.#failForGood(task, error);
+  }
+
+  #settleCaught(task: Task, error: unknown): void {
+    const pair = [undefined, error];
+    this.#record(task, "succeeded", {
+      value: this.#storedOrNone(pair),
+      error: toErrorValue(error),
+    });
+    this.#settle(task.cell, okState, pair);
+  }
+
+  #failForGood(task: Task, error: unknown): void {
+    const { evaluation } = task;
+    this.#record(task, "failed", { error: toErrorValue(error) });
+    const canHold =
+      !evaluation.isFailed && !evaluation.isCaught && !(error instanceof CancelledError);
+    if (canHold && this.#ports.isResumable()) {
+      // PROTOCOL, resumePoint: the host keeps the run as it is now, before it knows.
+      this.#held.push({ task, error });
+      evaluation.parked ??= [];
+      return;
+    }
+    this.#settle(task.cell, failedState, error);
+    evaluation.fail(error);
+  }
+
+  #retryLater(task: Task, error: Error, delayMs: number): void {
+    const nextAtMs = this.#ports.nowMs() + delayMs;
+    this.#record(task, "retrying", { error: toErrorValue(error), nextAtMs });
+    if (delayMs === 0) {
+      this.#ready.push(task);
+      return;
+    }
+    this.#backoffs.set(task.id, task);
+    task.timer = this.#ports.timer(nextAtMs, `the next attempt of step ${task.id}`, () => {
+      task.timer = 0;
+      this.#backoffs.delete(task.id);
+      this.#ready.push(task);
+      this.pump();
+    });
+  }
+
+  /** Milliseconds to the next attempt, or undefined if there is none. */
+  #retryDelay(task: Task, error: Error): number | undefined {
+    const { options } = task;
+    if (task.attempt - task.attemptsBefore > options.retries || !isRetryableKind(error))
+      return undefined;
+    if (options.nonRetryable.length > 0 && matchesError(options.nonRetryable, error))
+      return undefined;
+    if (options.retryIf !== undefined && !matchesError(options.retryIf, error)) return undefined;
+    const delayMs = this.#delayOf(task, error);
+    if (options.totalTimeoutMs === undefined) return delayMs;
+    const endMs = task.firstAtMs + options.totalTimeoutMs;
+    return this.#ports.nowMs() + delayMs >= endMs ? undefined : delayMs;
+  }
+
+  #delayOf(task: Task, error: Error): number {
+    const { retryAfter } = error as { retryAfter?: unknown };
+    if (typeof retryAfter === "number" || typeof retryAfter === "string") {
+      return durationMs(retryAfter as Duration, "retryAfter");
+    }
+    const { backoff } = task.options;
+    if (typeof backoff === "function") return durationMs(backoff(task.attempt, error), "backoff");
+    const plain = Math.min(backoff.max, backoff.initial * backoff.factor ** (task.attempt - 1));
+    const spread = plain * backoff.jitter * (2 * this.#ports.random() - 1);
+    return Math.max(0, Math.round(plain + spread));
+  }
+
+  /** Tasks of a failed graph don't wait for another attempt. */
+  endBackoffs(evaluation: Evaluation): void {
+    for (const [id, task] of this.#backoffs) {
+      if (task.evaluation !== evaluation) continue;
+      this.#backoffs.delete(id);
+      this.#ports.drop(task.timer);
+      task.timer = 0;
+      this.#record(task, "failed", { error: toErrorValue(evaluation.error) });
+      this.#settle(task.cell, failedState, evaluation.error);
+    }
+  }
+
+  // ---- records
+
+  #record(
+    task: Task,
+    event: StepRecord["event"],
+    more?: {
+      value?: Uint8Array | undefined;
+      error?: ErrorValue;
+      nextAtMs?: number;
+      into?: string;
+    },
+  ): void {
+    const record: { -readonly [Key in keyof StepRecord]: StepRecord[Key] } = {
+      step: task.id,
+      name: task.options.name ?? task.body.name,
+      event,
+      atMs: this.#ports.nowMs(),
+      attempt: task.attempt,
+    };
+    if (more !== undefined) {
+      if (
+        more.value !== undefined &&
+        more.value.length <= recordBytesMax &&
+        task.options.checkpoint
+      ) {
+        record.value = more.value;
+      }
+      if (more.error !== undefined) record.error = more.error;
+      if (more.nextAtMs !== undefined) record.nextAtMs = more.nextAtMs;
+      if (more.into !== undefined) record.into = more.into;
+    }
+    if (event === "started" && task.options.metadata !== undefined) {
+      record.metadata = task.options.metadata;
+    }
+    this.#ports.record(encode(record));
+  }
+
+  /** The abort signal of the attempt that runs. */
+  scopeOf(task: Task): AbortScope {
+    task.scope ??= abortScope();
+    return task.scope;
+  }
+}
+
+/** Passes the value of a node that was planned before on to a continuation. */
+class Forward implements Waiter {
+  readonly #owner: Steps;
+  readonly #into: Cell;
+
+  constructor(owner: Steps, into: Cell) {
+    this.#owner = owner;
+    this.#into = into;
+  }
+
+  upstream(cell: Cell): void {
+    this.#owner.forward(cell, this.#into);
+  }
+}
+
+function encodeFor(value: unknown, what: string): Uint8Array {
+  try {
+    return encode(value);
+  } catch (error) {
+    if (error instanceof SerialisationError) {
+      const reason = error.message.slice(error.path.length + 2);
+      throw new SerialisationError(error.path, `${reason} (in ${what} of a step)`);
+    }
+    throw error;
+  }
+}
+
+function isThenable(value: unknown): value is PromiseLike<unknown> {
+  if (typeof value !== "object" || value === null) return false;
+  return typeof (value as { then?: unknown }).then === "function";
+}
+
+/** Options that came with the node lie over those of its definition. */
+function nodeOptions(node: GraphNode): ResolvedOptions {
+  if (node.options === undefined) return node.body.options;
+  return normaliseOptions(node.options as StepOptions, `step "${node.$step}"`, node.body.options);
+}
+
+function collectNodes(value: unknown, nodes: GraphNode[], depth: number): void {
+  if (typeof value !== "object" || value === null) return;
+  if (value instanceof GraphNode) {
+    nodes.push(value);
+    return;
+  }
+  if (depth > argsDepthMax) {
+    throw new SerialisationError("$", `arguments nested more than ${argsDepthMax} deep, or cyclic`);
+  }
+  if (Array.isArray(value)) {
+    for (let i = 0; i < value.length; i++) collectNodes(value[i], nodes, depth + 1);
+  } else if (isPlain(value)) {
+    for (const key of Object.keys(value)) collectNodes(value[key], nodes, depth + 1);
+  }
+}
+
+/** A copy of the containers that hold nodes, with the nodes' values in their places. */
+function resolveNodes(value: unknown): unknown {
+  if (typeof value !== "object" || value === null) return value;
+  if (value instanceof GraphNode) return value.cell instanceof Cell ? value.cell.value : undefined;
+  if (Array.isArray(value)) return value.map((each) => resolveNodes(each));
+  if (!isPlain(value)) return value;
+  const copy: Record<string, unknown> = {};
+  for (const key of Object.keys(value)) {
+    if (key === "__proto__") {
+      const resolved = resolveNodes(value[key]);
+      Object.defineProperty(copy, key, {
+        value: resolved,
+        writable: true,
+        enumerable: true,
+        configurable: true,
+      });
+    } else {
+      copy[key] = resolveNodes(value[key]);
+    }
+  }
+  return copy;
+}
+
+/** A graph that came from outside, as nodes. Throws a TypeError that says what is wrong. */
+export function graphFromValue(value: unknown): GraphNode {
+  const nodes = new Map<number, GraphNode>();
+  const root = nodeFrom(value, nodes);
+  if (root instanceof GraphNode) return root;
+  throw new TypeError("the root of a graph must be a node: { $step, args }");
+}
+
+function nodeFrom(value: unknown, nodes: Map<number, GraphNode>): unknown {
+  if (typeof value !== "object" || value === null) return value;
+  if (Array.isArray(value)) return value.map((each) => nodeFrom(each, nodes));
+  if (!isPlain(value)) return value;
+  if (Object.hasOwn(value, "$ref")) {
+    const node = nodes.get(value["$ref"] as number);
+    if (node === undefined)
+      throw new TypeError(`there is no node ${String(value["$ref"])} before its $ref`);
+    return node;
+  }
+  if (Object.hasOwn(value, "$step")) return stepFrom(value, nodes);
+  const record: Record<string, unknown> = {};
+  for (const key of Object.keys(value)) {
+    const inner = nodeFrom(value[key], nodes);
+    Object.defineProperty(record, key, {
+      value: inner,
+      writable: true,
+      enumerable: true,
+      configurable: true,
+    });
+  }
+  return record;
+}
+
+function stepFrom(value: Record<string, unknown>, nodes: Map<number, GraphNode>): GraphNode {
+  const { $step: name, args, $id: id, options } = value;
+  if (typeof name !== "string") throw new TypeError("$step must be a step's name");
+  const body = findStep(name);
+  if (body === undefined) throw new TypeError(`there is no step "${name}"`);
+  if (!Array.isArray(args)) throw new TypeError(`the args of step "${name}" must be an array`);
+  if (options !== undefined && !isPlain(options))
+    throw new TypeError(`the options of step "${name}" must be an object`);
+  if (options !== undefined)
+    normaliseOptions(options as StepOptions, `step "${name}"`, body.options);
+  const resolved = args.map((each) => nodeFrom(each, nodes));
+  const node = new GraphNode(body, resolved, options);
+  if (typeof id === "number") {
+    // Set after the arguments, so that a node that refers to itself finds nothing.
+    if (nodes.has(id)) throw new TypeError(`two nodes have the $id ${id}`);
+    nodes.set(id, node);
+  }
+  return node;
+}
