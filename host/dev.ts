@@ -1,0 +1,132 @@
+/**
+ * `spore dev`: builds, serves and rebuilds on change. What doesn't build is shown with
+ * its place in the author's file, and the last code that did goes on serving.
+ */
+import { relative } from "node:path";
+import pc from "picocolors";
+import { SporeError } from "../runtime/errors.ts";
+import type { Observer } from "../runtime/ports.ts";
+import { type BuildResult, watch } from "./build.ts";
+import { type RunningServer, type ServerOptions, startServer } from "./node.ts";
+
+export interface DevOptions extends Omit<ServerOptions, "log"> {
+  readonly entry: string;
+  /** Where to print. */
+  readonly print: (line: string) => void;
+}
+
+export interface DevServer extends RunningServer {
+  /** Settles when the first build was deployed or has failed. */
+  readonly firstBuild: Promise<void>;
+}
+
+export async function startDev(options: DevOptions): Promise<DevServer> {
+  const { entry, print, ...serverOptions } = options;
+  const startedMs = performance.now();
+  const server = await startServer({ ...serverOptions, log: humanLog(print) });
+  const first = Promise.withResolvers<void>();
+  let deployed: string | undefined;
+  const onBuild = async (result: BuildResult | SporeError): Promise<void> => {
+    try {
+      if (result instanceof SporeError) throw result;
+      const id = await deploy(server, result);
+      for (const warning of result.warnings) print(pc.yellow(warning));
+      if (deployed === undefined) printWelcome(options, server, result, startedMs);
+      else if (deployed !== id) print(`${pc.green("✓")} reloaded: new runs take the new code`);
+      deployed = id;
+    } catch (error) {
+      printFailure(print, error, deployed !== undefined);
+    } finally {
+      first.resolve();
+    }
+  };
+  const stopWatching = await watch(
+    { entry, prepare: (source) => server.sandbox.prepare(source) },
+    onBuild,
+  );
+  return {
+    ...server,
+    firstBuild: first.promise,
+    async stop() {
+      await stopWatching();
+      await server.stop();
+    },
+  };
+}
+
+async function deploy(server: RunningServer, result: BuildResult): Promise<string> {
+  const { prepared, code } = result;
+  // An unchanged build was not compiled in this process: its stored bytes save that.
+  await server.sandbox.load(prepared.id, prepared.bytes);
+  const tenant = server.host.tenant("default");
+  const current = await tenant.currentComponent();
+  if (current?.id === prepared.id) return prepared.id;
+  const { id } = await tenant.deploy({ kind: "javascript", code });
+  return id;
+}
+
+function printWelcome(
+  options: DevOptions,
+  server: RunningServer,
+  result: BuildResult,
+  startedMs: number,
+): void {
+  const { print, entry } = options;
+  const { definitions } = result.prepared.manifest;
+  const count = (kind: string): number => definitions.filter((each) => each.kind === kind).length;
+  const tookMs = Math.round(performance.now() - startedMs);
+  print("");
+  print(`  ${pc.bold("Spore")} is ready in ${tookMs} ms`);
+  print("");
+  print(`  address   ${pc.cyan(server.url)}`);
+  print(`  storage   ${server.storage}`);
+  print(
+    `  code      ${relative(process.cwd(), entry) || entry}: ` +
+      `${count("workflow")} workflows, ${count("step")} steps, ${count("actor")} actors`,
+  );
+  print("");
+  print("  Try, in another terminal:");
+  for (const line of examples(server, result)) print(`    ${line}`);
+  print("");
+  print(pc.dim("  Watching for changes. Ctrl-C stops; state stays in the storage."));
+  print("");
+}
+
+function examples(server: RunningServer, result: BuildResult): readonly string[] {
+  const { definitions } = result.prepared.manifest;
+  const workflow = definitions.find((each) => each.kind === "workflow");
+  const actor = definitions.find((each) => each.kind === "actor");
+  const method = actor?.methods?.[0]?.name;
+  const isDefault = server.url === "http://127.0.0.1:7070";
+  const spore = isDefault ? "npx spore" : `SPORE_URL=${server.url} npx spore`;
+  return [
+    ...(workflow === undefined ? [] : [`${spore} run ${workflow.name}`]),
+    ...(method === undefined ? [] : [`${spore} actor call ${actor?.name} a ${method}`]),
+    `${spore} list`,
+    `curl ${server.url}/v1/runs`,
+  ].slice(0, 3);
+}
+
+function printFailure(print: (line: string) => void, error: unknown, isServing: boolean): void {
+  const { message, hint } =
+    error instanceof SporeError ? error : { message: String(error), hint: "" };
+  print(`${pc.red("✗ the code does not build")}`);
+  print(message);
+  if (hint !== undefined && hint !== "") print(pc.dim(hint));
+  print(isServing ? pc.yellow("the last code that built goes on serving") : "waiting for a change");
+}
+
+const levels = { debug: 0, info: 1, warn: 2, error: 3 };
+
+function humanLog(print: (line: string) => void): Observer["log"] {
+  const least = levels[(process.env.SPORE_LOG ?? "warn") as keyof typeof levels] ?? levels.warn;
+  return (level, message, fields) => {
+    // What workflows log themselves is what their author wants to see.
+    const isGuest = "runId" in fields && "step" in fields;
+    if (levels[level] < least && !isGuest) return;
+    const { error, ...rest } = fields;
+    const details = Object.keys(rest).length === 0 ? "" : ` ${pc.dim(JSON.stringify(rest))}`;
+    print(`${level === "error" ? pc.red(level) : level} ${message}${details}`);
+    if (error instanceof Error) print(error.stack ?? error.message);
+  };
+}

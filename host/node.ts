@@ -1,0 +1,236 @@
+/**
+ * The Node entry: makes the ports, opens store and sandbox, serves the API, and puts
+ * everything away in the opposite order.
+ */
+import { hash, randomBytes } from "node:crypto";
+import type { Server } from "node:http";
+import type { AddressInfo } from "node:net";
+import { hostname as machineName } from "node:os";
+import { createAdaptorServer } from "@hono/node-server";
+import { pino } from "pino";
+import { SporeError } from "../runtime/errors.ts";
+import { createHost, type Host, type HostOptions } from "../runtime/index.ts";
+import type { Clock, Digest, Observer, Random, Sandbox } from "../runtime/ports.ts";
+import { type ApiLimits, createApi } from "./api.ts";
+import { createMetrics, type Metrics } from "./metrics.ts";
+import { createOutbound, type OutboundOptions } from "./outbound.ts";
+import { createThreadSandbox, type ThreadSandboxOptions } from "./sandbox/threads.ts";
+import { openStore, redactStorageUri } from "./store/uri.ts";
+import { createTenants, type TenantKey } from "./tenants.ts";
+
+export interface ServerOptions {
+  /** A storage URI: `file:./data`, `s3://bucket/prefix?…`, `memory:`. */
+  readonly storage: string;
+  /** Default 7070; 0 takes any free one. */
+  readonly port?: number | undefined;
+  /** Default 127.0.0.1. Others need keys. */
+  readonly hostname?: string | undefined;
+  readonly keys?: readonly TenantKey[] | undefined;
+  readonly engine?: Partial<Omit<HostOptions, "hostId">> | undefined;
+  readonly sandbox?: ThreadSandboxOptions | undefined;
+  readonly outbound?: OutboundOptions | undefined;
+  readonly limits?: Partial<ApiLimits> | undefined;
+  /** Default: JSON lines on standard error. */
+  readonly log?: Observer["log"] | undefined;
+  /** Bound of a clean stop; then connections are cut. Default 10 s. */
+  readonly stopMsMax?: number | undefined;
+}
+
+export interface RunningServer {
+  readonly url: string;
+  /** Without secrets. */
+  readonly storage: string;
+  readonly host: Host;
+  readonly sandbox: Sandbox;
+  stop(): Promise<void>;
+}
+
+export const serverDefaults = Object.freeze({
+  port: 7070,
+  hostname: "127.0.0.1",
+  stopMsMax: 10_000,
+});
+
+export async function startServer(options: ServerOptions): Promise<RunningServer> {
+  const keys = options.keys ?? [];
+  const hostname = options.hostname ?? serverDefaults.hostname;
+  if (keys.length === 0 && !isLoopback(hostname)) {
+    throw new SporeError(
+      "invalid-request",
+      `without API keys Spore does not listen on ${hostname}`,
+      {
+        hint: "give keys (--keys keys.json), or listen on 127.0.0.1",
+      },
+    );
+  }
+  const metrics = createMetrics();
+  const observer = observerOf(metrics, options.log ?? jsonLog());
+  await using opened = new AsyncDisposableStack();
+  const store = await openStore(options.storage);
+  opened.defer(() => store.close());
+  const sandbox = await createThreadSandbox(options.sandbox);
+  opened.defer(() => sandbox.close());
+  const outbound = createOutbound(options.outbound);
+  const ports = { store, sandbox, clock, random, digest, outbound, observer };
+  const host = await createHost(ports, { ...options.engine, hostId: hostIdOf() });
+  opened.defer(() => host.stop());
+  addGauges(metrics, host);
+  const app = createApi({
+    host,
+    clock,
+    random,
+    digest,
+    observer,
+    tenants: createTenants(keys, digest),
+    metrics: metrics.text,
+    limits: options.limits,
+    ...(keys.length === 0 ? { isHostAllowed: isLoopbackHost } : {}),
+  });
+  const server = createAdaptorServer({ fetch: app.fetch }) as Server;
+  const port = await listen(server, options.port ?? serverDefaults.port, hostname);
+  opened.defer(() => closeServer(server));
+  await host.start();
+  const resources = opened.move();
+  let stopping: Promise<void> | undefined;
+  return {
+    url: `http://${hostname.includes(":") ? `[${hostname}]` : hostname}:${port}`,
+    storage: redactStorageUri(options.storage),
+    host,
+    sandbox,
+    stop() {
+      stopping ??= stopWithin(resources, server, options.stopMsMax ?? serverDefaults.stopMsMax);
+      return stopping;
+    },
+  };
+}
+
+/** Calls `stop` on the first SIGINT or SIGTERM; a second one ends the process at once. */
+export function stopOnSignals(stop: () => Promise<void>): void {
+  let isStopping = false;
+  const onSignal = (): void => {
+    if (isStopping) process.exit(130);
+    isStopping = true;
+    stop().then(
+      () => process.exit(0),
+      (error: unknown) => {
+        process.stderr.write(`spore: ${String(error)}\n`);
+        process.exit(1);
+      },
+    );
+  };
+  process.on("SIGINT", onSignal);
+  process.on("SIGTERM", onSignal);
+}
+
+// ---------------------------------------------------------------- ports
+
+/** Node's timers hold 31 bits; a longer one would fire at once. */
+const timerMsMax = 2 ** 31 - 1;
+
+export const clock: Clock = {
+  nowMs: () => Date.now(),
+  after(delayMs, callback) {
+    let leftMs = Math.max(0, delayMs);
+    let timer: NodeJS.Timeout;
+    const arm = (): void => {
+      const partMs = Math.min(leftMs, timerMsMax);
+      leftMs -= partMs;
+      timer = setTimeout(() => (leftMs > 0 ? arm() : callback()), partMs);
+    };
+    arm();
+    return () => clearTimeout(timer);
+  },
+};
+
+export const random: Random = { bytes: (count) => new Uint8Array(randomBytes(count)) };
+
+export const digest: Digest = {
+  sha256: (bytes) => new Uint8Array(hash("sha256", bytes, "buffer")),
+};
+
+function jsonLog(): Observer["log"] {
+  const logger = pino(
+    { base: undefined, level: process.env.SPORE_LOG ?? "info", redact: ["authorization"] },
+    pino.destination({ dest: 2, sync: true }),
+  );
+  return (level, message, fields) => {
+    const { error, ...rest } = fields;
+    logger[level](error === undefined ? rest : { ...rest, err: error }, message);
+  };
+}
+
+function observerOf(metrics: Metrics, log: Observer["log"]): Observer {
+  return {
+    log,
+    count: (name, value, labels) => metrics.count(name, value, labels),
+    observe: (name, value, labels) => metrics.observe(name, value, labels),
+  };
+}
+
+function addGauges(metrics: Metrics, host: Host): void {
+  const sum = (field: "residentEntities" | "memtableBytes"): number =>
+    host.status().partitions.reduce((total, partition) => total + partition[field], 0);
+  metrics.gauge("process_resident_memory_bytes", () => process.memoryUsage.rss());
+  metrics.gauge("process_uptime_seconds", () => process.uptime());
+  metrics.gauge("host_ready", () => (host.isReady ? 1 : 0));
+  metrics.gauge("resident_entities", () => sum("residentEntities"));
+  metrics.gauge("memtable_bytes", () => sum("memtableBytes"));
+}
+
+function hostIdOf(): string {
+  const name = machineName()
+    .replaceAll(/[^A-Za-z0-9-]/g, "-")
+    .slice(0, 40);
+  return `${name}-${process.pid}-${randomBytes(4).toString("hex")}`;
+}
+
+// ---------------------------------------------------------------- network
+
+export function isLoopback(hostname: string): boolean {
+  return (
+    hostname === "localhost" ||
+    hostname.endsWith(".localhost") ||
+    hostname === "::1" ||
+    hostname === "[::1]" ||
+    /^127(?:\.\d{1,3}){3}$/.test(hostname)
+  );
+}
+
+/** Of a Host header, with or without a port. */
+export function isLoopbackHost(header: string): boolean {
+  return isLoopback(header.toLowerCase().replace(/:\d{1,5}$/, ""));
+}
+
+function listen(server: Server, port: number, hostname: string): Promise<number> {
+  return new Promise((resolve, reject) => {
+    server.once("error", (cause: NodeJS.ErrnoException) => {
+      const taken = cause.code === "EADDRINUSE";
+      const why = taken ? `port ${port} is taken` : `can't listen on ${hostname}:${port}`;
+      const hint = taken ? "give another one: --port" : cause.message;
+      reject(new SporeError("invalid-request", why, { hint, cause }));
+    });
+    server.listen(port, hostname, () => resolve((server.address() as AddressInfo).port));
+  });
+}
+
+function closeServer(server: Server): Promise<void> {
+  return new Promise((resolve) => {
+    server.close(() => resolve());
+    server.closeIdleConnections();
+  });
+}
+
+/** Requests that hang (long polls, event streams) must not hold the process for ever. */
+async function stopWithin(
+  resources: AsyncDisposableStack,
+  server: Server,
+  stopMsMax: number,
+): Promise<void> {
+  const cut = setTimeout(() => server.closeAllConnections(), stopMsMax);
+  cut.unref();
+  try {
+    await resources.disposeAsync();
+  } finally {
+    clearTimeout(cut);
+  }
+}
