@@ -112,8 +112,6 @@ const timerWindow = 10_000;
 /** Messages sent to one partition at once. */
 const envelopesMax = 500;
 
-type Checkpoint = { readonly manifest: Uint8Array; readonly rows: Uint8Array };
-
 export class Partition {
   readonly index: number;
   readonly #ports: Ports;
@@ -137,9 +135,7 @@ export class Partition {
   #bytesSinceCheckpoint = 0;
   #entriesSinceCheckpoint = 0;
   #checkpoint: Promise<void> | undefined;
-  #readyManifest: Uint8Array | undefined;
-  /** Rows applied since the memtable was frozen for the checkpoint that is being made. */
-  #sinceFreeze: Map<string, Uint8Array | undefined> | undefined;
+  #isCheckpointReady = false;
 
   readonly #timers = new TimerHeap();
   /** Every timer due before this is in the heap. */
@@ -207,19 +203,11 @@ export class Partition {
         `partition ${this.index} was claimed by another host`,
       );
     }
-    const checkpoint =
-      claim.checkpoint === undefined ? undefined : decodeCheckpoint(claim.checkpoint);
-    const { store, random, digest, observer } = this.#ports;
-    const table = await Table.open({
-      store,
-      prefix: this.#prefix,
-      epoch: claim.epoch,
-      manifest: checkpoint?.manifest,
-      random,
-      digest,
-      observer,
-    });
-    if (checkpoint !== undefined) table.apply(decodeBatch(checkpoint.rows));
+    const { store, random, digest, clock, observer } = this.#ports;
+    const table = Table.open(
+      { store, prefix: this.#prefix, epoch: claim.epoch, random, digest, clock, observer },
+      claim.checkpoint,
+    );
     for (const { payload } of claim.entries) {
       table.apply(decodeBatch(payload));
       this.#bytesSinceCheckpoint += payload.length;
@@ -275,6 +263,7 @@ export class Partition {
     this.#state = state;
     this.#lostError = error;
     this.#log.close();
+    this.#table?.close();
     this.#lingerCancel?.();
     this.#timerCancel?.();
     const lost = [this.#inFlight, this.#changes];
@@ -1044,7 +1033,7 @@ export class Partition {
       while (this.#isDemanded && this.#state === "owned") {
         this.#isDemanded = false;
         if (!(await this.#commit())) return;
-        if (this.#readyManifest !== undefined && !(await this.#writeCheckpoint())) return;
+        if (this.#isCheckpointReady && !(await this.#writeCheckpoint())) return;
       }
     } finally {
       this.#isCommitting = false;
@@ -1068,9 +1057,6 @@ export class Partition {
       const startMs = this.#ports.clock.nowMs();
       if (!(await this.#append("batch", payload))) return false;
       this.#tableNow().apply(rows);
-      if (this.#sinceFreeze !== undefined) {
-        for (const [key, value] of rows) this.#sinceFreeze.set(key, value);
-      }
       this.#bytesSinceCheckpoint += payload.length;
       this.#entriesSinceCheckpoint += 1;
       this.#ports.observer.count("spore_commits_total", 1);
@@ -1115,34 +1101,29 @@ export class Partition {
     void this.#background(this.#checkpoint);
   }
 
-  /** Flushes the memtable beside the commits; the commit loop then writes the entry. */
+  /** Moves rows from memory to segments beside the commits; the commit loop then writes the entry. */
   async #prepareCheckpoint(): Promise<void> {
     this.#bytesSinceCheckpoint = 0;
     this.#entriesSinceCheckpoint = 0;
-    this.#sinceFreeze = new Map();
-    this.#readyManifest = await this.#tableNow().flush();
+    const table = this.#tableNow();
+    await table.flush();
+    await table.compact();
+    this.#isCheckpointReady = true;
     this.#demand();
   }
 
-  /**
-   * The checkpoint entry: the manifest of what was frozen, and the rows committed since, so
-   * that it stands for everything before it.
-   */
+  /** Stands for everything before it (table.ts B1): taken and appended without a pause between. */
   async #writeCheckpoint(): Promise<boolean> {
-    const manifest = this.#readyManifest;
-    const rows = this.#sinceFreeze;
-    assert(manifest !== undefined && rows !== undefined, "a checkpoint is ready");
-    this.#readyManifest = undefined;
-    this.#sinceFreeze = undefined;
-    const checkpoint: Checkpoint = { manifest, rows: encodeBatch(rows) };
-    if (!(await this.#append("checkpoint", encodeRow(checkpoint)))) return false;
+    this.#isCheckpointReady = false;
+    const { bytes, generation } = this.#tableNow().checkpoint();
+    if (!(await this.#append("checkpoint", bytes))) return false;
     this.#ports.observer.count("spore_checkpoints_total", 1);
-    void this.#background(this.#afterCheckpoint());
+    void this.#background(this.#afterCheckpoint(generation));
     return true;
   }
 
-  async #afterCheckpoint(): Promise<void> {
-    await this.#tableNow().dropObsolete();
+  async #afterCheckpoint(generation: number): Promise<void> {
+    await this.#tableNow().commit(generation);
     await this.#log.truncate();
   }
 
@@ -1195,10 +1176,6 @@ function decodeDrained(bytes: Uint8Array): Drained {
     const outcome = failed(hostError("guest-output", message));
     return { state: "done", commands: [{ kind: "complete", outcome }], records: [] };
   }
-}
-
-function decodeCheckpoint(payload: Uint8Array): Checkpoint {
-  return decodeRow<Checkpoint>("checkpoint", payload);
 }
 
 function claimName(info: Uint8Array): string {
