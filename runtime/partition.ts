@@ -27,6 +27,7 @@ import {
   failTurn,
   isUnborn,
 } from "./actor.ts";
+import { decodeBatch, encodeBatch } from "./batch.ts";
 import { acceptSignal } from "./commands.ts";
 import { performEffect } from "./effects.ts";
 import { assert, SporeError, unreachable } from "./errors.ts";
@@ -57,7 +58,7 @@ import {
   watch,
 } from "./run.ts";
 import { Changes, type Entity, readEntity, type Sink } from "./state.ts";
-import { decodeBatch, encodeBatch, Table } from "./table.ts";
+import { Table } from "./table.ts";
 import { type Timer, TimerHeap } from "./timers.ts";
 
 /** What a partition needs from the host around it. */
