@@ -6,7 +6,8 @@
  * B1 The bundle has one instance of the SDK: every `sporeflow/guest` is this package's.
  * B2 component.ts comes first, so the globals exist when user modules are evaluated.
  * B3 An unchanged build does nothing: build.json names every input by content, the
- *    compiler's own files among them, and every output by its hash.
+ *    compiler's own files among them, and every output by its hash. An unchanged bundle
+ *    (a comment was edited) keeps its component, and so its id.
  */
 import { createHash, randomUUID } from "node:crypto";
 import { readdirSync, readFileSync, realpathSync, statSync } from "node:fs";
@@ -36,7 +37,7 @@ export interface BuildResult {
   readonly code: string;
   /** Source map of `code`. */
   readonly map: string;
-  /** True if nothing had changed since the last build; then `prepare` was not called. */
+  /** True if the component is the last build's: then `prepare` was not called. */
   readonly isUnchanged: boolean;
   /** What esbuild noticed, each with its place. */
   readonly warnings: readonly string[];
@@ -75,7 +76,7 @@ export type StopWatching = () => Promise<void>;
 
 /**
  * Builds now and after every change of an input. `onBuild` gets each result or error, one
- * at a time; a change that leaves the bundle as it was is not reported.
+ * at a time and only the newest.
  */
 export async function watch(
   options: BuildOptions,
@@ -85,7 +86,6 @@ export async function watch(
   const queue = newestOnly(async (next: { result: esbuild.BuildResult; startedAt: number }) => {
     await onBuild(await rebuild(project, next.result, next.startedAt));
   });
-  let last: string | undefined;
   let startedAt = performance.now();
   const notify: esbuild.Plugin = {
     name: "spore-watch",
@@ -94,9 +94,6 @@ export async function watch(
         startedAt = performance.now();
       });
       bundler.onEnd((result) => {
-        const state = JSON.stringify(result.errors) + (result.outputFiles?.[0]?.hash ?? "");
-        if (state === last) return;
-        last = state;
         queue.add({ result, startedAt });
       });
     },
@@ -278,15 +275,13 @@ function readBundle(project: Project, result: esbuild.BuildResult, startedAt: nu
 
 async function finish(project: Project, bundle: Bundle): Promise<BuildResult> {
   const bundledAt = performance.now();
-  const prepared = await project
-    .prepare({ kind: "javascript", code: bundle.code })
-    .catch((error: unknown) => throwMapped(project, bundle, error));
-  checkDefinitions(project, prepared);
+  const kept = await readComponent(project, bundle);
+  const prepared = kept ?? (await compile(project, bundle));
   const result: BuildResult = {
     prepared,
     code: bundle.code,
     map: bundle.map,
-    isUnchanged: false,
+    isUnchanged: kept !== undefined,
     warnings: bundle.warnings,
     outDir: project.outDir,
     bundleMs: bundle.bundleMs,
@@ -294,6 +289,14 @@ async function finish(project: Project, bundle: Bundle): Promise<BuildResult> {
   };
   await keep(project, bundle, result);
   return result;
+}
+
+async function compile(project: Project, bundle: Bundle): Promise<PreparedComponent> {
+  const prepared = await project
+    .prepare({ kind: "javascript", code: bundle.code })
+    .catch((error: unknown) => throwMapped(project, bundle, error));
+  checkDefinitions(project, prepared);
+  return prepared;
 }
 
 function checkDefinitions(project: Project, { manifest }: PreparedComponent): void {
@@ -453,26 +456,57 @@ const outputs = ["component.bin", "manifest.json", "bundle.js", "bundle.js.map"]
 /** B3: the last result, if every input and output is still as it was. */
 async function readKept(project: Project): Promise<BuildResult | undefined> {
   const startedAt = performance.now();
-  try {
-    const kept: KeptBuild = JSON.parse(await readFile(join(project.outDir, "build.json"), "utf8"));
-    if (kept.entry !== project.entry || !kept.inputs.every(isSame)) return undefined;
-    const [component, manifest, code, map] = await Promise.all(
-      outputs.map((name) => readFile(join(project.outDir, name))),
-    );
-    if (!component || !manifest || !code || !map) return undefined;
-    const hashes = [component, manifest, code, map].map(hashOf);
-    if (!outputs.every((name, index) => kept.outputs[name] === hashes[index])) return undefined;
-    const bytes = new Uint8Array(component.buffer, component.byteOffset, component.length);
-    return {
-      prepared: { id: kept.id, bytes, manifest: JSON.parse(manifest.toString()) },
-      code: code.toString(),
-      map: map.toString(),
+  const kept = await readOutputs(project, (record) => record.inputs.every(isSame));
+  return (
+    kept && {
+      prepared: kept.prepared,
+      code: kept.code,
+      map: kept.map,
       isUnchanged: true,
-      warnings: kept.warnings,
+      warnings: kept.record.warnings,
       outDir: project.outDir,
       bundleMs: performance.now() - startedAt,
       compileMs: 0,
-    };
+    }
+  );
+}
+
+/** B3: the last component, if it was made from the same bundle by the same compiler. */
+async function readComponent(
+  project: Project,
+  bundle: Bundle,
+): Promise<PreparedComponent | undefined> {
+  const compiler = new Set(compilerFiles());
+  const code = hashOf(bundle.code);
+  const isSameBundle = ({ inputs, outputs }: KeptBuild): boolean =>
+    outputs["bundle.js"] === code &&
+    inputs.every((each) => !compiler.has(each.path) || isSame(each));
+  return (await readOutputs(project, isSameBundle))?.prepared;
+}
+
+interface KeptOutputs {
+  readonly record: KeptBuild;
+  readonly prepared: PreparedComponent;
+  readonly code: string;
+  readonly map: string;
+}
+
+async function readOutputs(
+  project: Project,
+  isWanted: (record: KeptBuild) => boolean,
+): Promise<KeptOutputs | undefined> {
+  try {
+    const text = await readFile(join(project.outDir, "build.json"), "utf8");
+    const record: KeptBuild = JSON.parse(text);
+    if (record.entry !== project.entry || !isWanted(record)) return undefined;
+    const files = await Promise.all(outputs.map((name) => readFile(join(project.outDir, name))));
+    if (!outputs.every((name, index) => record.outputs[name] === hashOf(files[index] ?? ""))) {
+      return undefined;
+    }
+    const [component = Buffer.of(), manifest, code, map] = files;
+    const bytes = new Uint8Array(component.buffer, component.byteOffset, component.length);
+    const prepared = { id: record.id, bytes, manifest: JSON.parse(String(manifest)) };
+    return { record, prepared, code: String(code), map: String(map) };
   } catch {
     return undefined; // Not there, cut off or of another version: it is built again.
   }

@@ -122,14 +122,22 @@ describe("an unchanged project", () => {
   test.each([
     ["the entry", { "src/index.ts": `${oneStep}export const more = 1;\n` }],
     ["an imported file", { "src/other.ts": "export const other = 2;" }],
-    ["a package.json that was not there", { "package.json": '{"type":"module"}' }],
-    ["a tsconfig.json", { "tsconfig.json": '{"compilerOptions":{"target":"es2022"}}' }],
+    ["a package.json that was not there", { "src/dep/package.json": '{"main":"b.js"}' }],
+    [
+      "a tsconfig.json",
+      {
+        "tsconfig.json":
+          '{"compilerOptions":{"experimentalDecorators":true,"useDefineForClassFields":false}}',
+      },
+    ],
     ["an output", { ".spore/bundle.js": "spoilt" }],
     ["the record of the build", { ".spore/build.json": '{"entry":' }],
   ])("is built again after a change of %s", async (_title, change) => {
     await write({
-      "src/index.ts": `import "./other.ts";\n${oneStep}`,
-      "src/other.ts": "export const other = 1;",
+      "src/index.ts": `export * from "./other.ts";\nexport * from "./dep";\n${oneStep}`,
+      "src/other.ts": "export const other = 1; export class Kept { field = 1; }",
+      "src/dep/index.js": "export const dep = 1;",
+      "src/dep/b.js": "export const dep = 2;",
     });
     const { codes, options } = compiler();
     await build(options);
@@ -137,6 +145,18 @@ describe("an unchanged project", () => {
     expect((await build(options)).isUnchanged).toBe(false);
     expect(codes).toHaveLength(2);
     expect((await build(options)).isUnchanged).toBe(true);
+  });
+
+  test("keeps its component, with another map, if only a comment changed", async () => {
+    await write({ "src/index.ts": oneStep });
+    const { codes, options } = compiler();
+    const first = await build(options);
+    await write({ "src/index.ts": `// A comment.\n${oneStep}` });
+    const second = await build(options);
+    expect(codes).toHaveLength(1);
+    expect(second.prepared).toEqual(first.prepared);
+    expect(second.map).not.toBe(first.map);
+    expect((await build(options)).map).toBe(second.map);
   });
 
   test("is not one whose input changed while it was compiled", async () => {
@@ -249,7 +269,7 @@ export const later = () => import("node:os");`,
     const column = (lines[line - 1] ?? "").indexOf("new Error") + 1;
     const failure = `Error: not yet\n    at load (module:${line}:${column})\n    at native`;
     await write({ "src/index.ts": `${source}\n` });
-    const error = await failureOf(build(compiler({ failure }).options));
+    const error = await failureOf(build({ ...compiler({ failure }).options, outDir: "other" }));
     expect(error.message).toBe(
       [
         "src/index.ts:5:9: Error: not yet",
@@ -263,9 +283,15 @@ export const later = () => import("node:os");`,
 });
 
 describe("watching", () => {
-  test("reports each change of the bundle, errors and the way out of them", async () => {
-    await write({ "src/index.ts": oneStep });
-    const { options } = compiler();
+  interface Watching {
+    readonly seen: (BuildResult | SporeError)[];
+    readonly codes: readonly string[];
+    reports(count: number): Promise<void>;
+    stop(): Promise<void>;
+  }
+
+  async function watching(): Promise<Watching> {
+    const { codes, options } = compiler();
     const seen: (BuildResult | SporeError)[] = [];
     let wake = (): void => {};
     const stop = await watch(options, (result) => {
@@ -273,19 +299,33 @@ describe("watching", () => {
       wake();
     });
     const reports = async (count: number): Promise<void> => {
-      while (seen.length < count) await new Promise<void>((resolve) => (wake = resolve));
+      while (seen.length < count) {
+        await new Promise<void>((resolve) => {
+          wake = resolve;
+        });
+      }
     };
+    return { seen, codes, reports, stop };
+  }
+
+  test("reports each change, errors and the way out of them", async () => {
+    await write({ "src/index.ts": oneStep });
+    const { seen, codes, reports, stop } = await watching();
     try {
       await reports(1);
       await write({ "src/index.ts": `${oneStep}let broken = ;` });
       await reports(2);
       await write({ "src/index.ts": `${oneStep}export const mended = "mended";` });
       await reports(3);
+      await write({ "src/index.ts": `${oneStep}export const mended = "mended"; // Again.` });
+      await reports(4);
     } finally {
       await stop();
     }
     expect(seen[0]).not.toBeInstanceOf(SporeError);
     expect((seen[1] as SporeError).message).toMatch(/^src\/index\.ts:3:14: Unexpected ";"/);
     expect((seen[2] as BuildResult).code).toContain("mended");
+    expect((seen[3] as BuildResult).isUnchanged).toBe(true);
+    expect(codes).toHaveLength(2);
   }, 20_000);
 });

@@ -50,6 +50,13 @@ test("frames of the bundle become the author's, and all else stays", async () =>
   ]);
 });
 
+test("a column counts from 1 on both sides", async () => {
+  const { mapper, line, column } = await mapped();
+  expect(mapper.position(line, column - 1)).toEqual({ file: "src/fail.ts", line: 3, column: 3 });
+  expect(mapper.position(line, 0)).toBeUndefined();
+  expect(mapper.position(0, 1)).toBeUndefined();
+});
+
 test("a code frame shows the wanted position's line", async () => {
   const { mapper, line, column } = await mapped();
   const stack = `    at fail (user.js:${line}:${column})`;

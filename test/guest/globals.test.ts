@@ -259,6 +259,13 @@ describe("timers", () => {
     expect(kernel.dropped).toEqual([3]);
   });
 
+  test("an interval of nothing waits a millisecond, a timeout of nothing doesn't", () => {
+    const kernel = new FakeKernel();
+    timerFunctions(kernel).setInterval(() => {}, 0);
+    timerFunctions(kernel).setTimeout(() => {}, -5);
+    expect(kernel.commands).toMatchObject([{ atMs: 1_001 }, { atMs: 1_000 }]);
+  });
+
   test("errors of callbacks and microtasks are logged, not thrown", async () => {
     const kernel = new FakeKernel();
     const timers = timerFunctions(kernel);
@@ -514,6 +521,7 @@ describe("console", () => {
     const row = Array.from({ length: 1_000 }, () => "x".repeat(50));
     log?.("y".repeat(1_000_000));
     log?.(Array.from({ length: 1_000 }, () => row));
+    expect(inspect(Array.from({ length: 1_000 }, () => row)).length).toBeLessThan(20_000);
     for (const { message } of kernel.logs) expect(message.length).toBeLessThan(10_100);
     expect(inspect(Array.from({ length: 150 }, (_, i) => i))).toContain("... 50 more items");
   });
