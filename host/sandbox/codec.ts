@@ -9,15 +9,20 @@ const level = { params: { [constants.ZSTD_c_compressionLevel]: 1 } };
 export const nodeCodec: ImageCodec = Object.freeze({
   compressor: {
     id: 1,
-    compress: (bytes: Uint8Array) => zstdCompressSync(bytes, level),
+    compress: (bytes: Uint8Array) => plain(zstdCompressSync(bytes, level)),
     // The output is cut off at the limit, so a bomb costs no more than what it may be.
     decompress: (bytes: Uint8Array, sizeMax: number) =>
-      zstdDecompressSync(bytes, { maxOutputLength: Math.max(1, sizeMax) }),
+      plain(zstdDecompressSync(bytes, { maxOutputLength: Math.max(1, sizeMax) })),
   },
-  digest: { sha256: (bytes: Uint8Array) => createHash("sha256").update(bytes).digest() },
+  digest: { sha256: (bytes: Uint8Array) => plain(createHash("sha256").update(bytes).digest()) },
   isSame: (left: Uint8Array, right: Uint8Array, from: number, to: number) =>
     asBuffer(left).compare(asBuffer(right), from, to, from, to) === 0,
 });
+
+/** A Buffer's own methods differ from an array's (`slice` shares), so none leaves this file. */
+function plain(buffer: Buffer): Uint8Array {
+  return new Uint8Array(buffer.buffer, buffer.byteOffset, buffer.length);
+}
 
 function asBuffer(bytes: Uint8Array): Buffer {
   return Buffer.isBuffer(bytes) ? bytes : Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length);

@@ -19,16 +19,19 @@ import { SporeError } from "../../runtime/errors.ts";
 import type { Digest } from "../../runtime/ports.ts";
 import { type EngineParts, engineLimits, readEngineParts } from "./engine.ts";
 
-export const compileDefaults = Object.freeze({
-  /** A usual module takes 1.5 s; a busy machine several times that. */
-  timeoutMs: 30_000,
-  /** Resident memory of the child, most of it Wasmtime compiling QuickJS. */
-  memoryBytesMax: 1024 * 1024 * 1024,
-  codeBytesMax: 8 * 1024 * 1024,
-  messageCharsMax: 4000,
-});
+export interface CompileOptions {
+  /** Default 30 s: a usual module takes 1 to 2 s, on a busy machine several times that. */
+  readonly timeoutMs?: number;
+  /** Resident memory of the child, most of it for compiling QuickJS itself. Default 1 GiB. */
+  readonly memoryBytesMax?: number;
+}
 
-export type CompileOptions = Partial<Pick<typeof compileDefaults, "timeoutMs" | "memoryBytesMax">>;
+const defaults: Required<CompileOptions> = Object.freeze({
+  timeoutMs: 30_000,
+  memoryBytesMax: 1024 * 1024 * 1024,
+});
+const codeCharsMax = 8 * 1024 * 1024;
+const messageCharsMax = 4000;
 
 /** To the child. */
 export interface CompileRequest {
@@ -54,12 +57,12 @@ export async function compileJavaScript(
   code: string,
   options: CompileOptions = {},
 ): Promise<Uint8Array> {
-  if (code.length > compileDefaults.codeBytesMax) {
+  if (code.length > codeCharsMax) {
     throw new SporeError("build-failed", `the module has ${code.length} characters, too many`, {
-      hint: `Keep the bundle under ${compileDefaults.codeBytesMax} characters.`,
+      hint: `Keep the bundle under ${codeCharsMax} characters.`,
     });
   }
-  const reply = await runChild(code + warmUp, { ...compileDefaults, ...options });
+  const reply = await runChild(code + warmUp, { ...defaults, ...options });
   if (reply.kind === "failed") throw failed(reply.message);
   if (reply.component.length > engineLimits.componentBytesMax) {
     throw new SporeError("build-failed", `the component has ${reply.component.length} bytes`, {
@@ -69,7 +72,7 @@ export async function compileJavaScript(
   return reply.component;
 }
 
-function runChild(code: string, options: typeof compileDefaults): Promise<CompileReply> {
+function runChild(code: string, options: Required<CompileOptions>): Promise<CompileReply> {
   const child = fork(siblingUrl("compile-child"), [], {
     execArgv: [],
     env: {},
@@ -106,7 +109,7 @@ function failed(message: string): SporeError {
     .replace(/^[: ]*(Failed to [^:]*: )*/, "")
     .replaceAll("componentize-qjs:user.js", "module")
     .trim()
-    .slice(0, compileDefaults.messageCharsMax);
+    .slice(0, messageCharsMax);
   return new SporeError("build-failed", text === "" ? "the module can't be compiled" : text);
 }
 
@@ -127,7 +130,7 @@ export async function loadEngineParts(
   const file = new URL(`engine-${await engineKey()}.wasm`, folder);
   const kept = await readKept(file);
   if (kept !== undefined) return readEngineParts(kept, digest);
-  const reply = await runChild(engineSource, compileDefaults);
+  const reply = await runChild(engineSource, defaults);
   if (reply.kind === "failed") throw failed(reply.message);
   await keep(file, folder, reply.component);
   return readEngineParts(reply.component, digest);

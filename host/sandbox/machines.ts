@@ -35,19 +35,29 @@ import {
   type GuestInstance,
 } from "./engine.ts";
 
-export const machinesDefaults = Object.freeze({
-  /** Resident memory of all machines of a thread, live and spilled. */
+export interface MachinesLimits {
+  /** Resident memory of all machines of a thread, live and spilled. Default 256 MiB. */
+  readonly residentBytesMax: number;
+  /**
+   * Machines that keep an instance, 2 MB and more each. Default 128: V8 reserves 10 GB of
+   * addresses for each, of the 128 TB that a process has.
+   */
+  readonly liveMax: number;
+  /** Idle instances; each keeps its memory. Default 8. */
+  readonly pooledMax: number;
+  /** Pristine memories kept uncompressed. Default 64 MiB. */
+  readonly baselineBytesMax: number;
+  /** What one activation may drain. Default 16 MiB. */
+  readonly drainedBytesMax: number;
+}
+
+export const machinesDefaults: MachinesLimits = Object.freeze({
   residentBytesMax: 256 * 1024 * 1024,
-  /** Machines that keep an instance. V8 reserves some 10 GB of addresses for each. */
   liveMax: 128,
-  /** Idle instances; each keeps its memory. */
   pooledMax: 8,
-  /** Pristine memories kept uncompressed. */
   baselineBytesMax: 64 * 1024 * 1024,
   drainedBytesMax: engineLimits.drainedBytesMax,
 });
-
-export type MachinesLimits = typeof machinesDefaults;
 
 export interface MachinesPorts {
   readonly engine: Engine;

@@ -53,21 +53,29 @@ import {
   type WorkerStart,
 } from "./messages.ts";
 
-export const threadSandboxDefaults = Object.freeze({
+interface Settings extends MachinesLimits {
+  /** Default: all processors but one, which the engine, the store and the network need. */
+  readonly threads: number;
+  /** Time that a guest may take for one activation. Default 5 s. */
+  readonly activationMsMax: number;
+  /** Cap of each guest's memory, in 64 KiB pages. Default 1024. */
+  readonly memoryPagesMax: number;
+  /** Time to evaluate a module at build time. Default 30 s. */
+  readonly compileMsMax: number;
+  /** Activations waiting or running, in all threads. Default 100,000. */
+  readonly queuedMax: number;
+}
+
+export type ThreadSandboxOptions = Partial<Settings>;
+
+export const threadSandboxDefaults: Settings = Object.freeze({
   ...machinesDefaults,
-  /** Half of the machine is left to the engine, the store and the network. */
   threads: Math.max(1, availableParallelism() - 1),
-  /** Time that a guest may take for one activation. */
   activationMsMax: 5000,
-  /** Cap of each guest's memory, 64 KiB pages. */
-  memoryPagesMax: engineLimits.pagesMax as number,
-  /** Time to evaluate a module at build time. */
+  memoryPagesMax: engineLimits.pagesMax,
   compileMsMax: 30_000,
-  /** Jobs waiting or running, in all threads. */
   queuedMax: 100_000,
 });
-
-export type ThreadSandboxOptions = Partial<typeof threadSandboxDefaults>;
 
 /** Threads that died in a row without finishing a job, after which their jobs are refused. */
 const deathsMax = 5;
@@ -91,7 +99,7 @@ export async function createThreadSandbox(options: ThreadSandboxOptions = {}): P
 interface ThreadSandboxParts {
   readonly parts: EngineParts;
   readonly engine: Engine;
-  readonly settings: typeof threadSandboxDefaults;
+  readonly settings: Settings;
 }
 
 interface KnownComponent {
