@@ -182,28 +182,38 @@ export class Machine {
   #input(input: Input): void {
     switch (input.kind) {
       case "start":
-        return this.#start(input.run, input.args);
+        this.#start(input.run, input.args);
+        return;
       case "graph":
-        return this.#startGraph(input.run, input.root);
+        this.#startGraph(input.run, input.root);
+        return;
       case "turn":
-        return this.#startTurn(input);
+        this.#startTurn(input);
+        return;
       case "resolve":
-        return this.#resolve(input.id, input.outcome);
+        this.#resolve(input.id, input.outcome);
+        return;
       case "update":
-        return this.#update(input.id, input.name, input.args);
+        this.#update(input.id, input.name, input.args);
+        return;
       case "query":
-        return this.#query(input.id, input.name, input.args);
+        this.#query(input.id, input.name, input.args);
+        return;
       case "cancel":
-        return this.#cancel(input.reason);
+        this.#cancel(input.reason);
+        return;
       case "continue":
-        return this.steps.deliverFailures();
+        this.steps.deliverFailures();
+        return;
       case "retry":
-        return this.steps.retryFailures();
+        this.steps.retryFailures();
+        return;
       case "stepFault":
         // Taken out beforehand: it concerns steps that begin anywhere in this activation.
         return;
       default:
-        return unknownInput(input);
+        unknownInput(input);
+        return;
     }
   }
 
@@ -368,7 +378,8 @@ export class Machine {
         code: "workflow-not-found",
         retryable: false,
       });
-      return this.#complete(failure(error));
+      this.#complete(failure(error));
+      return;
     }
     this.#abandonsHandlers = entry.options.handlers === "abandon";
     this.#follow(
@@ -398,13 +409,17 @@ export class Machine {
         return;
       }
     } catch (error) {
-      return settle({ isOk: false, value: error });
+      settle({ isOk: false, value: error });
+      return;
     }
     this.#followGraph(result, settle);
   }
 
   #followGraph(value: unknown, settle: (outcome: Settled) => void): void {
-    if (!(value instanceof GraphNode)) return settle({ isOk: true, value });
+    if (!(value instanceof GraphNode)) {
+      settle({ isOk: true, value });
+      return;
+    }
     this.steps.evaluate(value, (isOk, result) => settle({ isOk, value: result }));
   }
 
@@ -483,7 +498,10 @@ export class Machine {
 
   #query(id: string, name: string, args: Encoded): void {
     const fn = this.#queries.get(name);
-    if (fn === undefined) return this.#reply(id, failure(missing("query", name)));
+    if (fn === undefined) {
+      this.#reply(id, failure(missing("query", name)));
+      return;
+    }
     this.#isReadonly = true;
     let settled: Settled;
     try {
@@ -503,17 +521,21 @@ export class Machine {
   #update(id: string, name: string, encodedArgs: Encoded): void {
     if (this.#isDone) return;
     const handler = this.#updates.get(name);
-    if (handler === undefined) return this.#reply(id, failure(missing("update", name)));
+    if (handler === undefined) {
+      this.#reply(id, failure(missing("update", name)));
+      return;
+    }
     let args: readonly unknown[];
     try {
       args = argsFrom(encodedArgs);
       if (handler.validate !== undefined) this.#validate(name, handler.validate, args);
     } catch (error) {
       const value = toErrorValue(error);
-      return this.#reply(id, {
+      this.#reply(id, {
         kind: "error",
         error: { ...value, code: "update-rejected", retryable: false },
       });
+      return;
     }
     this.#updating.add(id);
     this.#follow(
@@ -552,19 +574,17 @@ export class Machine {
     const { type } = input.actor;
     const entry = findActor(type);
     if (entry === undefined) {
-      return this.#refuseTurn(
+      this.#refuseTurn(
         input,
         "actor-type-not-found",
         `there is no actor ${type} in this component`,
       );
+      return;
     }
     const method = input.method === "" ? undefined : entry.methods.get(input.method);
     if (input.method !== "" && method === undefined) {
-      return this.#refuseTurn(
-        input,
-        "method-not-found",
-        `actor ${type} has no method ${input.method}`,
-      );
+      this.#refuseTurn(input, "method-not-found", `actor ${type} has no method ${input.method}`);
+      return;
     }
     const turn: Turn = { input, actor: entry, instance: undefined, known: input.state };
     this.#turn = turn;

@@ -247,17 +247,24 @@ function writeUint32(value: number): void {
 function write(value: unknown, depth: number): void {
   switch (typeof value) {
     case "string":
-      return writeText(value);
+      writeText(value);
+      return;
     case "number":
-      return writeNumber(value);
+      writeNumber(value);
+      return;
     case "boolean":
-      return writeByte(value ? 0xf5 : 0xf4);
+      writeByte(value ? 0xf5 : 0xf4);
+      return;
     case "undefined":
-      return writeByte(0xf7);
+      writeByte(0xf7);
+      return;
     case "bigint":
-      return writeBigint(value, depth);
+      writeBigint(value, depth);
+      return;
     case "object":
-      return value === null ? writeByte(0xf6) : writeObject(value, depth);
+      if (value === null) writeByte(0xf6);
+      else writeObject(value, depth);
+      return;
     default:
       fail(depth, `a ${typeof value} can't be stored`);
   }
@@ -277,11 +284,11 @@ function writeNumber(value: number): void {
   reserve(9);
   target[at++] = 0xfb;
   // One NaN only: its payload could tell machines apart.
-  if (value !== value) floatView.setFloat64(0, Number.NaN);
-  else floatView.setFloat64(0, value);
-  if (value !== value) {
+  if (Number.isNaN(value)) {
     floatView.setUint32(0, 0x7ff80000);
     floatView.setUint32(4, 0);
+  } else {
+    floatView.setFloat64(0, value);
   }
   target.set(floatBytes, at);
   at += 8;
@@ -381,23 +388,60 @@ function writeBigint(value: bigint, depth: number): void {
 function writeObject(value: object, depth: number): void {
   if (depth >= depthMax) failDeep(value, depth);
   containers[depth] = value;
-  if (Array.isArray(value)) return writeArray(value, depth);
-  const prototype: unknown = Object.getPrototypeOf(value);
-  if (prototype === Object.prototype || prototype === null) return writePlain(value, depth);
-  if (value instanceof Uint8Array && !(value instanceof Uint8ClampedArray)) {
-    return writeBytes(value);
+  if (Array.isArray(value)) {
+    writeArray(value, depth);
+    return;
   }
-  if (value instanceof Raw) return writeRaw(value.bytes);
-  if (value instanceof Error) return writeError(value, depth);
-  if (value instanceof Date) return writeDate(value);
-  if (value instanceof Map) return writeMap(value, depth);
-  if (value instanceof Set) return writeSet(value, depth);
-  if (ArrayBuffer.isView(value)) return writeTyped(value, depth);
-  if (value instanceof ArrayBuffer) return writeBuffer(value, depth);
-  if (value instanceof Ref) return writeRef(value, depth);
-  if (isNode(value)) return writeNode(value, depth);
+  const prototype: unknown = Object.getPrototypeOf(value);
+  if (prototype === Object.prototype || prototype === null) {
+    writePlain(value, depth);
+    return;
+  }
+  if (value instanceof Uint8Array && !(value instanceof Uint8ClampedArray)) {
+    writeBytes(value);
+    return;
+  }
+  if (value instanceof Raw) {
+    writeRaw(value.bytes);
+    return;
+  }
+  if (value instanceof Error) {
+    writeError(value, depth);
+    return;
+  }
+  if (value instanceof Date) {
+    writeDate(value);
+    return;
+  }
+  if (value instanceof Map) {
+    writeMap(value, depth);
+    return;
+  }
+  if (value instanceof Set) {
+    writeSet(value, depth);
+    return;
+  }
+  if (ArrayBuffer.isView(value)) {
+    writeTyped(value, depth);
+    return;
+  }
+  if (value instanceof ArrayBuffer) {
+    writeBuffer(value, depth);
+    return;
+  }
+  if (value instanceof Ref) {
+    writeRef(value, depth);
+    return;
+  }
+  if (isNode(value)) {
+    writeNode(value, depth);
+    return;
+  }
   // An object of another realm has another Object.prototype, but it is plain as well.
-  if (isForeignPlain(prototype)) return writePlain(value, depth);
+  if (isForeignPlain(prototype)) {
+    writePlain(value, depth);
+    return;
+  }
   fail(depth, `${describeInstance(value)} can't be stored`);
 }
 
@@ -451,9 +495,10 @@ function writePlain(value: object, depth: number): void {
 function writeDate(date: Date): void {
   const ms = date.getTime();
   const seconds = ms / 1000;
-  if (ms === ms && Math.round(seconds * 1000) !== ms) {
+  if (!Number.isNaN(ms) && Math.round(seconds * 1000) !== ms) {
     writeByte(0xc0);
-    return writeText(date.toISOString());
+    writeText(date.toISOString());
+    return;
   }
   writeByte(0xc1);
   writeNumber(seconds === 0 ? 0 : seconds);
@@ -530,7 +575,8 @@ function writeTyped(view: ArrayBufferView, depth: number): void {
   for (const [tag, maker] of typedArrays) {
     if (!(view instanceof (maker as unknown as new () => object))) continue;
     writeTag(tag);
-    return writeBytes(new Uint8Array(view.buffer, view.byteOffset, view.byteLength));
+    writeBytes(new Uint8Array(view.buffer, view.byteOffset, view.byteLength));
+    return;
   }
   fail(depth, `${describeInstance(view)} can't be stored`);
 }
@@ -592,7 +638,10 @@ function writeNode(node: Node, depth: number): void {
   }
   nodeIds ??= new Map();
   const known = nodeIds.get(node);
-  if (known !== undefined) return writePlain({ $ref: known }, depth);
+  if (known !== undefined) {
+    writePlain({ $ref: known }, depth);
+    return;
+  }
   // Written only after its arguments, so that a node can't refer to itself.
   const id = nodeIds.size + 1;
   nodeIds.set(node, id);

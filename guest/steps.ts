@@ -396,7 +396,8 @@ export class Steps {
       task.pending++;
       // Also for a failed cell: the task hears of it from the queue, like all others.
       if (cell.state === failedState) this.#settled.push(cell);
-      (cell.waiters ??= []).push(task);
+      if (cell.waiters === undefined) cell.waiters = [task];
+      else cell.waiters.push(task);
     }
   }
 
@@ -464,7 +465,10 @@ export class Steps {
   #begin(task: Task): void {
     const { evaluation } = task;
     if (task.cell.state !== pendingState) return;
-    if (evaluation.isFailed) return this.#settle(task.cell, failedState, evaluation.error);
+    if (evaluation.isFailed) {
+      this.#settle(task.cell, failedState, evaluation.error);
+      return;
+    }
     if (evaluation.parked !== undefined) {
       evaluation.parked.push(task);
       return;
@@ -479,11 +483,15 @@ export class Steps {
       args = this.#argsOf(task);
     } catch (error) {
       this.#record(task, "started");
-      return this.#endAttempt(task, error);
+      this.#endAttempt(task, error);
+      return;
     }
     this.#record(task, "started", task.attempt === 1 ? { value: task.storedArgs } : undefined);
     const fault = this.#faults?.get(task.id);
-    if (fault !== undefined) return this.#endAttempt(task, fault);
+    if (fault !== undefined) {
+      this.#endAttempt(task, fault);
+      return;
+    }
     this.#run(task, args);
   }
 
@@ -513,10 +521,14 @@ export class Steps {
       if (isThenable(result)) thenable = Promise.resolve(result);
     } catch (error) {
       this.current = outer;
-      return this.#endAttempt(task, error);
+      this.#endAttempt(task, error);
+      return;
     }
     this.current = outer;
-    if (thenable === undefined) return this.#finishAttempt(task, result);
+    if (thenable === undefined) {
+      this.#finishAttempt(task, result);
+      return;
+    }
     this.#await(task, thenable);
   }
 
@@ -574,15 +586,20 @@ export class Steps {
       try {
         this.#ports.methodEnded();
       } catch (error) {
-        return this.#endAttempt(task, error);
+        this.#endAttempt(task, error);
+        return;
       }
     }
-    if (value instanceof GraphNode) return this.#continue(task, value);
+    if (value instanceof GraphNode) {
+      this.#continue(task, value);
+      return;
+    }
     let stored: Uint8Array | undefined;
     try {
       if (task.options.checkpoint) stored = encodeFor(value, "the value");
     } catch (error) {
-      return this.#endAttempt(task, error);
+      this.#endAttempt(task, error);
+      return;
     }
     this.#close(task);
     this.#succeed(task, value, stored);
@@ -602,9 +619,13 @@ export class Steps {
     const { evaluation } = task;
     if (evaluation.isFailed) {
       this.#settle(task.cell, failedState, evaluation.error);
-      return evaluation.finishIfQuiet();
+      evaluation.finishIfQuiet();
+      return;
     }
-    if (task.options.catchErrors) return this.#continueCaught(task, node);
+    if (task.options.catchErrors) {
+      this.#continueCaught(task, node);
+      return;
+    }
     // Recorded after planning, which names the node; before anything of it begins.
     const into = task.cell;
     this.#planInto(node, evaluation, into);
@@ -656,10 +677,14 @@ export class Steps {
       // retryIf, nonRetryable or backoff of the user's: the step fails by that name.
       error = asError(broken);
     }
-    if (delayMs !== undefined) return this.#retryLater(task, error, delayMs);
+    if (delayMs !== undefined) {
+      this.#retryLater(task, error, delayMs);
+      return;
+    }
     if (task.options.catchErrors && !(error instanceof CancelledError)) {
       this.#settleCaught(task, error);
-      return task.evaluation.finishIfQuiet();
+      task.evaluation.finishIfQuiet();
+      return;
     }
     this.#failForGood(task, error);
   }
