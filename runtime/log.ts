@@ -180,6 +180,26 @@ export class Log {
   }
 
   /**
+   * Whether the caller is still the owner at some moment during the call: by L2 a new owner's
+   * claim stands right after our last entry. For answers that need no entry of their own.
+   * Not beside an append.
+   */
+  async confirm(): Promise<boolean> {
+    const at = this.#position;
+    assert(at !== undefined, "only the owner confirms");
+    assert(!this.#isAppending, "nothing is appended while the owner looks");
+    if (this.#fence !== undefined) return false;
+    if (!(await this.#exists(at.seq + 1))) return true;
+    this.#fenceBy(await this.#read(at.seq + 1), at.seq + 1);
+    return false;
+  }
+
+  /** What the owner that fenced us said in its claim. */
+  get fencedBy(): Uint8Array | undefined {
+    return this.#fence?.by;
+  }
+
+  /**
    * Deletes what the newest checkpoint made superfluous (L5). May run beside appends. What
    * could not be deleted is tried again by the next call; never throws for that.
    */

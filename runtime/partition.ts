@@ -311,7 +311,10 @@ export class Partition {
     return this.#transition(key, transition);
   }
 
-  /** Resolves when everything that was staged until now is durable. */
+  /**
+   * Resolves when everything that was staged until now is durable, and this host was the
+   * owner at some moment after the call: what was read before it isn't stale (I2).
+   */
   durable(): Promise<void> {
     return new Promise((resolve, reject) => {
       try {
@@ -324,16 +327,12 @@ export class Partition {
     });
   }
 
+  /** As `durable`, at once for an entity whose changes are; for what can't become stale. */
+  async settled(entity: Entity): Promise<void> {
+    if (entity.dirtyIn > this.#durableNumber) await this.durable();
+  }
+
   #afterCommit(release: () => void, fail: (error: unknown) => void): void {
-    if (this.#changes.isEmpty && this.#changes.releases.length === 0) {
-      if (this.#inFlight === undefined) {
-        release();
-        return;
-      }
-      this.#inFlight.releases.push(release);
-      this.#inFlight.failures.push(fail);
-      return;
-    }
     this.#changes.releases.push(release);
     this.#changes.failures.push(fail);
     this.#demand();
@@ -1064,6 +1063,7 @@ export class Partition {
       this.#ports.observer.count("spore_commit_bytes_total", payload.length);
       this.#ports.observer.observe("spore_commit_ms", this.#ports.clock.nowMs() - startMs);
     }
+    if (batch.isEmpty && batch.releases.length > 0 && !(await this.#confirm())) return false;
     this.#durableNumber = batch.number;
     this.#inFlight = undefined;
     for (const release of batch.releases) release();
@@ -1080,14 +1080,25 @@ export class Partition {
     const result = await this.#log.append(kind, payload);
     if (this.#state !== "owned") return false;
     if (result.kind === "written") return true;
-    const owner = result.by === undefined ? "" : ` by ${claimName(result.by)}`;
+    this.#moved(result.by);
+    return false;
+  }
+
+  async #confirm(): Promise<boolean> {
+    const isOwner = await this.#log.confirm();
+    if (this.#state !== "owned") return false;
+    if (!isOwner) this.#moved(this.#log.fencedBy);
+    return isOwner;
+  }
+
+  #moved(by: Uint8Array | undefined): void {
+    const owner = by === undefined ? "" : ` by ${claimName(by)}`;
     this.#fail(
       "moved",
       new SporeError("partition-moved", `partition ${this.index} was taken over${owner}`, {
         hint: "Send the request to the new owner.",
       }),
     );
-    return false;
   }
 
   #maybeCheckpoint(): void {

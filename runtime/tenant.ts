@@ -157,7 +157,7 @@ class Tenant implements TenantHost {
     if (ifExists === "start" || ifExists === "terminate") {
       await this.#clearId(partition, key, ifExists === "terminate");
     }
-    const result = await partition.request(key, (run, sink) => {
+    const result = await ask(partition, key, (run, sink) => {
       if (run === undefined) return create(sink);
       return attach(run, sink, ifExists, inputHash);
     });
@@ -173,7 +173,7 @@ class Tenant implements TenantHost {
 
   async #clearId(partition: Partition, key: EntityKey, mayTerminate: boolean): Promise<void> {
     if (mayTerminate) {
-      await partition.request(key, (run, sink) => {
+      await ask(partition, key, (run, sink) => {
         if (run !== undefined) terminate(run, sink, "replaced by a new run under the same id");
       });
     }
@@ -350,7 +350,7 @@ class Tenant implements TenantHost {
   async queryRun(id: string, name: string, args: Encoded): Promise<Outcome> {
     const key = runKey(this.#parts.name, checkId(id, "run id"));
     const partition = this.#parts.partition(key);
-    const entity = await partition.request(key, (run) => {
+    const entity = await ask(partition, key, (run) => {
       if (run === undefined) throw runNotFound(id);
       const head = headOf(run);
       if (isClosed(head.status) && !head.queries.includes(name)) {
@@ -374,7 +374,7 @@ class Tenant implements TenantHost {
     const callId = options.updateId ?? this.#randomId();
     const reply = partition.reply(key, callId);
     try {
-      const known = await partition.request(key, (run, sink) => {
+      const known = await ask(partition, key, (run, sink) => {
         if (run === undefined) throw runNotFound(id);
         const seen = run.calls.get(callId);
         if (seen !== undefined) return seen.outcome;
@@ -404,7 +404,7 @@ class Tenant implements TenantHost {
     const component = await this.#actorComponent(partition, entityKey, type);
     const reply = partition.reply(entityKey, ".0");
     try {
-      const created = await partition.request(entityKey, (actor, sink) => {
+      const created = await ask(partition, entityKey, (actor, sink) => {
         if (actor === undefined) partition.newActor(entityKey, component, args, sink);
         return actor === undefined;
       });
@@ -433,7 +433,7 @@ class Tenant implements TenantHost {
       (session === undefined ? `.${this.#randomId()}` : `${session.id}.${session.seq}`);
     const reply = partition.reply(entityKey, callId);
     try {
-      const known = await partition.request(entityKey, (found, sink) => {
+      const known = await ask(partition, entityKey, (found, sink) => {
         const actor = found ?? partition.newActor(entityKey, component, undefined, sink);
         const seen = actor.calls.get(callId);
         if (seen !== undefined) return seen.outcome;
@@ -483,7 +483,7 @@ class Tenant implements TenantHost {
     const partition = this.#parts.partition(entityKey);
     const reply = partition.reply(entityKey, callId);
     try {
-      const known = await partition.request(entityKey, (actor) => {
+      const known = await ask(partition, entityKey, (actor) => {
         const call = actor?.calls.get(callId);
         if (call === undefined) {
           throw new SporeError("actor-not-found", `actor ${type}/${key} knows no call ${callId}`);
@@ -499,7 +499,7 @@ class Tenant implements TenantHost {
   async getActor(type: string, key: string): Promise<ActorView> {
     const entityKey = this.#actorKey(type, key);
     const partition = this.#parts.partition(entityKey);
-    const view = await partition.request(entityKey, (actor) => {
+    const view = await ask(partition, entityKey, (actor) => {
       if (actor === undefined) throw actorNotFound(type, key);
       return actorViewOf(actor);
     });
@@ -520,7 +520,7 @@ class Tenant implements TenantHost {
 
   /** The component of an existing actor, else the current one if it defines the type. */
   async #actorComponent(partition: Partition, key: EntityKey, type: string): Promise<string> {
-    const existing = await partition.request(key, (actor) => actor?.head.component);
+    const existing = await ask(partition, key, (actor) => actor?.head.component);
     if (existing !== undefined) return existing;
     const { id, manifest } = await this.#componentFor(undefined);
     definitionOf(manifest, "actor", type);
@@ -548,11 +548,11 @@ class Tenant implements TenantHost {
     request: CallRequest,
   ): Promise<CallResult> {
     const { type, method, args } = request;
-    let actor = await partition.request(key, (found) => found);
+    let actor = await ask(partition, key, (found) => found);
     if (actor?.state === undefined) {
       await this.ensureActor(type, request.key, encode([]));
       await this.#waitFor(partition, key, callWaitMsMax, async () => {
-        actor = await partition.request(key, (found) => found);
+        actor = await ask(partition, key, (found) => found);
         return actor?.state === undefined ? { kind: "pending" } : { kind: "ready" };
       });
     }
@@ -579,7 +579,7 @@ class Tenant implements TenantHost {
   ): Promise<void> {
     checkId(session.id, "session");
     const state = await this.#waitFor(partition, key, sessionWaitMs, async () => {
-      const last = await partition.request(key, (actor) => actor?.sessions.get(session.id) ?? 0);
+      const last = await ask(partition, key, (actor) => actor?.sessions.get(session.id) ?? 0);
       return { kind: session.seq <= last + 1 ? "ready" : "pending" };
     });
     if (state.kind === "ready") return;
@@ -597,7 +597,7 @@ class Tenant implements TenantHost {
   async #onRun<T>(id: string, act: (run: Entity, sink: Sink) => T): Promise<T> {
     const key = runKey(this.#parts.name, checkId(id, "run id"));
     const partition = this.#parts.partition(key);
-    const result = await partition.request(key, (run, sink) => {
+    const result = await ask(partition, key, (run, sink) => {
       if (run === undefined) throw runNotFound(id);
       return act(run, sink);
     });
@@ -606,16 +606,18 @@ class Tenant implements TenantHost {
   }
 
   #closedOutcome(partition: Partition, key: EntityKey, waitMs: number): Promise<OutputResult> {
-    return this.#waitFor(partition, key, waitMs, async () => {
-      const result = await partition.request(key, (run): OutputResult => {
-        if (run === undefined) throw runNotFound(nameOf(key));
-        const { status, outcome } = headOf(run);
-        if (!isClosed(status)) return { kind: "pending", status };
-        assert(outcome !== undefined, `${key} is closed with an outcome`);
-        return { kind: "ready", outcome, status };
-      });
-      if (result.kind === "ready" || waitMs === 0) await partition.durable();
-      return result;
+    return this.#waitFor(partition, key, waitMs, async (): Promise<OutputResult> => {
+      const run = await ask(partition, key, (found) => found);
+      if (run === undefined) throw runNotFound(nameOf(key));
+      const { status, outcome } = headOf(run);
+      if (!isClosed(status)) {
+        if (waitMs === 0) await partition.durable();
+        return { kind: "pending", status };
+      }
+      assert(outcome !== undefined, `${key} is closed with an outcome`);
+      // An outcome never changes, so it needs to be durable but can't be stale.
+      await partition.settled(run);
+      return { kind: "ready", outcome, status };
     });
   }
 
@@ -775,6 +777,25 @@ async function stepOutcome(
     throw new SporeError("step-not-found", `step ${step} keeps no output (checkpoint is off)`);
   }
   return { kind: "ok", value: view.value };
+}
+
+/**
+ * A transition for a client. A refusal is an answer too: it must not come from a host that
+ * lost the partition, so it waits like any other.
+ */
+async function ask<T>(
+  partition: Partition,
+  key: EntityKey,
+  transition: (entity: Entity | undefined, sink: Sink) => T,
+): Promise<T> {
+  try {
+    return await partition.request(key, transition);
+  } catch (error) {
+    if (error instanceof SporeError && (error.kind === "missing" || error.kind === "conflict")) {
+      await partition.durable();
+    }
+    throw error;
+  }
 }
 
 async function peek(
