@@ -8,6 +8,7 @@ import type { Pending } from "./format.ts";
 import { type EntityKey, nameOf, tenantOf, toHex } from "./ids.ts";
 import { failed, hostError, ok, okEncoded } from "./machine.ts";
 import type { AbortSignalLike, Ports } from "./ports.ts";
+import { Retrier } from "./retry.ts";
 
 export interface Effect {
   readonly outcome: Promise<Outcome>;
@@ -43,12 +44,16 @@ async function perform(
     }
     case "put": {
       const hash = toHex(ports.digest.sha256(pending.value));
-      await ports.store.put(objectKey(prefix, key, hash), pending.value, { ifAbsent: true });
+      const objectName = objectKey(prefix, key, hash);
+      await retrying(ports, signal, "object put", () =>
+        ports.store.put(objectName, pending.value, { ifAbsent: true }),
+      );
       return ok({ hash, size: pending.value.length });
     }
     case "get": {
       if (!/^[0-9a-f]{64}$/.test(pending.hash)) return missing(pending.hash);
-      const bytes = await ports.store.get(objectKey(prefix, key, pending.hash));
+      const objectName = objectKey(prefix, key, pending.hash);
+      const bytes = await retrying(ports, signal, "object get", () => ports.store.get(objectName));
       if (bytes === undefined) return missing(pending.hash);
       if (toHex(ports.digest.sha256(bytes)) !== pending.hash) {
         return failed(hostError("corrupt-segment", `object ${pending.hash} is damaged`));
@@ -60,6 +65,18 @@ async function perform(
     case "message":
       return failed(hostError("internal", `${pending.kind} is not an effect`));
   }
+}
+
+/** A store that doesn't answer is no business of the guest's. */
+function retrying<T>(
+  ports: Ports,
+  signal: Abort,
+  what: string,
+  work: () => Promise<T>,
+): Promise<T> {
+  const retrier = new Retrier(ports.clock, ports.observer);
+  signal.addEventListener("abort", () => retrier.close());
+  return retrier.run(what, work);
 }
 
 function objectKey(prefix: string, key: EntityKey, hash: string): string {

@@ -11,6 +11,7 @@ import type { Host, HostStatus, TenantHost } from "./index.ts";
 import { type Envelope, Partition, type PartitionLimits, partitionLimits } from "./partition.ts";
 import type { Ports } from "./ports.ts";
 import { Register } from "./register.ts";
+import { Retrier } from "./retry.ts";
 import { createTenant, type TenantParts } from "./tenant.ts";
 
 export interface HostOptions {
@@ -40,16 +41,23 @@ interface Namespace {
 /** Makes the namespace if there is none, and a host on it. `start()` takes the partitions. */
 export async function createHost(ports: Ports, options: HostOptions): Promise<Host> {
   const prefix = options.prefix ?? "";
-  const namespace = await openNamespace(ports, prefix, options.partitions ?? partitionsDefault);
-  return new EngineHost(ports, options, prefix, namespace.partitions);
+  const retrier = new Retrier(ports.clock, ports.observer);
+  const partitions = options.partitions ?? partitionsDefault;
+  const namespace = await openNamespace(ports, retrier, prefix, partitions);
+  return new EngineHost(ports, options, { retrier, prefix, partitions: namespace.partitions });
 }
 
-async function openNamespace(ports: Ports, prefix: string, partitions: number): Promise<Namespace> {
+async function openNamespace(
+  ports: Ports,
+  retrier: Retrier,
+  prefix: string,
+  partitions: number,
+): Promise<Namespace> {
   assert(partitions >= 1 && partitions <= partitionsMax, `1 to ${partitionsMax} partitions`);
   const key = `${prefix}namespace`;
   const fresh: Namespace = { version: 1, partitions };
-  await ports.store.put(key, encode(fresh), { ifAbsent: true });
-  const bytes = await ports.store.get(key);
+  await retrier.run("namespace put", () => ports.store.put(key, encode(fresh), { ifAbsent: true }));
+  const bytes = await retrier.run("namespace get", () => ports.store.get(key));
   const found = bytes === undefined ? undefined : readNamespace(bytes);
   if (found === undefined) {
     throw new SporeError("corrupt-log", `${key} is not a namespace of this version`, {
@@ -76,16 +84,23 @@ class EngineHost implements Host {
   readonly #ports: Ports;
   readonly #options: HostOptions;
   readonly #prefix: string;
+  readonly #retrier: Retrier;
   readonly #partitionCount: number;
   readonly #partitions: Partition[];
   readonly #components = new Map<string, Promise<Manifest>>();
   readonly #tenants = new Map<string, TenantHost>();
   #isStopped = false;
 
-  constructor(ports: Ports, options: HostOptions, prefix: string, partitions: number) {
+  constructor(
+    ports: Ports,
+    options: HostOptions,
+    place: { readonly retrier: Retrier; readonly prefix: string; readonly partitions: number },
+  ) {
+    const { partitions } = place;
     this.#ports = ports;
     this.#options = options;
-    this.#prefix = prefix;
+    this.#prefix = place.prefix;
+    this.#retrier = place.retrier;
     this.#partitionCount = partitions;
     this.#partitions = Array.from({ length: partitions }, (_, index) => this.#newPartition(index));
   }
@@ -119,6 +134,7 @@ class EngineHost implements Host {
   async stop(): Promise<void> {
     this.#isStopped = true;
     await Promise.all(this.#partitions.map((partition) => partition.stop()));
+    this.#retrier.close();
   }
 
   get isReady(): boolean {
@@ -149,6 +165,7 @@ class EngineHost implements Host {
       partitions: this.#partitions,
       partition: (key) => this.#partitionOf(key),
       manifest: (id) => this.#manifest(id),
+      retrier: this.#retrier,
       know: (id, manifest) => this.#components.set(id, Promise.resolve(manifest)),
       deployments: new Register({
         store: this.#ports.store,
@@ -187,7 +204,8 @@ class EngineHost implements Host {
   }
 
   async #loadComponent(id: string): Promise<Manifest> {
-    const bytes = await this.#ports.store.get(`${this.#prefix}components/${id}`);
+    const key = `${this.#prefix}components/${id}`;
+    const bytes = await this.#retrier.run("component get", () => this.#ports.store.get(key));
     if (bytes === undefined) {
       throw new SporeError("component-not-found", `there is no component ${id}`);
     }

@@ -30,6 +30,7 @@ import { failed, hostError, pushInput, rememberCall } from "./machine.ts";
 import type { Partition } from "./partition.ts";
 import type { AbortSignalLike, ComponentSource, Ports } from "./ports.ts";
 import type { Register } from "./register.ts";
+import type { Retrier } from "./retry.ts";
 import { cancel, canRetry, createRun, headOf, isClosed, pause, resume, terminate } from "./run.ts";
 import type { Entity, Sink } from "./state.ts";
 
@@ -42,6 +43,7 @@ export interface TenantParts {
   readonly manifest: (componentId: string) => Promise<Manifest>;
   readonly know: (componentId: string, manifest: Manifest) => void;
   readonly deployments: Register;
+  readonly retrier: Retrier;
 }
 
 /** How old the answer to "which component is current" may be on a host that didn't deploy. */
@@ -76,7 +78,9 @@ class Tenant implements TenantHost {
     const { ports, prefix, deployments } = this.#parts;
     const { id, bytes, manifest } = await ports.sandbox.prepare(source);
     // The code first, then the pointer to it: a crash between leaves an unused object.
-    await ports.store.put(`${prefix}components/${id}`, bytes, { ifAbsent: true });
+    await this.#parts.retrier.run("component put", () =>
+      ports.store.put(`${prefix}components/${id}`, bytes, { ifAbsent: true }),
+    );
     this.#parts.know(id, manifest);
     const value = encode({ component: id, atMs: ports.clock.nowMs() });
     let latest = await deployments.readLatest();
