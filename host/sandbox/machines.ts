@@ -105,11 +105,15 @@ export class Machines {
     this.#ports = ports;
   }
 
-  /** Makes a component known, or replaces its stored bytes; then its machines are forgotten. */
+  /** Makes a component known. One that was known is replaced, and its machines forgotten. */
   addComponent(component: string, stored: Uint8Array): void {
-    const isReplaced = this.#stored.has(component);
+    if (this.#stored.has(component)) this.removeComponent(component);
     this.#stored.set(component, stored);
-    if (!isReplaced) return;
+  }
+
+  /** Forgets a component and its machines. */
+  removeComponent(component: string): void {
+    this.#stored.delete(component);
     this.#dropBase(component);
     for (const residents of [this.#live, this.#spilled]) {
       for (const [machine, resident] of residents) {

@@ -25,6 +25,7 @@ export type Slice = readonly [offset: number, length: number];
 
 export type Job =
   | { readonly kind: "component"; readonly component: string; readonly stored: Uint8Array }
+  | { readonly kind: "forget"; readonly component: string }
   | { readonly kind: "release"; readonly machine: string }
   | { readonly kind: "describe"; readonly id: number; readonly component: string }
   | { readonly kind: "activate"; readonly id: number; readonly request: PackedRequest };

@@ -54,7 +54,11 @@ import {
 } from "./messages.ts";
 
 interface Settings extends MachinesLimits {
-  /** Default: all processors but one, which the engine, the store and the network need. */
+  /**
+   * Default: all processors but one, which the engine, the store and the network need; but
+   * two at least, so that a spinning guest never has all of them. On two cores a second
+   * thread gives half as many activations again.
+   */
   readonly threads: number;
   /** Time that a guest may take for one activation. Default 5 s. */
   readonly activationMsMax: number;
@@ -70,7 +74,7 @@ export type ThreadSandboxOptions = Partial<Settings>;
 
 export const threadSandboxDefaults: Settings = Object.freeze({
   ...machinesDefaults,
-  threads: Math.max(1, availableParallelism() - 1),
+  threads: Math.max(2, availableParallelism() - 1),
   activationMsMax: 5000,
   memoryPagesMax: engineLimits.pagesMax,
   compileMsMax: 30_000,
@@ -220,7 +224,7 @@ class ThreadSandbox implements Sandbox {
     stored.set(bytes);
     const known: KnownComponent = { stored, manifest: undefined };
     this.#components.set(id, known);
-    for (const thread of this.#threads) thread.replaceComponent(id);
+    this.#dropComponent(id);
     try {
       known.manifest = decodeManifest(await this.#idlest().describe(id));
       return known.manifest;
@@ -228,9 +232,14 @@ class ThreadSandbox implements Sandbox {
       if (this.#components.get(id) === known) {
         if (before === undefined) this.#components.delete(id);
         else this.#components.set(id, before);
+        this.#dropComponent(id);
       }
       throw error;
     }
+  }
+
+  #dropComponent(id: string): void {
+    for (const thread of this.#threads) thread.dropComponent(id);
   }
 
   #idlest(): Thread {
@@ -263,7 +272,7 @@ type Task = Call & {
   reject(error: SporeError): void;
 };
 
-type Outgoing = Task | { readonly kind: "release"; readonly machine: string };
+type Outgoing = Task | (Job & { readonly kind: "release" | "forget" });
 
 type Answer =
   | { readonly kind: "activated"; readonly result: ActivateResult }
@@ -326,9 +335,9 @@ class Thread {
     this.#enqueue({ kind: "release", machine });
   }
 
-  /** Its next job brings the component's bytes along. */
-  replaceComponent(component: string): void {
-    this.#knownComponents.delete(component);
+  /** Forgets the component's bytes; its next job brings the present ones along. */
+  dropComponent(component: string): void {
+    if (this.#knownComponents.delete(component)) this.#enqueue({ kind: "forget", component });
   }
 
   async close(): Promise<void> {
@@ -378,7 +387,7 @@ class Thread {
   }
 
   #pack(item: Outgoing, jobs: Job[], packer: Packer): void {
-    if (item.kind === "release") {
+    if (item.kind === "release" || item.kind === "forget") {
       jobs.push(item);
       return;
     }

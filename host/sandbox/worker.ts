@@ -57,6 +57,9 @@ function run(job: Job, buffer: ArrayBuffer): Reply | undefined {
     case "component":
       machines.addComponent(job.component, job.stored);
       return undefined;
+    case "forget":
+      machines.removeComponent(job.component);
+      return undefined;
     case "release":
       machines.release(job.machine);
       return undefined;

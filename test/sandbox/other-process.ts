@@ -31,5 +31,5 @@ process.once("message", async ({ stored, image, activations }: Question) => {
   const drained = play(instance, activations);
   const answer: Answer = { drained, sum: memorySum(instance) };
   process.send?.(answer);
-  process.disconnect();
+  process.disconnect?.();
 });
