@@ -106,7 +106,8 @@ export class SegmentWriter {
     if (value === undefined) this.#deleted += 1;
     else this.#block.raw(value);
     this.#lastKey = key;
-    this.#hashes.push(...hashesOf(key));
+    const [first, second] = hashesOf(key);
+    this.#hashes.push(first, second);
     if (this.#block.length >= this.#options.blockBytes) this.#endBlock();
   }
 
