@@ -337,9 +337,24 @@ function throwMapped(project: Project, bundle: Bundle, error: unknown): never {
   const [head = "", ...frames] = mapper.mapStack(error.message).split("\n");
   const lines = [`${place}: ${head}`, mapper.codeFrame(error.message, isOwn), ...frames];
   throw new SporeError("build-failed", lines.filter((line) => line !== undefined).join("\n"), {
-    hint: error.hint ?? "This code runs when the module is loaded, before any workflow.",
+    hint: error.hint ?? absenceHint(head) ?? "This code runs when the module is loaded.",
     cause: error,
   });
+}
+
+const absentGlobals: Readonly<Record<string, string>> = {
+  process: "pass settings as arguments of a workflow",
+  Buffer: "use Uint8Array, TextEncoder, atob and btoa",
+  Intl: "format dates and numbers outside, or with plain code",
+  require: "use import",
+  window: "there is no document either",
+  document: "there is no window either",
+};
+
+function absenceHint(message: string): string | undefined {
+  const name = /(\w+)'? is not defined/.exec(message)?.[1] ?? "";
+  if (!Object.hasOwn(absentGlobals, name)) return undefined;
+  return `The sandbox has no ${name}: ${absentGlobals[name]}.`;
 }
 
 function isUserFile(project: Project, file: string): boolean {

@@ -1,11 +1,11 @@
 /** The build with the real compiler, and the guest's globals inside QuickJS. */
-import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { decode, encode } from "../../guest/cbor.ts";
 import type { Activation, Drained, RunInfo } from "../../guest/protocol.ts";
-import { build } from "../../host/build.ts";
+import { build, bundleMapper } from "../../host/build.ts";
 import { createThreadSandbox } from "../../host/sandbox/threads.ts";
 import { SporeError } from "../../runtime/errors.ts";
 import type { PreparedComponent, Sandbox } from "../../runtime/ports.ts";
@@ -131,6 +131,29 @@ describe("in QuickJS", () => {
       'import { step } from "sporeflow/guest";\nstep("one", () => 1);\n\nthrow new TypeError("no");\n',
     );
     expect(error.message).toMatch(/^index\.ts:4:\d+: \w*Error: no\n {2}4 \| throw new TypeError/);
+  }, 60_000);
+
+  test("a global that only Node has is named with what to use instead", async () => {
+    const error = await failureOf('export const home = process.env["HOME"];\n');
+    expect(error.message).toMatch(/^index\.ts:1:\d+: .*process/);
+    expect(error.hint).toMatch(/no process: pass settings/);
+  }, 60_000);
+
+  test("the stack of an error in a run leads to the author's lines", async () => {
+    const component = await built(`import { workflow } from "sporeflow/guest";
+function inner(): never {
+  throw new RangeError("deep");
+}
+export const probe = workflow("probe", async () => inner());
+`);
+    const { commands } = await probe(component);
+    const end = commands.find(({ kind }) => kind === "complete");
+    const stack =
+      end?.kind === "complete" && end.outcome.kind === "error" && end.outcome.error.stack;
+    const map = await readFile(join(cwd, ".spore", "bundle.js.map"), "utf8");
+    const mapper = bundleMapper(map, { cwd, outDir: join(cwd, ".spore") });
+    const lines = mapper.positions(String(stack)).filter(({ file }) => file === "index.ts");
+    expect(lines.map(({ line }) => line)).toEqual([3, 5]);
   }, 60_000);
 
   test("a name that is defined twice is the second definition's line", async () => {
