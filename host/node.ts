@@ -73,7 +73,6 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
   const outbound = createOutbound(options.outbound);
   const ports = { store, sandbox, clock, random, digest, outbound, observer };
   const host = await createHost(ports, { ...options.engine, hostId: hostIdOf() });
-  opened.defer(() => host.stop());
   addGauges(metrics, host);
   const app = createApi({
     host,
@@ -88,9 +87,15 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
   });
   const server = createAdaptorServer({ fetch: app.fetch }) as Server;
   const port = await listen(server, options.port ?? serverDefaults.port, hostname);
-  opened.defer(() => closeServer(server));
-  await host.start();
+  try {
+    await host.start();
+  } catch (error) {
+    server.closeAllConnections();
+    server.close();
+    throw error;
+  }
   const resources = opened.move();
+  const stopMsMax = options.stopMsMax ?? serverDefaults.stopMsMax;
   let stopping: Promise<void> | undefined;
   return {
     url: `http://${hostname.includes(":") ? `[${hostname}]` : hostname}:${port}`,
@@ -98,7 +103,7 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
     host,
     sandbox,
     stop() {
-      stopping ??= stopWithin(resources, server, options.stopMsMax ?? serverDefaults.stopMsMax);
+      stopping ??= stopWithin({ server, host, resources, stopMsMax });
       return stopping;
     },
   };
@@ -150,7 +155,7 @@ export const digest: Digest = {
 
 function jsonLog(): Observer["log"] {
   const logger = pino(
-    { base: undefined, level: process.env.SPORE_LOG ?? "info", redact: ["authorization"] },
+    { base: null, level: process.env.SPORE_LOG ?? "info", redact: ["authorization"] },
     pino.destination({ dest: 2, sync: true }),
   );
   return (level, message, fields) => {
@@ -220,17 +225,37 @@ function closeServer(server: Server): Promise<void> {
   });
 }
 
-/** Requests that hang (long polls, event streams) must not hold the process for ever. */
-async function stopWithin(
-  resources: AsyncDisposableStack,
-  server: Server,
-  stopMsMax: number,
-): Promise<void> {
-  const cut = setTimeout(() => server.closeAllConnections(), stopMsMax);
-  cut.unref();
+/** Longest wait for replies that the engine has already given. */
+const flushMsMax = 500;
+
+/**
+ * No new connections, then the engine (whose last commits are answered meanwhile), then
+ * the rest. Requests that hang, long polls and event streams, are cut.
+ */
+async function stopWithin(parts: StopParts): Promise<void> {
+  const closed = closeServer(parts.server);
   try {
-    await resources.disposeAsync();
+    await within(parts.stopMsMax, parts.host.stop());
+    await within(flushMsMax, closed);
   } finally {
-    clearTimeout(cut);
+    parts.server.closeAllConnections();
+    await parts.resources.disposeAsync();
+  }
+}
+
+interface StopParts {
+  readonly server: Server;
+  readonly host: Host;
+  readonly resources: AsyncDisposableStack;
+  readonly stopMsMax: number;
+}
+
+async function within(timeoutMs: number, work: Promise<void>): Promise<void> {
+  const timeout = Promise.withResolvers<void>();
+  const timer = setTimeout(timeout.resolve, timeoutMs);
+  try {
+    await Promise.race([work, timeout.promise]);
+  } finally {
+    clearTimeout(timer);
   }
 }

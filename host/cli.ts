@@ -1,0 +1,644 @@
+#!/usr/bin/env node
+/**
+ * The command line: a table of verbs. A verb is a client call and a printer: a table for
+ * people, one JSON document a line with `--json`. Exit codes: 0 done, 1 the run failed,
+ * 2 wrong usage, 3 not found, 4 conflict, 5 unavailable.
+ */
+import { readFileSync } from "node:fs";
+import { Command, CommanderError, InvalidArgumentError, Option } from "commander";
+import ora from "ora";
+import pc from "picocolors";
+import {
+  type Client,
+  ClientError,
+  createClient,
+  type ListFilter,
+  type Runnable,
+  type RunStatus,
+  type StartOptions,
+} from "../client/index.ts";
+import { parseJson, valueOfJson } from "../client/json.ts";
+import { SporeError } from "../runtime/errors.ts";
+import { printer } from "./print.ts";
+import { parseDuration } from "./waits.ts";
+
+export const exitCodes = Object.freeze({
+  done: 0,
+  runFailed: 1,
+  usage: 2,
+  notFound: 3,
+  conflict: 4,
+  unavailable: 5,
+});
+
+export interface CliPorts {
+  readonly out: (text: string) => void;
+  readonly err: (text: string) => void;
+  readonly env: Readonly<Record<string, string | undefined>>;
+  readonly isTty: boolean;
+  /** Whole standard input. */
+  readonly stdin: () => string;
+  /** Default: a client over fetch. */
+  readonly connect?:
+    | ((options: { url: string; apiKey?: string; attemptsMax: number }) => Client)
+    | undefined;
+}
+
+/** A person waits: a host that is away is reported after a second or so. */
+const attemptsMax = 3;
+
+interface GlobalOptions {
+  readonly json?: boolean;
+  readonly url?: string;
+  readonly key?: string;
+}
+
+/** Runs one command line and gives its exit code. */
+export async function runCli(argv: readonly string[], ports: CliPorts): Promise<number> {
+  try {
+    await programOf(ports).parseAsync([...argv], { from: "user" });
+    return exitCodes.done;
+  } catch (error) {
+    return failed(error, ports, argv.includes("--json"));
+  }
+}
+
+function failed(error: unknown, ports: CliPorts, isJson: boolean): number {
+  if (error instanceof CommanderError) {
+    const isHelp = error.exitCode === 0;
+    return isHelp ? exitCodes.done : exitCodes.usage;
+  }
+  const code = exitCodeOf(error);
+  const shown = error instanceof Error ? error : new Error(String(error));
+  const details = describe(shown);
+  if (isJson) {
+    ports.err(`${JSON.stringify({ error: details, exitCode: code })}\n`);
+    return code;
+  }
+  const title = details.name === "Error" || !isUserError(shown) ? "" : `${details.name}: `;
+  ports.err(`${pc.red("✗")} ${title}${details.message}\n`);
+  if (details.hint !== undefined) ports.err(`  ${pc.dim(details.hint)}\n`);
+  if (isUserError(shown) && shown.stack !== undefined) {
+    const frames = shown.stack.split("\n").filter((line) => /^\s+at /.test(line));
+    for (const frame of frames.slice(0, 8)) ports.err(`${pc.dim(frame)}\n`);
+  }
+  return code;
+}
+
+/** A run's or a method's own error, as the client rejects with it. */
+function isUserError(error: Error): boolean {
+  return !(error instanceof ClientError) && !(error instanceof SporeError);
+}
+
+function describe(error: Error): { name: string; message: string; code?: string; hint?: string } {
+  const code: unknown = Reflect.get(error, "code");
+  const hint: unknown = Reflect.get(error, "hint");
+  return {
+    name: error.name,
+    message: error.message,
+    ...(typeof code === "string" ? { code } : {}),
+    ...(typeof hint === "string" ? { hint } : {}),
+  };
+}
+
+export function exitCodeOf(error: unknown): number {
+  if (!(error instanceof ClientError) && !(error instanceof SporeError)) return exitCodes.runFailed;
+  if (error.code === "run-canceled" || error.code === "build-failed") return exitCodes.runFailed;
+  switch (error.kind) {
+    case "invalid":
+      return exitCodes.usage;
+    case "missing":
+      return exitCodes.notFound;
+    case "conflict":
+      return exitCodes.conflict;
+    case "limit":
+    case "unavailable":
+    case "moved":
+      return exitCodes.unavailable;
+    default:
+      return exitCodes.runFailed;
+  }
+}
+
+// ---------------------------------------------------------------- the table of verbs
+
+const defaultStorage = "file:./data";
+
+function programOf(ports: CliPorts): Command {
+  const program = new Command("spore");
+  program
+    .description("Durable workflows and virtual actors, with a bucket as the only dependency.")
+    .exitOverride()
+    .configureOutput({ writeOut: ports.out, writeErr: ports.err })
+    .showHelpAfterError("(spore help lists the commands)")
+    .option("--json", "one JSON document a line")
+    .option("--url <url>", "the host to talk to (SPORE_URL)")
+    .option("--key <key>", "API key (SPORE_API_KEY)");
+  const verb = (usage: string, description: string): Command =>
+    program
+      .command(usage)
+      .description(description)
+      .exitOverride()
+      .addOption(new Option("--json").hideHelp())
+      .addOption(new Option("--url <url>").hideHelp())
+      .addOption(new Option("--key <key>").hideHelp());
+  addProjectVerbs(verb, ports);
+  addRunVerbs(verb, ports);
+  addMessageVerbs(verb, ports);
+  addActorVerbs(verb, ports);
+  return program;
+}
+
+type Verb = (usage: string, description: string) => Command;
+
+function addProjectVerbs(verb: Verb, ports: CliPorts): void {
+  verb("init [folder]", "write a small project that works").action(
+    action(ports, async ({ print }, folder?: string) => {
+      const { init } = await import("./init.ts");
+      print.result(init(folder ?? "."), (made) => [
+        ...made.files.map((file) => `${pc.green("+")} ${file}`),
+        "",
+        `Next: ${made.next}`,
+      ]);
+    }),
+  );
+  serverOptions(verb("dev [entry]", "build, serve and reload on change")).action(
+    action(ports, async ({ options }, entry?: string) => {
+      const { startDev } = await import("./dev.ts");
+      const { stopOnSignals } = await import("./node.ts");
+      const print = (line: string): void => ports.out(`${line}\n`);
+      const given = serverOf(options, ports);
+      const server = await startDev({ ...given, entry: entryOf(entry), print });
+      stopOnSignals(server.stop);
+      await forever();
+    }),
+  );
+  verb("build [entry]", "build the component into .spore").action(
+    action(ports, async ({ print }, entry?: string) => {
+      const built = await withBuild(entryOf(entry), ports, async (result) => result);
+      const { prepared, outDir, bundleMs, compileMs, isUnchanged } = built;
+      const bytes = prepared.bytes.length;
+      const { definitions } = prepared.manifest;
+      print.result({ id: prepared.id, bytes, outDir, isUnchanged, definitions }, () => [
+        `${pc.green("✓")} ${prepared.id.slice(0, 16)}  ${definitions.length} definitions, ` +
+          `${Math.round(bytes / 1024)} KB in ${outDir}` +
+          (isUnchanged ? " (unchanged)" : ` (${Math.round(bundleMs + compileMs)} ms)`),
+      ]);
+    }),
+  );
+  verb("deploy [entry]", "build and deploy; a .wasm or .js bundle is sent as it is").action(
+    action(ports, async ({ print, client }, entry?: string) => {
+      const deployed = await client().deploy(await deployable(entryOf(entry), ports));
+      print.result(deployed, () => [
+        `${pc.green("✓")} deployed ${deployed.id}`,
+        ...deployed.definitions.map((each) => `  ${each.kind.padEnd(9)} ${each.name}`),
+      ]);
+    }),
+  );
+  serverOptions(verb("serve", "serve a storage"))
+    .option("--keys <file>", "JSON file of API keys: [{ tenant, sha256, isOperator? }]")
+    .action(
+      action(ports, async ({ options, print }) => {
+        const { startServer, stopOnSignals } = await import("./node.ts");
+        const { parseTenantKeys } = await import("./tenants.ts");
+        const file = options.keys;
+        const json = typeof file === "string" ? readFileSync(file, "utf8") : ports.env.SPORE_KEYS;
+        const keys = json === undefined ? [] : parseTenantKeys(json);
+        const server = await startServer({ ...serverOf(options, ports), keys });
+        stopOnSignals(server.stop);
+        print.result({ url: server.url, storage: server.storage }, () => [
+          `Spore serves ${server.storage} at ${server.url}`,
+        ]);
+        await forever();
+      }),
+    );
+  verb("doctor", "check a storage: conditional creates, races, latency, permissions, clock")
+    .addOption(storageOption())
+    .action(
+      action(ports, async ({ options, print }) => {
+        const { examine } = await import("./doctor.ts");
+        const checks = await examine(storageOf(options, ports));
+        print.rows(checks, ["check", "result", "details"]);
+        const bad = checks.find((check) => check.result === "failed");
+        if (bad !== undefined)
+          throw new SporeError("store-unavailable", `${bad.check}: ${bad.details}`);
+      }),
+    );
+}
+
+function addRunVerbs(verb: Verb, ports: CliPorts): void {
+  inputOptions(verb("run <workflow> [args...]", "start a workflow and wait for its output"))
+    .option("--id <id>", "the run's id")
+    .addOption(
+      new Option("--if-exists <mode>", "if there is a run of that id").choices([
+        "resume",
+        "fail",
+        "start",
+        "terminate",
+      ]),
+    )
+    .option("--tag <key=value>", "tag the run (repeatable)", collectTag, {})
+    .option("--detach", "print the id and don't wait")
+    .option("--timeout <duration>", "give up waiting after this", duration)
+    .action(
+      action(ports, async ({ options, print, client, spin }, name: string, args: string[]) => {
+        const what = runnable(name, readArgs(args, options, ports));
+        const start = startOptionsOf(options);
+        const handle = await client().start(what, start);
+        if (options.detach === true) {
+          const status = await handle.status();
+          print.result({ id: handle.id, status }, () => [handle.id]);
+          return;
+        }
+        const timeoutMs = options.timeout as number | undefined;
+        const output = await spin(`${name} ${handle.id}`, () => handle.result({ timeoutMs }));
+        print.value({ id: handle.id, status: "SUCCESSFUL" }, "output", output);
+      }),
+    );
+  verb("list", "list runs, newest first")
+    .option("-s, --status <status>", "one or several, with commas")
+    .option("-n, --name <name>", "of this workflow")
+    .option("--prefix <prefix>", "ids that begin so")
+    .option("--tag <key=value>", "with this tag", collectTag, undefined)
+    .option("-l, --limit <count>", "at most so many", wholeNumber, 50)
+    .action(
+      action(ports, async ({ options, print, client }) => {
+        const runs = await client().listAll(filterOf(options));
+        print.rows(
+          runs.map((run) => ({ ...run })),
+          ["id", "name", "status", "createdAt", "closedAt"],
+        );
+      }),
+    );
+  const onRun = (name: string, text: string): Command => verb(`${name} <id>`, text);
+  onRun("status", "what is known of a run").action(
+    action(ports, async ({ print, client }, id: string) => {
+      print.record(await client().getMetadata(id));
+    }),
+  );
+  onRun("output", "a run's output; waits for it")
+    .option("--step <step>", "of this step")
+    .option("--no-wait", "don't wait")
+    .option("--timeout <duration>", "give up waiting after this", duration)
+    .action(
+      action(ports, async ({ options, print, client, spin }, id: string) => {
+        const timeoutMs = options.wait === false ? 0 : (options.timeout as number | undefined);
+        const step = options.step as string | undefined;
+        const wait = { timeoutMs, ...(step === undefined ? {} : { step }) };
+        const output = await spin(id, () => client().getOutput(id, wait));
+        print.value({ id }, "output", output);
+      }),
+    );
+  onRun("steps", "the run's steps").action(
+    action(ports, async ({ print, client }, id: string) => {
+      const steps = await client().handle(id).steps();
+      print.rows(
+        steps.map((step) => ({ ...step })),
+        ["step", "status", "attempt", "startedAt", "endedAt", "value", "error"],
+      );
+    }),
+  );
+  onRun("history", "what happened, oldest first")
+    .option("--from <index>", "from this event on", wholeNumber, 0)
+    .action(
+      action(ports, async ({ options, print, client }, id: string) => {
+        let from = options.from as number;
+        for (;;) {
+          const events = await client().handle(id).history({ from, limit: 1000 });
+          for (const event of events) print.event(event);
+          if (events.length < 1000) return;
+          from += events.length;
+        }
+      }),
+    );
+  onRun("events", "what happened, and what happens until the run ends")
+    .option("--from <index>", "from this event on", wholeNumber, 0)
+    .action(
+      action(ports, async ({ options, print, client }, id: string) => {
+        const from = options.from as number;
+        for await (const event of client().handle(id).events({ from })) print.event(event);
+      }),
+    );
+  for (const name of ["cancel", "terminate"] as const) {
+    onRun(name, name === "cancel" ? "cancel in cooperation with the workflow" : "end at once")
+      .option("-r, --reason <text>", "noted in the history")
+      .action(
+        action(ports, async ({ options, print, client }, id: string) => {
+          const run = await client()
+            .handle(id)
+            [name](options.reason as string | undefined);
+          print.result({ id, status: run.status }, () => [`${id} ${print.status(run.status)}`]);
+        }),
+      );
+  }
+  onRun("pause", "begin nothing new until resumed").action(
+    action(ports, async ({ print, client }, id: string) => {
+      const run = await client().handle(id).pause();
+      print.result({ id, status: run.status }, () => [`${id} ${print.status(run.status)}`]);
+    }),
+  );
+  verb("resume [id]", "go on after a pause, or from the failed step")
+    .option("--all", "all that can be resumed")
+    .option("--include-failed", "with --all: also failed runs")
+    .action(
+      action(ports, async ({ options, print, client }, id?: string) => {
+        if (options.all === true) {
+          const includeFailed = options.includeFailed === true;
+          const runs = await client().resumeAll({ includeFailed });
+          print.rows(
+            runs.map((run) => ({ ...run })),
+            ["id", "status"],
+          );
+          return;
+        }
+        if (id === undefined) throw usage("which run? give its id, or --all");
+        const run = await client().handle(id).resume();
+        print.result({ id, status: run.status }, () => [`${id} ${print.status(run.status)}`]);
+      }),
+    );
+  onRun("delete", "forget a closed run").action(
+    action(ports, async ({ print, client }, id: string) => {
+      await client().deleteRun(id);
+      print.result({ id, deleted: true }, () => [`${pc.green("✓")} ${id} is gone`]);
+    }),
+  );
+}
+
+function addMessageVerbs(verb: Verb, ports: CliPorts): void {
+  inputOptions(verb("signal <id> <name> [value...]", "send a signal")).action(
+    action(ports, async ({ options, print, client }, id: string, name: string, value: string[]) => {
+      const [first] = readArgs(value, options, ports);
+      await client().handle(id).signal(name, first);
+      print.result({ id, signal: name }, () => [`${pc.green("✓")} ${name} sent to ${id}`]);
+    }),
+  );
+  inputOptions(verb("query <id> <name> [args...]", "ask a run")).action(
+    action(ports, async ({ options, print, client }, id: string, name: string, args: string[]) => {
+      const result = await client()
+        .handle(id)
+        .query(name, ...readArgs(args, options, ports));
+      print.value({ id }, "result", result);
+    }),
+  );
+  inputOptions(verb("update <id> <name> [args...]", "change a run, and get the result")).action(
+    action(ports, async ({ options, print, client }, id: string, name: string, args: string[]) => {
+      const result = await client()
+        .handle(id)
+        .update(name, ...readArgs(args, options, ports));
+      print.value({ id }, "result", result);
+    }),
+  );
+}
+
+function addActorVerbs(verb: Verb, ports: CliPorts): void {
+  const actor = verb("actor", "create, call, look at and delete actors");
+  const sub = (usage: string, text: string): Command =>
+    actor
+      .command(usage)
+      .description(text)
+      .exitOverride()
+      .addOption(new Option("--json").hideHelp())
+      .addOption(new Option("--url <url>").hideHelp())
+      .addOption(new Option("--key <key>").hideHelp());
+  inputOptions(sub("create <type> <key> [args...]", "get or create")).action(
+    action(ports, async ({ options, print, client }, type: string, key: string, args: string[]) => {
+      const made = await client().createActor(type, key, readArgs(args, options, ports));
+      print.result(made, () => [`${type} ${key} ${made.created ? "created" : "was there"}`]);
+    }),
+  );
+  inputOptions(sub("call <type> <key> <method> [args...]", "call a method"))
+    .option("--async", "don't wait for the result")
+    .action(
+      action(
+        ports,
+        async (
+          { options, print, client },
+          type: string,
+          key: string,
+          method: string,
+          args: string[],
+        ) => {
+          const isAsync = options.async === true;
+          const given = readArgs(args, options, ports);
+          const result = await client().call({ type, key, method }, given, { async: isAsync });
+          print.value({ type, key, method }, isAsync ? "callId" : "result", result);
+        },
+      ),
+    );
+  sub("get <type> <key>", "what is known of an actor").action(
+    action(ports, async ({ print, client }, type: string, key: string) => {
+      print.record(await client().getActor(type, key));
+    }),
+  );
+  sub("delete <type> <key>", "forget an actor").action(
+    action(ports, async ({ print, client }, type: string, key: string) => {
+      await client().deleteActor(type, key);
+      print.result({ type, key, deleted: true }, () => [`${pc.green("✓")} ${type} ${key} is gone`]);
+    }),
+  );
+}
+
+// ---------------------------------------------------------------- what verbs share
+
+interface VerbContext {
+  readonly options: Readonly<Record<string, unknown>>;
+  readonly print: ReturnType<typeof printer>;
+  client(): Client;
+  /** Progress on standard error, for people only. */
+  spin<Result>(text: string, work: () => Promise<Result>): Promise<Result>;
+}
+
+type Action = (...args: unknown[]) => Promise<void>;
+
+/** Commander's actions get the arguments, the options and the command; ours get a context first. */
+function action<Args extends readonly (string | string[] | undefined)[]>(
+  ports: CliPorts,
+  run: (context: VerbContext, ...args: Args) => Promise<void>,
+): Action {
+  return async (...given) => {
+    const command = given.at(-1) as Command;
+    const options = command.optsWithGlobals<GlobalOptions & Record<string, unknown>>();
+    const isJson = options.json === true;
+    // Commander checked their number and made strings of them.
+    const args = given.slice(0, -2) as unknown as Args;
+    const connect = ports.connect ?? createClient;
+    const context: VerbContext = {
+      options,
+      print: printer({ out: ports.out, isJson, isTty: ports.isTty }),
+      client: () => {
+        const apiKey = options.key ?? ports.env.SPORE_API_KEY;
+        const url = options.url ?? ports.env.SPORE_URL ?? "http://127.0.0.1:7070";
+        return connect({ url, attemptsMax, ...(apiKey === undefined ? {} : { apiKey }) });
+      },
+      async spin(text, work) {
+        const spinner =
+          ports.isTty && !isJson ? ora({ text, stream: process.stderr }).start() : undefined;
+        try {
+          return await work();
+        } finally {
+          spinner?.stop();
+        }
+      },
+    };
+    await run(context, ...args);
+  };
+}
+
+function inputOptions(command: Command): Command {
+  return command.option("-i, --input <file>", "JSON arguments from a file; - is standard input");
+}
+
+/**
+ * Arguments as people type them: JSON where it is JSON, else text; `key=value` words make
+ * one object of them.
+ */
+export function readArgs(
+  words: readonly string[],
+  options: Readonly<Record<string, unknown>>,
+  ports: Pick<CliPorts, "stdin">,
+): readonly unknown[] {
+  const file = options.input;
+  if (typeof file === "string") {
+    const bytes = file === "-" ? new TextEncoder().encode(ports.stdin()) : readFileSync(file);
+    const value = valueOfJson(parseJson(bytes));
+    const list = Array.isArray(value) ? value : [value];
+    return [...list, ...readWords(words)];
+  }
+  return readWords(words);
+}
+
+function readWords(words: readonly string[]): readonly unknown[] {
+  const pairs = words.map((word) => /^([A-Za-z_][\w.-]*)=([\s\S]*)$/.exec(word));
+  if (words.length > 0 && pairs.every((pair) => pair !== null)) {
+    const entries = pairs.map((pair) => [pair?.[1] ?? "", readWord(pair?.[2] ?? "")]);
+    return [Object.fromEntries(entries)];
+  }
+  return words.map(readWord);
+}
+
+function readWord(word: string): unknown {
+  let json: unknown;
+  try {
+    json = JSON.parse(word);
+  } catch {
+    // Not JSON: it is text, as in `spore run greet Ada`.
+    return word;
+  }
+  return valueOfJson(json);
+}
+
+function runnable(name: string, args: readonly unknown[]): Runnable<unknown> {
+  // The type's brand exists in types only.
+  return { $workflow: name, args } as unknown as Runnable<unknown>;
+}
+
+function startOptionsOf(options: Readonly<Record<string, unknown>>): StartOptions {
+  const tags = options.tag as Readonly<Record<string, string>>;
+  return {
+    id: options.id as string | undefined,
+    ifExists: options.ifExists as StartOptions["ifExists"],
+    ...(Object.keys(tags).length === 0 ? {} : { tags }),
+  };
+}
+
+function filterOf(options: Readonly<Record<string, unknown>>): ListFilter {
+  const status = options.status as string | undefined;
+  const tag = Object.entries((options.tag as Record<string, string> | undefined) ?? {})[0];
+  return {
+    // The host says which words are statuses.
+    status: status?.split(",").map((word) => word.trim().toUpperCase() as RunStatus),
+    name: options.name as string | undefined,
+    prefix: options.prefix as string | undefined,
+    tag: tag && { key: tag[0], value: tag[1] },
+    limit: options.limit as number,
+  };
+}
+
+function collectTag(pair: string, tags: Record<string, string> = {}): Record<string, string> {
+  const at = pair.indexOf("=");
+  if (at <= 0) throw new InvalidArgumentError("write key=value");
+  return { ...tags, [pair.slice(0, at)]: pair.slice(at + 1) };
+}
+
+function wholeNumber(text: string): number {
+  if (!/^\d{1,9}$/.test(text)) throw new InvalidArgumentError("a whole number");
+  return Number(text);
+}
+
+function duration(text: string): number {
+  const durationMs = parseDuration(text);
+  if (durationMs === undefined)
+    throw new InvalidArgumentError("a duration such as 500ms, 30s or 2m");
+  return durationMs;
+}
+
+function storageOption(): Option {
+  return new Option("--storage <uri>", `file:./data, s3://bucket/prefix, memory: (SPORE_STORAGE)`);
+}
+
+function storageOf(options: Readonly<Record<string, unknown>>, ports: CliPorts): string {
+  return (options.storage as string | undefined) ?? ports.env.SPORE_STORAGE ?? defaultStorage;
+}
+
+function serverOptions(command: Command): Command {
+  return command
+    .addOption(storageOption())
+    .option("-p, --port <port>", "where to listen (SPORE_PORT)", wholeNumber)
+    .option("--host <address>", "address to listen on; others than loopback need keys");
+}
+
+function serverOf(options: Readonly<Record<string, unknown>>, ports: CliPorts) {
+  const fromEnv =
+    ports.env.SPORE_PORT === undefined ? undefined : wholeNumber(ports.env.SPORE_PORT);
+  return {
+    storage: storageOf(options, ports),
+    port: (options.port as number | undefined) ?? fromEnv,
+    hostname: options.host as string | undefined,
+  };
+}
+
+function entryOf(entry: string | undefined): string {
+  return entry ?? "index.ts";
+}
+
+async function withBuild<Result>(
+  entry: string,
+  ports: CliPorts,
+  use: (result: import("./build.ts").BuildResult) => Promise<Result>,
+): Promise<Result> {
+  const { build } = await import("./build.ts");
+  const { createThreadSandbox } = await import("./sandbox/threads.ts");
+  const sandbox = await createThreadSandbox({ threads: 1 });
+  try {
+    const result = await build({ entry, prepare: (source) => sandbox.prepare(source) });
+    for (const warning of result.warnings) ports.err(`${pc.yellow(warning)}\n`);
+    return await use(result);
+  } finally {
+    await sandbox.close();
+  }
+}
+
+async function deployable(entry: string, ports: CliPorts): Promise<Uint8Array | string> {
+  if (entry.endsWith(".wasm")) return new Uint8Array(readFileSync(entry));
+  if (entry.endsWith("bundle.js")) return readFileSync(entry, "utf8");
+  return withBuild(entry, ports, async (result) => result.code);
+}
+
+function usage(message: string): SporeError {
+  return new SporeError("invalid-request", message);
+}
+
+/** Until a signal ends the process. */
+function forever(): Promise<never> {
+  return new Promise(() => undefined);
+}
+
+if (import.meta.main) {
+  process.exitCode = await runCli(process.argv.slice(2), {
+    out: (text) => void process.stdout.write(text),
+    err: (text) => void process.stderr.write(text),
+    env: process.env,
+    isTty: process.stdout.isTTY === true,
+    stdin: () => readFileSync(0, "utf8"),
+  });
+}
