@@ -42,6 +42,7 @@ describe("the file store", () => {
     await Promise.all(
       [1, 2, 3].map((n) => store.put("b", new Uint8Array([n]), { ifAbsent: true })),
     );
+    await store.close();
     const temporary = path.join(root, ".temporary");
     expect(fs.readdirSync(temporary)).toEqual([]);
     fs.writeFileSync(path.join(temporary, "dead"), "half an obj");

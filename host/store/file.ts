@@ -23,6 +23,7 @@ import { checkKey } from "./key.ts";
 const fdatasync = promisify(fs.fdatasync);
 const fsync = promisify(fs.fsync);
 const read = promisify(fs.read);
+const unlink = promisify(fs.unlink);
 const write = promisify(fs.write);
 
 /** Starts with a dot, which no encoded segment does. */
@@ -39,6 +40,7 @@ export class FileStore implements Store {
   readonly #folders = new Set<string>();
   readonly #flushes = new Map<string, Promise<void>>();
   readonly #flushesQueued = new Map<string, Promise<void>>();
+  readonly #removals = new Set<Promise<void>>();
   readonly #token = `${process.pid}-${Math.random().toString(36).slice(2, 10)}`;
   #counter = 0;
 
@@ -93,7 +95,9 @@ export class FileStore implements Store {
       assert(!isFolder(target) && !this.#isBelowFile(folder), `no key is a folder of "${key}"`);
       await this.#makeFolder(folder);
       const source = await this.#writeTemporary(bytes);
-      const result = isExclusive ? linkIfFree(source, target) : overwrite(source, target);
+      const result = isExclusive
+        ? linkIfFree(source, target, () => this.#discard(source))
+        : overwrite(source, target, () => this.#discard(source));
       await this.#flushFolder(folder);
       return result;
     });
@@ -129,7 +133,8 @@ export class FileStore implements Store {
   }
 
   async close(): Promise<void> {
-    await Promise.allSettled([...this.#flushes.values(), ...this.#flushesQueued.values()]);
+    const flushes = [...this.#flushes.values(), ...this.#flushesQueued.values()];
+    await Promise.allSettled([...flushes, ...this.#removals]);
   }
 
   #pathOf(key: string): string {
@@ -152,6 +157,13 @@ export class FileStore implements Store {
       fs.closeSync(fd);
     }
     return file;
+  }
+
+  /** Nobody waits for it; what stays behind after a crash is removed by a later `open`. */
+  #discard(temporary: string): void {
+    const removal = unlink(temporary).catch(() => {});
+    this.#removals.add(removal);
+    removal.finally(() => this.#removals.delete(removal));
   }
 
   #removeIfOld(name: string): void {
@@ -241,7 +253,7 @@ function encodeSegment(segment: string): string {
   });
 }
 
-function linkIfFree(source: string, target: string): PutResult {
+function linkIfFree(source: string, target: string, discard: () => void): PutResult {
   try {
     fs.linkSync(source, target);
     return "created";
@@ -249,16 +261,16 @@ function linkIfFree(source: string, target: string): PutResult {
     if (isCode(error, "EEXIST")) return "exists";
     throw error;
   } finally {
-    fs.unlinkSync(source);
+    discard();
   }
 }
 
-function overwrite(source: string, target: string): PutResult {
+function overwrite(source: string, target: string, discard: () => void): PutResult {
   try {
     fs.renameSync(source, target);
     return "created";
   } catch (error) {
-    fs.unlinkSync(source);
+    discard();
     throw error;
   }
 }
