@@ -9,15 +9,14 @@
  *    compiler's own files among them, and every output by its hash. An unchanged bundle
  *    (a comment was edited) keeps its component, and so its id.
  */
-import { createHash, randomUUID } from "node:crypto";
-import { readdirSync, readFileSync, realpathSync, statSync } from "node:fs";
-import { mkdir, readFile, rename, writeFile } from "node:fs/promises";
-import { builtinModules, createRequire } from "node:module";
-import { dirname, join, relative, resolve, sep } from "node:path";
+import { realpathSync, statSync } from "node:fs";
+import { builtinModules } from "node:module";
+import { join, relative, resolve, sep } from "node:path";
 import { fileURLToPath } from "node:url";
 import * as esbuild from "esbuild";
 import { SporeError } from "../runtime/errors.ts";
 import type { PreparedComponent, Sandbox } from "../runtime/ports.ts";
+import { type KeptInput, keep, keptInputs, readComponent, readKept } from "./kept-build.ts";
 import { codeFrame, SourceMapper } from "./source-maps.ts";
 
 export interface BuildOptions {
@@ -62,9 +61,9 @@ const builtinNamespace = "node-builtin";
 /** Builds, or answers the last result if no input changed. Throws SporeError build-failed. */
 export async function build(options: BuildOptions): Promise<BuildResult> {
   const project = projectOf(options);
-  const kept = await readKept(project);
-  if (kept !== undefined) return kept;
   const startedAt = performance.now();
+  const kept = await unchanged(project, startedAt);
+  if (kept !== undefined) return kept;
   const bundled = await esbuild
     .build(bundleOptions(project))
     .catch((error: unknown) => throwFailure(error));
@@ -113,7 +112,7 @@ async function rebuild(
 ): Promise<BuildResult | SporeError> {
   try {
     if (result.errors.length > 0) throwFailure(result);
-    const kept = await readKept(project);
+    const kept = await unchanged(project, startedAt);
     return kept ?? (await finish(project, readBundle(project, result, startedAt)));
   } catch (error) {
     if (error instanceof SporeError) return error;
@@ -150,8 +149,6 @@ function newestOnly<Item>(run: (item: Item) => Promise<void>): {
     },
   };
 }
-
-// ---------------------------------------------------------------- bundling
 
 interface Project {
   readonly entry: string;
@@ -265,17 +262,30 @@ function readBundle(project: Project, result: esbuild.BuildResult, startedAt: nu
   return {
     code: file("bundle.js"),
     map,
-    inputs: keptInputs(project, metafile, map),
+    inputs: keptInputs(project, inputPaths(project, metafile), map),
     warnings: result.warnings.map(messageText),
     bundleMs: performance.now() - startedAt,
   };
 }
 
-// ---------------------------------------------------------------- compiling
+function inputPaths(project: Project, metafile: esbuild.Metafile): string[] {
+  return Object.keys(metafile.inputs)
+    .filter((path) => path !== "sporeflow:main" && !path.startsWith(`${builtinNamespace}:`))
+    .map((path) => resolve(project.cwd, path.replace(/^\(disabled\):/, "")));
+}
+
+/** B3 */
+async function unchanged(project: Project, startedAt: number): Promise<BuildResult | undefined> {
+  const kept = await readKept(project);
+  if (kept === undefined) return undefined;
+  const { outDir } = project;
+  const bundleMs = performance.now() - startedAt;
+  return { ...kept, isUnchanged: true, outDir, bundleMs, compileMs: 0 };
+}
 
 async function finish(project: Project, bundle: Bundle): Promise<BuildResult> {
   const bundledAt = performance.now();
-  const kept = await readComponent(project, bundle);
+  const kept = await readComponent(project, bundle.code);
   const prepared = kept ?? (await compile(project, bundle));
   const result: BuildResult = {
     prepared,
@@ -287,7 +297,7 @@ async function finish(project: Project, bundle: Bundle): Promise<BuildResult> {
     bundleMs: bundle.bundleMs,
     compileMs: performance.now() - bundledAt,
   };
-  await keep(project, bundle, result);
+  await keep(project, bundle.inputs, result);
   return result;
 }
 
@@ -362,8 +372,6 @@ function isUserFile(project: Project, file: string): boolean {
   const isSdk = path.startsWith(join(packageDir, "guest") + sep);
   return !isSdk && !path.split(sep).includes("node_modules");
 }
-
-// ---------------------------------------------------------------- errors
 
 /** esbuild's own errors, each with its place and code frame. */
 function throwFailure(error: unknown): never {
@@ -446,181 +454,4 @@ function importChain(metafile: esbuild.Metafile, target: string): string[] {
     path = importers.get(path);
   }
   return chain;
-}
-
-// ---------------------------------------------------------------- the kept build
-
-interface KeptInput {
-  readonly path: string;
-  readonly mtimeMs: number;
-  readonly size: number;
-  /** "" for a file that was looked for and was not there. */
-  readonly hash: string;
-}
-
-interface KeptBuild {
-  readonly entry: string;
-  readonly inputs: readonly KeptInput[];
-  readonly outputs: Readonly<Record<string, string>>;
-  readonly id: string;
-  readonly warnings: readonly string[];
-}
-
-const outputs = ["component.bin", "manifest.json", "bundle.js", "bundle.js.map"] as const;
-
-/** B3: the last result, if every input and output is still as it was. */
-async function readKept(project: Project): Promise<BuildResult | undefined> {
-  const startedAt = performance.now();
-  const kept = await readOutputs(project, (record) => record.inputs.every(isSame));
-  return (
-    kept && {
-      prepared: kept.prepared,
-      code: kept.code,
-      map: kept.map,
-      isUnchanged: true,
-      warnings: kept.record.warnings,
-      outDir: project.outDir,
-      bundleMs: performance.now() - startedAt,
-      compileMs: 0,
-    }
-  );
-}
-
-/** B3: the last component, if it was made from the same bundle by the same compiler. */
-async function readComponent(
-  project: Project,
-  bundle: Bundle,
-): Promise<PreparedComponent | undefined> {
-  const compiler = new Set(compilerFiles());
-  const code = hashOf(bundle.code);
-  const isSameBundle = ({ inputs, outputs }: KeptBuild): boolean =>
-    outputs["bundle.js"] === code &&
-    inputs.every((each) => !compiler.has(each.path) || isSame(each));
-  return (await readOutputs(project, isSameBundle))?.prepared;
-}
-
-interface KeptOutputs {
-  readonly record: KeptBuild;
-  readonly prepared: PreparedComponent;
-  readonly code: string;
-  readonly map: string;
-}
-
-async function readOutputs(
-  project: Project,
-  isWanted: (record: KeptBuild) => boolean,
-): Promise<KeptOutputs | undefined> {
-  try {
-    const text = await readFile(join(project.outDir, "build.json"), "utf8");
-    const record: KeptBuild = JSON.parse(text);
-    if (record.entry !== project.entry || !isWanted(record)) return undefined;
-    const files = await Promise.all(outputs.map((name) => readFile(join(project.outDir, name))));
-    if (!outputs.every((name, index) => record.outputs[name] === hashOf(files[index] ?? ""))) {
-      return undefined;
-    }
-    const [component = Buffer.of(), manifest, code, map] = files;
-    const bytes = new Uint8Array(component.buffer, component.byteOffset, component.length);
-    const prepared = { id: record.id, bytes, manifest: JSON.parse(String(manifest)) };
-    return { record, prepared, code: String(code), map: String(map) };
-  } catch {
-    return undefined; // Not there, cut off or of another version: it is built again.
-  }
-}
-
-async function keep(project: Project, bundle: Bundle, result: BuildResult): Promise<void> {
-  const { id, bytes, manifest } = result.prepared;
-  const files: Readonly<Record<(typeof outputs)[number], Uint8Array | string>> = {
-    "component.bin": bytes,
-    "manifest.json": `${JSON.stringify(manifest, null, 2)}\n`,
-    "bundle.js": result.code,
-    "bundle.js.map": result.map,
-  };
-  const kept: KeptBuild = {
-    entry: project.entry,
-    inputs: bundle.inputs,
-    outputs: Object.fromEntries(outputs.map((name) => [name, hashOf(files[name])])),
-    id,
-    warnings: result.warnings,
-  };
-  await mkdir(project.outDir, { recursive: true });
-  for (const name of outputs) await writeWhole(join(project.outDir, name), files[name]);
-  // Last: it vouches for the others.
-  await writeWhole(join(project.outDir, "build.json"), JSON.stringify(kept));
-}
-
-function keptInputs(project: Project, metafile: esbuild.Metafile, map: string): KeptInput[] {
-  const bundled = Object.keys(metafile.inputs)
-    .filter((path) => path !== "sporeflow:main" && !path.startsWith(`${builtinNamespace}:`))
-    .map((path) => resolve(project.cwd, path.replace(/^\(disabled\):/, "")));
-  const paths = new Set([...bundled, ...settingsFiles(bundled), ...compilerFiles()]);
-  const contents = bundledContents(project, map);
-  return [...paths].sort().map((path) => inputOf(path, contents.get(path)));
-}
-
-/** package.json and tsconfig.json of every folder that an input is in: they steer esbuild. */
-function settingsFiles(inputs: readonly string[]): string[] {
-  const folders = new Set<string>();
-  for (const input of inputs) {
-    for (let folder = dirname(input); !folders.has(folder); folder = dirname(folder)) {
-      folders.add(folder);
-    }
-  }
-  return [...folders].flatMap((folder) => [
-    join(folder, "package.json"),
-    join(folder, "tsconfig.json"),
-  ]);
-}
-
-/** What the result depends on besides the inputs: the tools and the code that uses them. */
-function compilerFiles(): string[] {
-  const require = createRequire(import.meta.url);
-  const sandbox = join(packageDir, "host", "sandbox");
-  return [
-    require.resolve("esbuild/package.json"),
-    require.resolve("componentize-qjs/package.json"),
-    fileURLToPath(import.meta.url),
-    join(packageDir, "guest", "spore.wit"),
-    ...readdirSync(sandbox).map((name) => join(sandbox, name)),
-  ];
-}
-
-/** What was bundled, by path: a file may have changed since it was read. */
-function bundledContents(project: Project, map: string): ReadonlyMap<string, string> {
-  // The map is esbuild's own, made a moment ago.
-  const parsed = JSON.parse(map) as { sources: string[]; sourcesContent: (string | null)[] };
-  return new Map(
-    parsed.sources.map((source, index) => [
-      resolve(project.outDir, source),
-      parsed.sourcesContent[index] ?? "",
-    ]),
-  );
-}
-
-function inputOf(path: string, bundled: string | undefined): KeptInput {
-  const stat = statSync(path, { throwIfNoEntry: false });
-  if (stat === undefined || !stat.isFile()) return { path, mtimeMs: 0, size: 0, hash: "" };
-  const bytes = readFileSync(path);
-  const hash = hashOf(bytes);
-  const isBundled = bundled === undefined || bundled === String(bytes).replace(/^\ufeff/, "");
-  // Not what was bundled: no later state of the file may match.
-  return isBundled
-    ? { path, mtimeMs: stat.mtimeMs, size: stat.size, hash }
-    : { path, mtimeMs: -1, size: -1, hash: "changed" };
-}
-
-function isSame(kept: KeptInput): boolean {
-  const stat = statSync(kept.path, { throwIfNoEntry: false });
-  if (stat === undefined || !stat.isFile()) return kept.hash === "";
-  if (stat.size !== kept.size) return false;
-  return stat.mtimeMs === kept.mtimeMs || hashOf(readFileSync(kept.path)) === kept.hash;
-}
-
-function hashOf(bytes: Uint8Array | string): string {
-  return createHash("sha256").update(bytes).digest("hex");
-}
-
-async function writeWhole(path: string, content: Uint8Array | string): Promise<void> {
-  const draft = `${path}.${randomUUID()}.draft`;
-  await writeFile(draft, content);
-  await rename(draft, path);
 }
