@@ -61,7 +61,8 @@ interface Pending {
 
 /** How a command's result is taken; `signal` for waits (G3). */
 export interface Ask {
-  readonly label: string;
+  /** What is waited for, for people; empty if it isn't worth a word. Default: the kind. */
+  readonly label: string | undefined;
   readonly signal?: string;
   resolve(value: Encoded): void;
   reject(error: Error): void;
@@ -298,21 +299,22 @@ export class Machine {
   ask(build: (id: number) => Command, ask: Ask): number {
     requireRun();
     const id = this.#nextId;
-    this.queue(build(id));
+    const command = build(id);
+    this.queue(command);
     this.#nextId++;
     this.#pending.set(id, {
       resolve: ask.resolve,
       reject: ask.reject,
-      label: ask.label,
+      label: this.#labelOf(ask.label ?? command.kind),
       signal: ask.signal,
     });
     return id;
   }
 
-  command(build: (id: number) => Command, label: string): CommandPromise {
+  command(build: (id: number) => Command, label?: string): CommandPromise {
     let id = 0;
     const promise = new Promise<Encoded>((resolve, reject) => {
-      id = this.ask(build, { label: this.#labelOf(label), resolve, reject });
+      id = this.ask(build, { label, resolve, reject });
     });
     // Nobody has to be listening: a cancelled timer of a race that is over is no fault.
     promise.catch(ignore);
@@ -321,7 +323,7 @@ export class Machine {
 
   #labelOf(label: string): string {
     const task = this.steps.current;
-    return task === undefined ? label : `step ${task.id} (${label})`;
+    return task === undefined || label === "" ? label : `step ${task.id} (${label})`;
   }
 
   #timer(atMs: number, label: string, fire: () => void): number {
@@ -920,7 +922,7 @@ export const kernel: Kernel = {
   nowMs: () => active.nowMs(),
   random: () => active.random(),
   randomBytes: (count) => active.randomBytes(count),
-  command: (build) => active.command(build, ""),
+  command: (build) => active.command(build),
   drop: (id) => active.drop(id),
   emit: (command) => active.queue(command),
   log: (level, message) => active.log(level, message),

@@ -238,6 +238,11 @@ export class Steps {
 
   /** Lets go of the failures that were held back. */
   deliverFailures(): void {
+    this.#letGo();
+    this.pump();
+  }
+
+  #letGo(): void {
     const held = this.#held;
     this.#held = [];
     for (const { task, error } of held) {
@@ -245,7 +250,6 @@ export class Steps {
       task.evaluation.fail(error);
       this.#unpark(task.evaluation);
     }
-    this.pump();
   }
 
   /** Runs the steps again whose failures were held back, with all their attempts. */
@@ -292,7 +296,7 @@ export class Steps {
 
   /** Everything that awaits a step rejects now; nothing more of it starts. */
   cancel(error: Error): void {
-    this.deliverFailures();
+    this.#letGo();
     for (const evaluation of [...this.#live]) {
       evaluation.fail(error);
       evaluation.finish(false, error);

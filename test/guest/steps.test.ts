@@ -1,7 +1,7 @@
 import { beforeEach, expect, test, vi } from "vitest";
 import { decode, encode } from "../../guest/cbor.ts";
-import * as guest from "../../guest/index.ts";
 import type { StepNode } from "../../guest/index.ts";
+import * as guest from "../../guest/index.ts";
 import { resolved, TestHost } from "./host.ts";
 
 let host: TestHost;
@@ -91,7 +91,9 @@ test("a fan-out of 100,000 nodes meets in one", async () => {
   const sum = guest.step(unique("sum"), (all: number[]) => all.reduce((a, b) => a + b, 0), {
     checkpoint: false,
   });
-  guest.workflow(unique("fan"), () => sum.step(Array.from({ length: 100_000 }, (_, i) => next.step(i))));
+  guest.workflow(unique("fan"), () =>
+    sum.step(Array.from({ length: 100_000 }, (_, i) => next.step(i))),
+  );
   await host.start(`fan.${uniqueNumber}`);
   expect(host.output()).toBe((100_000 * 100_001) / 2);
 });
@@ -307,7 +309,10 @@ test("catchErrors reaches through continuations and leaves the graph around it a
   );
   const middle = guest.step(unique("middle"), (n: number): guest.Graph<number> => broken.step(n));
   const outer = guest.step(unique("outer"), () => middle.step(1), { catchErrors: true });
-  const name = guest.step(unique("name"), (pair: readonly [unknown, unknown]) => (pair[1] as Error).name);
+  const name = guest.step(
+    unique("name"),
+    (pair: readonly [unknown, unknown]) => (pair[1] as Error).name,
+  );
   await host.graph(name.step(outer.step()));
   await host.settle();
   expect(host.output()).toBe("RangeError");
@@ -402,11 +407,23 @@ test("a step fault fails the attempt instead of running it", async () => {
   const name = unique("spin");
   const spin = guest.step(name, body, { backoff: { initial: "1 s", jitter: 0 } });
   guest.workflow(`${name}.w`, () => spin());
-  const error = { name: "Error", message: "out of time", code: "guest-timeout", class: "limit" } as const;
-  const start = { kind: "start", run: { ...hostRun, name: `${name}.w` }, args: encode([]) } as const;
+  const error = {
+    name: "Error",
+    message: "out of time",
+    code: "guest-timeout",
+    class: "limit",
+  } as const;
+  const start = {
+    kind: "start",
+    run: { ...hostRun, name: `${name}.w` },
+    args: encode([]),
+  } as const;
   await host.deliver(start, { kind: "stepFault", step: name, error });
   expect(body).not.toHaveBeenCalled();
-  expect(host.records.at(-1)).toMatchObject({ event: "retrying", error: { code: "guest-timeout" } });
+  expect(host.records.at(-1)).toMatchObject({
+    event: "retrying",
+    error: { code: "guest-timeout" },
+  });
   await host.ok(host.last("timer").id);
   expect(host.output()).toBe("ran");
 });
