@@ -357,6 +357,85 @@ describe("a table", () => {
     expect(left).toBeLessThanOrEqual(rows.size);
   });
 
+  test("keeps a row deleted while a deeper level still has it", async () => {
+    const table = openTable({ store: new MemoryStore() });
+    const rows = numbered(0, 500);
+    table.apply(rows);
+    await table.flush();
+    await compactAll(table);
+    expect(Math.max(...table.segments.map(({ level }) => level))).toBeGreaterThanOrEqual(2);
+    table.apply(new Map([...rows.keys()].map((key) => [key, undefined])));
+    await table.flush();
+    do expect(await allOf(table)).toEqual([]);
+    while (await table.compact());
+  });
+
+  test("takes checkpoints in the middle of a flush and a merge", async () => {
+    const store = new MemoryStore();
+    const table = openTable({ store });
+    table.apply(numbered(0, 30, "old"));
+    await table.flush();
+    table.apply(numbered(10, 40, "newer"));
+    const work = [table.flush(), table.compact()];
+    table.apply(numbered(20, 25, "newest"));
+    const expected = [
+      ...numbered(0, 10, "old"),
+      ...numbered(10, 20, "newer"),
+      ...numbered(20, 25, "newest"),
+      ...numbered(25, 40, "newer"),
+    ].map(([key, value]) => [key, textOf(value)]);
+    const checkpoints = [table.checkpoint()];
+    let isDone = false;
+    const all = Promise.all(work).finally(() => {
+      isDone = true;
+    });
+    while (!isDone) {
+      checkpoints.push(table.checkpoint());
+      if (checkpoints.length % 50 === 0) await new Promise((resolve) => setImmediate(resolve));
+      else await Promise.resolve();
+    }
+    await all;
+    expect(checkpoints.length).toBeGreaterThan(5);
+    for (const { bytes } of checkpoints) {
+      expect(await allOf(openTable({ store, epoch: 2 }, bytes))).toEqual(expected);
+    }
+  });
+
+  test("answers a read whose segment is merged and deleted under it", async () => {
+    class SlowStore extends MemoryStore {
+      /** What the next read waits for. */
+      gate: Promise<void> | undefined;
+
+      override async get(key: string, range?: ByteRange): Promise<Uint8Array | undefined> {
+        const { gate } = this;
+        this.gate = undefined;
+        await gate;
+        return super.get(key, range);
+      }
+    }
+    const store = new SlowStore();
+    const table = openTable({ store, limits: { ...small, levelZeroMax: 1, cacheBytesMax: 0 } });
+    table.apply(numbered(0, 4));
+    await table.flush();
+    const others = numbered(0, 4);
+    others.delete("row/0000001");
+    for (const read of [() => table.get("row/0000001"), () => table.scan()]) {
+      // Footers are known from here on, so that only the read itself waits.
+      await allOf(table);
+      const gate = Promise.withResolvers<void>();
+      store.gate = gate.promise;
+      const late = read();
+      table.apply(others);
+      await table.flush();
+      await compactAll(table);
+      await table.commit(table.checkpoint().generation);
+      gate.resolve();
+      const found = await late;
+      const value = found instanceof Uint8Array ? found : found?.entries[1]?.[1];
+      expect(textOf(value)).toBe("value 1");
+    }
+  });
+
   test("deletes a merged segment only after a checkpoint without it", async () => {
     const store = new MemoryStore();
     const table = openTable({ store });
