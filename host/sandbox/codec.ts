@@ -3,21 +3,28 @@ import { createHash } from "node:crypto";
 import { constants, zstdCompressSync, zstdDecompressSync } from "node:zlib";
 import type { ImageCodec } from "../../runtime/image.ts";
 
-/** Level 1: an image is made while its run waits; higher levels save a tenth at twice the time. */
-const level = { params: { [constants.ZSTD_c_compressionLevel]: 1 } };
+function codecOf(level: number): ImageCodec {
+  const options = { params: { [constants.ZSTD_c_compressionLevel]: level } };
+  return Object.freeze({
+    compressor: {
+      id: 1,
+      compress: (bytes: Uint8Array) => plain(zstdCompressSync(bytes, options)),
+      // The output is cut off at the limit, so a bomb costs no more than what it may be.
+      decompress: (bytes: Uint8Array, sizeMax: number) =>
+        plain(zstdDecompressSync(bytes, { maxOutputLength: Math.max(1, sizeMax) })),
+    },
+    digest: {
+      sha256: (bytes: Uint8Array) => plain(createHash("sha256").update(bytes).digest()),
+    },
+    isSame: (left: Uint8Array, right: Uint8Array, from: number, to: number) =>
+      asBuffer(left).compare(asBuffer(right), from, to, from, to) === 0,
+  });
+}
 
-export const nodeCodec: ImageCodec = Object.freeze({
-  compressor: {
-    id: 1,
-    compress: (bytes: Uint8Array) => plain(zstdCompressSync(bytes, level)),
-    // The output is cut off at the limit, so a bomb costs no more than what it may be.
-    decompress: (bytes: Uint8Array, sizeMax: number) =>
-      plain(zstdDecompressSync(bytes, { maxOutputLength: Math.max(1, sizeMax) })),
-  },
-  digest: { sha256: (bytes: Uint8Array) => plain(createHash("sha256").update(bytes).digest()) },
-  isSame: (left: Uint8Array, right: Uint8Array, from: number, to: number) =>
-    asBuffer(left).compare(asBuffer(right), from, to, from, to) === 0,
-});
+/** For images: one is made while its run waits, and more effort saves a tenth of its size. */
+export const nodeCodec: ImageCodec = codecOf(1);
+/** For baselines, which are made once: a fifth smaller in 10 ms instead of 7. */
+export const baselineCodec: ImageCodec = codecOf(3);
 
 /** A Buffer's own methods differ from an array's (`slice` shares), so none leaves this file. */
 function plain(buffer: Buffer): Uint8Array {

@@ -18,6 +18,8 @@ import { assert, SporeError } from "../../runtime/errors.ts";
 import {
   applyDifference,
   difference,
+  type Extent,
+  extentOf,
   hash32,
   type ImageBase,
   type ImageCodec,
@@ -79,10 +81,14 @@ interface Resident {
     | { readonly kind: "spilled"; readonly pages: number; readonly plain: Uint8Array };
 }
 
+interface Base extends ImageBase {
+  readonly extent: Extent;
+}
+
 /** An activation's own instance, and what its machine had been through before. */
 interface Work {
   readonly instance: GuestInstance;
-  readonly base: ImageBase;
+  readonly base: Base;
   readonly version: number;
   guestMs: number;
 }
@@ -92,7 +98,7 @@ const spilledOverheadBytes = 512;
 export class Machines {
   readonly #ports: MachinesPorts;
   readonly #stored = new Map<string, Uint8Array>();
-  readonly #bases = new Map<string, ImageBase>();
+  readonly #bases = new Map<string, Base>();
   #basesBytes = 0;
   /** Both in order of use, oldest first. A machine is in at most one of them. */
   readonly #live = new Map<string, Resident>();
@@ -128,7 +134,7 @@ export class Machines {
   describe(component: string): Uint8Array {
     const base = this.#base(component);
     const instance = this.#acquire(pagesOf(base.pristine));
-    resetMemory(instance.memory(), base.pristine);
+    resetMemory(instance.memory(), base.pristine, base.extent);
     this.#ports.onEntry();
     const bytes = instance.describe();
     this.#pool.push(instance);
@@ -178,7 +184,7 @@ export class Machines {
     if (request.after === "keep") this.release(request.machine);
     const base = this.#base(request.component);
     const instance = this.#acquire(pagesOf(base.pristine));
-    resetMemory(instance.memory(), base.pristine);
+    resetMemory(instance.memory(), base.pristine, base.extent);
     return { instance, base, version: 0, guestMs: 0 };
   }
 
@@ -203,7 +209,7 @@ export class Machines {
       return { instance, base, version, guestMs };
     }
     const instance = this.#acquire(memory.pages);
-    resetMemory(instance.memory(), base.pristine);
+    resetMemory(instance.memory(), base.pristine, base.extent);
     applyDifference(memory.plain, instance.memory());
     return { instance, base, version, guestMs };
   }
@@ -217,7 +223,7 @@ export class Machines {
       throw new SporeError("corrupt-image", `the memory image has ${image.pages} pages`);
     }
     const instance = this.#acquire(image?.pages ?? pagesOf(base.pristine));
-    resetMemory(instance.memory(), base.pristine);
+    resetMemory(instance.memory(), base.pristine, base.extent);
     if (image !== undefined) applyDifference(image.difference, instance.memory());
     const work = { instance, base, version: from.version, guestMs: 0 };
     for (const [index, entry] of from.journal.entries()) {
@@ -330,7 +336,7 @@ export class Machines {
 
   // ---------------------------------------------------------------- pristine memories
 
-  #base(component: string): ImageBase {
+  #base(component: string): Base {
     const known = this.#bases.get(component);
     if (known !== undefined) {
       this.#bases.delete(component);
@@ -342,11 +348,12 @@ export class Machines {
       throw new SporeError("component-not-found", `component ${component} isn't loaded`);
     }
     const baseline = decodeBaseline(stored, this.#ports.engine, this.#ports.codec);
-    const base: ImageBase = {
+    const base: Base = {
       engine: baseline.engine,
       component: baseline.component,
       pristine: baseline.memory,
       pristineHash: baseline.memoryHash,
+      extent: extentOf(baseline.memory),
     };
     this.#bases.set(component, base);
     this.#basesBytes += base.pristine.length;

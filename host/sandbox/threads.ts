@@ -26,7 +26,7 @@ import type {
   PreparedComponent,
   Sandbox,
 } from "../../runtime/ports.ts";
-import { nodeCodec } from "./codec.ts";
+import { baselineCodec, nodeCodec } from "./codec.ts";
 import { compileJavaScript, loadEngineParts } from "./compile.ts";
 import {
   compileEngine,
@@ -213,7 +213,7 @@ class ThreadSandbox implements Sandbox {
       pagesMax: settings.memoryPagesMax,
       digest: nodeCodec.digest,
     });
-    const bytes = encodeBaseline(baseline, nodeCodec);
+    const bytes = encodeBaseline(baseline, baselineCodec);
     return { id, bytes, manifest: await this.#know(id, bytes) };
   }
 
@@ -471,13 +471,14 @@ class Thread {
       resourceLimits: { stackSizeMb: stackMebibytes },
     });
     this.#worker = worker;
-    // A sandbox at rest keeps no process alive; waiting for an answer does.
-    if (this.#tasks.size === 0) worker.unref();
     worker.on("message", (batch: ReplyBatch) => {
       if (this.#worker === worker) this.#receive(batch);
     });
     worker.on("error", (error) => void this.#replace(worker, String(error)));
     worker.on("exit", () => void this.#replace(worker, "it ended"));
+    // A sandbox at rest keeps no process alive; waiting for an answer does. (Listening to
+    // messages takes a reference of its own, so this comes last.)
+    if (this.#tasks.size === 0) worker.unref();
     return worker;
   }
 

@@ -4,6 +4,7 @@ import { nodeCodec } from "../../host/sandbox/codec.ts";
 import {
   applyDifference,
   difference,
+  extentOf,
   hash32,
   type ImageBase,
   openImage,
@@ -181,6 +182,17 @@ describe("an image", () => {
     const image = takeImage(changed([], 1), base, nodeCodec);
     expect(() => restoreImage(image, pristine.slice(), base, nodeCodec)).toThrow("pages");
   });
+});
+
+test("resetting memory by its extent gives the same bytes as copying it whole", () => {
+  const sparse = new Uint8Array(2 * wasmPageBytes);
+  sparse.set([1, 0, 2], 70_000);
+  expect(extentOf(sparse)).toEqual({ from: 70_000, to: 70_003 });
+  expect(extentOf(new Uint8Array(10))).toEqual({ from: 10, to: 10 });
+  const memory = new Uint8Array(3 * wasmPageBytes).fill(9);
+  resetMemory(memory, sparse, extentOf(sparse));
+  expect(Buffer.compare(memory.subarray(0, sparse.length), sparse)).toBe(0);
+  expect(memory.subarray(sparse.length).every((byte) => byte === 0)).toBe(true);
 });
 
 test("resetting memory clears what lies past the pristine length", () => {
