@@ -206,6 +206,22 @@ describe("a log", () => {
     expect((await claimed(openLog(store, 3))).state).toEqual(["a", "c"]);
   });
 
+  test("confirms its owner until another claims, whatever was truncated since", async () => {
+    const store = new MemoryStore();
+    const first = openLog(store, 1);
+    await claimed(first);
+    await appended(first, "a");
+    expect(await first.confirm()).toBe(true);
+    const second = openLog(store, 2);
+    await claimed(second, "second");
+    await appended(second, "b", "c", "d");
+    await second.append("checkpoint", bytesOf("[]"));
+    await second.truncate();
+    expect(await first.confirm()).toBe(false);
+    expect(first.fencedBy).toEqual(bytesOf("second"));
+    expect(await second.confirm()).toBe(true);
+  });
+
   test("keeps only what is needed after a truncation, whoever began it", async () => {
     const store = new MemoryStore();
     const state: string[] = [];
