@@ -153,7 +153,7 @@ let hasGraphs = false;
 let nodeIds: Map<object, number> | undefined;
 /** Where the writer is: the key inside each container, and the containers themselves. */
 let keys: (string | number | undefined)[] = [];
-let containers: object[] = [];
+let containers: (object | undefined)[] = [];
 
 const floatView = new DataView(new ArrayBuffer(8));
 const floatBytes = new Uint8Array(floatView.buffer);
@@ -448,9 +448,9 @@ function writeObject(value: object, depth: number): void {
 function failDeep(value: object, depth: number): never {
   const chain = [...containers.slice(0, depth), value];
   for (let i = 0; i < depth; i++) {
-    // A tagged value fills consecutive levels with itself.
-    if (chain[i] === chain[i + 1]) continue;
-    const again = chain.indexOf(chain[i] ?? value, i + 1);
+    // Tags are levels without an object of their own.
+    if (chain[i] === undefined) continue;
+    const again = chain.indexOf(chain[i], i + 1);
     if (again > 0) fail(again, `the value contains itself (as ${pathAt(i)})`);
   }
   fail(depth, `nested more than ${depthMax} deep`);
@@ -536,7 +536,7 @@ function writeSet(set: ReadonlySet<unknown>, depth: number): void {
 /** A tag and what is in it are two levels for a reader, and one key for a person. */
 function enterTag(value: object, depth: number): void {
   if (depth + 1 >= depthMax) failDeep(value, depth + 1);
-  containers[depth + 1] = value;
+  containers[depth + 1] = undefined;
   keys[depth + 1] = undefined;
 }
 
@@ -601,7 +601,7 @@ function writeRef(ref: Ref, depth: number): void {
 function writeError(error: Error, depth: number): void {
   enterTag(error, depth);
   if (depth + 2 >= depthMax) failDeep(error, depth + 2);
-  containers[depth + 2] = error;
+  containers[depth + 2] = undefined;
   writeTag(27);
   writeHead(0x80, 4);
   writeText("Error");

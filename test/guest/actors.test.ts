@@ -1,7 +1,7 @@
 import { beforeEach, expect, test } from "vitest";
 import { decode, encode } from "../../guest/cbor.ts";
 import * as guest from "../../guest/index.ts";
-import { errorOf, TestHost, valueOf } from "./host.ts";
+import { errorOf, resultOf, TestHost } from "./host.ts";
 
 const double = guest.step("actors.double", (n: number) => 2 * n);
 
@@ -83,7 +83,7 @@ test("creation runs the constructor and gives the first state", async () => {
 test("a method changes the state and replies", async () => {
   await host.turn("Counter", "incr", [2], { state: encode({ n: 5 }) });
   expect(host.last("state").value).toEqual(encode({ n: 7 }));
-  expect(valueOf(host.last("reply").outcome)).toBe(7);
+  expect(resultOf(host.last("reply").outcome)).toBe(7);
 });
 
 test("a method that changes nothing gives no state", async () => {
@@ -100,7 +100,7 @@ test("a method that throws leaves no trace", async () => {
 test("a readonly method never gives a state, whatever it does", async () => {
   await host.turn("Counter", "value", [], { state: encode({ n: 5 }), readonly: true });
   expect(host.kinds()).toBe("reply turned");
-  expect(valueOf(host.last("reply").outcome)).toBe(5);
+  expect(resultOf(host.last("reply").outcome)).toBe(5);
 });
 
 test("a readonly method that waits gets an error and commands nothing", async () => {
@@ -134,7 +134,7 @@ test("a method may return a graph of steps and of the actor's own methods", asyn
     host = new TestHost();
     await host.turn("Doubler", "double", [update], state === undefined ? {} : { state });
     state = host.all("state").at(-1)?.value ?? state;
-    return valueOf(host.last("reply").outcome);
+    return resultOf(host.last("reply").outcome);
   };
   await host.turn("Doubler", "", []);
   state = host.last("state").value;
@@ -151,14 +151,14 @@ test("private fields survive through getState and setState", async () => {
   expect(decode(value)).toEqual(["sesame", 0]);
   host = new TestHost();
   await host.turn("Vault", "reveal", [], { state: value });
-  expect(valueOf(host.last("reply").outcome)).toBe("sesame");
+  expect(resultOf(host.last("reply").outcome)).toBe("sesame");
   expect(decode(host.last("state").value)).toEqual(["sesame", 1]);
 });
 
 test("an actor's state can't be poisoned by its keys", async () => {
   const state = encode(JSON.parse('{"n":1,"__proto__":{"incr":1}}'));
   await host.turn("Counter", "incr", [1], { state });
-  expect(valueOf(host.last("reply").outcome)).toBe(2);
+  expect(resultOf(host.last("reply").outcome)).toBe(2);
   expect(decode(host.last("state").value)).toEqual(JSON.parse('{"n":2,"__proto__":{"incr":1}}'));
 });
 

@@ -138,7 +138,7 @@ export function errorOf(outcome: Outcome): ErrorValue {
   return outcome.error;
 }
 
-export function valueOf(outcome: Outcome): unknown {
+export function resultOf(outcome: Outcome): unknown {
   if (outcome.kind === "error") throw new Error(`error: ${outcome.error.message}`);
   return decode(outcome.value);
 }

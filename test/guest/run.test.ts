@@ -1,7 +1,7 @@
 import { beforeEach, expect, test, vi } from "vitest";
 import { encode } from "../../guest/cbor.ts";
 import * as guest from "../../guest/index.ts";
-import { errorOf, resolved, TestHost, valueOf } from "./host.ts";
+import { errorOf, resolved, resultOf, TestHost } from "./host.ts";
 
 let host: TestHost;
 let uniqueNumber = 0;
@@ -164,10 +164,10 @@ test("a query reads the run, and handlers are announced once", async () => {
   });
   expect(host.drained.handlers).toEqual({ queries: ["count"], updates: ["add"] });
   await host.deliver({ kind: "update", id: "u1", name: "add", args: encode([4]) });
-  expect(valueOf(host.last("reply").outcome)).toBe(5);
+  expect(resultOf(host.last("reply").outcome)).toBe(5);
   await host.deliver({ kind: "query", id: "q1", name: "count", args: encode([2]) });
   expect(host.last("reply")).toMatchObject({ id: "q1", outcome: { kind: "ok" } });
-  expect(valueOf(host.last("reply").outcome)).toBe(10);
+  expect(resultOf(host.last("reply").outcome)).toBe(10);
   expect(host.drained.handlers).toBeUndefined();
 });
 
@@ -231,7 +231,7 @@ test("a run ends only after its update handlers have answered", async () => {
   expect(host.all("complete")).toHaveLength(0);
   await host.ok(inner, "answer");
   expect(host.kinds()).toMatch(/reply complete$/);
-  expect(valueOf(host.last("reply").outcome)).toBe("answer");
+  expect(resultOf(host.last("reply").outcome)).toBe("answer");
   expect(host.output()).toBe("over");
 });
 
