@@ -159,7 +159,12 @@ export type Command =
   /** Resolves with the run's outcome, now or when it closes. */
   | { readonly kind: "outcome"; readonly id: number; readonly runId: string }
   /** Asks to cancel another run. Resolves when accepted. */
-  | { readonly kind: "cancelRun"; readonly id: number; readonly runId: string; readonly reason: string }
+  | {
+      readonly kind: "cancelRun";
+      readonly id: number;
+      readonly runId: string;
+      readonly reason: string;
+    }
   /** Sends a signal to another run; resolves when durably accepted there. */
   | {
       readonly kind: "signal";

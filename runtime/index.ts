@@ -8,6 +8,7 @@ import type { AbortSignalLike, ComponentSource } from "./ports.ts";
 
 export type { HostOptions } from "./host.ts";
 export { createHost } from "./host.ts";
+export { statuses } from "./run.ts";
 
 export type Status =
   | "PENDING"
@@ -17,16 +18,6 @@ export type Status =
   | "FAILED"
   | "CANCELED"
   | "RESUMABLE";
-
-export const statuses: readonly Status[] = [
-  "PENDING",
-  "RUNNING",
-  "PAUSED",
-  "SUCCESSFUL",
-  "FAILED",
-  "CANCELED",
-  "RESUMABLE",
-];
 
 /** What a client may do with the id of an existing run (PROTOCOL part 2). */
 export type IfExists = "resume" | "fail" | "start" | "terminate";

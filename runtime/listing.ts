@@ -4,14 +4,9 @@
  */
 import { SporeError } from "./errors.ts";
 import { decodeRow, type ListedRow, rowKeys } from "./format.ts";
-import {
-  type ListRequest,
-  type ListResult,
-  type RunSummary,
-  type Status,
-  statuses,
-} from "./index.ts";
+import type { ListRequest, ListResult, RunSummary, Status } from "./index.ts";
 import type { Partition } from "./partition.ts";
+import { statuses } from "./run.ts";
 
 const limitDefault = 100;
 const limitMax = 1000;

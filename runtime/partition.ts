@@ -110,6 +110,11 @@ export const partitionLimits: PartitionLimits = {
 
 /** Timers kept in the heap; later ones stay in the table. */
 const timerWindow = 10_000;
+const confirmDelayMs = 100;
+/** Pieces of merging done for one checkpoint. */
+const compactionsMax = 4;
+/** Garbage that crashed owners left is looked for this long after taking over. */
+const sweepDelayMs = 60_000;
 /** Messages sent to one partition at once. */
 const envelopesMax = 500;
 
@@ -230,6 +235,9 @@ export class Partition {
     const attentions = await scanAll(table, rowKeys.attentions);
     await this.#fillTimers();
     this.#state = "owned";
+    this.#ports.clock.after(sweepDelayMs, () => {
+      if (this.#state === "owned") void this.#background(this.#sweep());
+    });
     for (const [key, value] of messages) {
       const target = Number.parseInt(key.slice(2, 6), 16);
       const index = Number.parseInt(key.slice(7), 16);
@@ -1091,6 +1099,24 @@ export class Partition {
     return isOwner;
   }
 
+  /** Whether there is a successor; if the log can't be asked now, that isn't known. */
+  async #isFenced(): Promise<boolean> {
+    if (this.#isCommitting) {
+      this.#demand();
+      await new Promise<void>((resolve) => this.#ports.clock.after(confirmDelayMs, resolve));
+    }
+    if (this.#state !== "owned") return true;
+    if (this.#isCommitting) return false;
+    this.#isCommitting = true;
+    try {
+      return !(await this.#confirm());
+    } catch {
+      return false; // stopped meanwhile, or the log itself is damaged
+    } finally {
+      this.#isCommitting = false;
+    }
+  }
+
   #moved(by: Uint8Array | undefined): void {
     const owner = by === undefined ? "" : ` by ${claimName(by)}`;
     this.#fail(
@@ -1119,7 +1145,7 @@ export class Partition {
     this.#entriesSinceCheckpoint = 0;
     const table = this.#tableNow();
     await table.flush();
-    await table.compact();
+    for (let pieces = 0; pieces < compactionsMax && (await table.compact()); pieces++);
     this.#isCheckpointReady = true;
     this.#demand();
   }
@@ -1132,6 +1158,10 @@ export class Partition {
     this.#ports.observer.count("spore_checkpoints_total", 1);
     void this.#background(this.#afterCheckpoint(generation));
     return true;
+  }
+
+  async #sweep(): Promise<void> {
+    this.#ports.observer.count("spore_segments_swept_total", await this.#tableNow().sweep());
   }
 
   async #afterCheckpoint(generation: number): Promise<void> {
@@ -1151,6 +1181,9 @@ export class Partition {
         this.#ports.observer.log("warn", error.message, { code: error.code });
         return;
       }
+      // A successor may have deleted what seems to be missing: then nothing is corrupt.
+      if (error instanceof SporeError && error.kind === "corrupt" && (await this.#isFenced()))
+        return;
       this.#ports.observer.log("error", `partition ${this.index} stops: ${messageOf(error)}`, {
         stack: error instanceof Error ? error.stack : undefined,
       });

@@ -124,7 +124,13 @@ export type ActivateResult =
   /** The guest harmed itself; its memory is gone, nothing else is. */
   | {
       readonly kind: "fault";
-      readonly fault: "guest-timeout" | "guest-trap" | "guest-memory" | "guest-output" | "guest-diverged" | "corrupt-image";
+      readonly fault:
+        | "guest-timeout"
+        | "guest-trap"
+        | "guest-memory"
+        | "guest-output"
+        | "guest-diverged"
+        | "corrupt-image";
       readonly message: string;
     };
 
@@ -171,7 +177,11 @@ export interface Peers {
 
 /** Structured events for logs and metrics. Never throws, never blocks. */
 export interface Observer {
-  log(level: "debug" | "info" | "warn" | "error", message: string, fields: Readonly<Record<string, unknown>>): void;
+  log(
+    level: "debug" | "info" | "warn" | "error",
+    message: string,
+    fields: Readonly<Record<string, unknown>>,
+  ): void;
   count(name: string, value: number, labels?: Readonly<Record<string, string>>): void;
   observe(name: string, value: number, labels?: Readonly<Record<string, string>>): void;
 }

@@ -40,6 +40,9 @@ const transitions: Readonly<Record<Status, readonly Status[]>> = {
   CANCELED: [],
 };
 
+/** Every status there is. */
+export const statuses = Object.keys(transitions) as readonly Status[]; // the table's own keys
+
 export function isClosed(status: Status): boolean {
   return status === "SUCCESSFUL" || status === "FAILED" || status === "CANCELED";
 }
