@@ -182,7 +182,7 @@ describe("the engine and the SDK", () => {
       if (!/^(runtime|guest)\//.test(file) || /^guest\/globals(\/|\.ts)/.test(file)) continue;
       // Calls of the port and its declaration are what should be there instead.
       const code = codeOf(file).replace(
-        /\b(?:outbound|ports\.outbound|this\.#ports\.outbound)\.fetch\(/g,
+        /\b(?:outbound|ports\.outbound|this\.#ports\.outbound)\.fetch\(|^\s*fetch\(request: FetchRequest/gm,
         "",
       );
       for (const [word, instead] of banned) {
