@@ -96,16 +96,17 @@ export function createApi(options: ApiOptions): OpenAPIHono {
   });
   let document: string | undefined;
   app.get("/openapi.json", (context) =>
-    guarded(open(context, options, limits), async () => {
+    guarded(open(context, options, limits), async (exchange) => {
       document ??= JSON.stringify(openApiDocument(app));
-      return textResponse(document, "application/json");
+      return textResponse(exchange, document, "application/json");
     }),
   );
   app.options("*", (context) =>
     guarded(open(context, options, limits), async (exchange) => {
       const allow = allowedMethods(exchange.path);
       if (allow.length === 0) throw routeNotFound(exchange);
-      const headers = { ...securityHeaders, allow: allow.join(", ") };
+      const ids = { "x-request-id": exchange.requestId, allow: allow.join(", ") };
+      const headers = { ...securityHeaders, ...ids };
       return new Response(null, { status: 204, headers });
     }),
   );
@@ -190,9 +191,7 @@ async function guarded(
 ): Promise<Response> {
   try {
     checkOrigin(exchange);
-    const response = await work(exchange);
-    response.headers.set("x-request-id", exchange.requestId);
-    return response;
+    return await work(exchange);
   } catch (thrown) {
     return fail(exchange, thrown);
   }
@@ -242,10 +241,7 @@ function fail(exchange: Exchange, thrown: unknown): Response {
     });
   }
   const problem = problemOf(error, exchange);
-  const headers = {
-    ...problemHeaders(error),
-    "x-request-id": exchange.requestId,
-  };
+  const headers = problemHeaders(error);
   return send(exchange, problem.status, problem, { headers, isProblem: true });
 }
 
@@ -403,6 +399,7 @@ interface SendOptions {
 function send(exchange: Exchange, status: number, body: object, options?: SendOptions): Response {
   const headers: Record<string, string> = {
     ...securityHeaders,
+    "x-request-id": exchange.requestId,
     "content-type": exchange.wantsCbor
       ? "application/cbor"
       : options?.isProblem === true
@@ -416,12 +413,17 @@ function send(exchange: Exchange, status: number, body: object, options?: SendOp
   return new Response(payload, { status, headers });
 }
 
-function noContent(): Response {
-  return new Response(null, { status: 204, headers: securityHeaders });
+// Headers are plain objects given at once: Node's adaptor then writes them as they are,
+// and makes no Response and no Headers object of them.
+
+function noContent(exchange: Exchange): Response {
+  const headers = { ...securityHeaders, "x-request-id": exchange.requestId };
+  return new Response(null, { status: 204, headers });
 }
 
-function textResponse(text: string, contentType: string): Response {
-  return new Response(text, { headers: { ...securityHeaders, "content-type": contentType } });
+function textResponse(exchange: Exchange, text: string, contentType: string): Response {
+  const ids = { "x-request-id": exchange.requestId, "content-type": contentType };
+  return new Response(text, { headers: { ...securityHeaders, ...ids } });
 }
 
 /** How user values appear in this answer: themselves in CBOR, tagged in JSON. */
@@ -613,15 +615,15 @@ async function callActor(exchange: Exchange): Promise<Response> {
 // ---------------------------------------------------------------- the table of handlers
 
 const handlers: Handlers = {
-  health: async () => textResponse("ok\n", "text/plain"),
-  async ready({ options }) {
-    if (options.host.isReady) return textResponse("ready\n", "text/plain");
+  health: async (exchange) => textResponse(exchange, "ok\n", "text/plain"),
+  async ready(exchange) {
+    if (exchange.options.host.isReady) return textResponse(exchange, "ready\n", "text/plain");
     throw new SporeError("host-busy", "the host has not taken its partitions yet");
   },
   async metrics(exchange) {
     requireOperator(exchange);
     const text = exchange.options.metrics?.() ?? "";
-    return textResponse(text, "text/plain; version=0.0.4; charset=utf-8");
+    return textResponse(exchange, text, "text/plain; version=0.0.4; charset=utf-8");
   },
   async hostStatus(exchange) {
     requireOperator(exchange);
@@ -716,7 +718,8 @@ const handlers: Handlers = {
       write: (event) => JSON.stringify(views.eventView(event, showTagged)),
       onError: (error) => problemOf(sporeErrorOf(error), exchange),
     });
-    const headers = { ...securityHeaders, "content-type": "text/event-stream" };
+    const ids = { "x-request-id": exchange.requestId, "content-type": "text/event-stream" };
+    const headers = { ...securityHeaders, ...ids };
     return new Response(body, { headers });
   },
 
@@ -738,7 +741,7 @@ const handlers: Handlers = {
   },
   async deleteRun(exchange) {
     await exchange.tenant.deleteRun(exchange.params.id ?? "");
-    return noContent();
+    return noContent(exchange);
   },
 
   async signal(exchange) {
@@ -778,7 +781,7 @@ const handlers: Handlers = {
   async deleteActor(exchange) {
     const { type = "", key = "" } = exchange.params;
     await exchange.tenant.deleteActor(type, key);
-    return noContent();
+    return noContent(exchange);
   },
   callActor,
   async callResult(exchange) {

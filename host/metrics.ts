@@ -50,6 +50,10 @@ export function createMetrics(prefix = "spore_"): Metrics {
     return { family, key, value };
   }
 
+  /** The engine's names may have the prefix, and a counter's `_total`, already. */
+  const fullName = (name: string): string =>
+    metricName(prefix + (name.startsWith(prefix) ? name.slice(prefix.length) : name));
+
   return {
     count(name, value, labels) {
       const found = seriesOf(counters, name, labels, () => 0);
@@ -73,16 +77,16 @@ export function createMetrics(prefix = "spore_"): Metrics {
     text() {
       const lines: string[] = [];
       for (const [name, family] of counters) {
-        const full = `${metricName(prefix + name)}_total`;
+        const full = `${fullName(name).replace(/_total$/, "")}_total`;
         lines.push(`# TYPE ${full} counter`);
         for (const [labels, value] of family) lines.push(`${full}${braced(labels)} ${value}`);
       }
       for (const [name, read] of gauges) {
-        const full = metricName(prefix + name);
+        const full = fullName(name);
         lines.push(`# TYPE ${full} gauge`, `${full} ${read()}`);
       }
       for (const [name, family] of histograms) {
-        const full = metricName(prefix + name);
+        const full = fullName(name);
         lines.push(`# TYPE ${full} histogram`);
         for (const [labels, histogram] of family) {
           lines.push(...histogramLines(full, labels, histogram));

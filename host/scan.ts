@@ -1,6 +1,6 @@
 /**
  * A bounded scanner in front of every CBOR decoder: hostile bytes are refused here, in
- * time linear in their length and without making objects of them. Definite lengths only;
+ * time linear in their length and without making values of them. Definite lengths only;
  * depth, tags, big numbers and duplicate keys are checked, text must be UTF-8, and
  * nothing may follow the item.
  */
@@ -13,112 +13,145 @@ export interface ScanLimits {
   readonly tags: ReadonlySet<number>;
 }
 
-/** One array, map or tag that is not finished yet. */
-interface Open {
-  readonly keys: Set<string> | undefined;
-  /** Items that still have to come; a map counts its keys and values. */
-  left: number;
-  /** The tag whose one item this is. */
-  readonly tag: number | undefined;
+export interface Scanned {
+  /** No tags and no integers of 64 bits: what every decoder understands alike. */
+  readonly isPlain: boolean;
 }
 
+/** Keys of one map: few are compared one with another, many are looked up. */
+interface Keys {
+  readonly starts: number[];
+  readonly ends: number[];
+  texts: Set<string> | undefined;
+  /** A Map (tag 259) may have keys of any kind. */
+  readonly isText: boolean;
+}
+
+const comparedMax = 8;
+const mapTag = 259;
 const utf8 = new TextDecoder("utf-8", { fatal: true });
+const latin1 = new TextDecoder("latin1");
 
 /** Throws invalid-cbor unless `bytes` are exactly one item within the limits. */
-export function scanCbor(bytes: Uint8Array, limits: ScanLimits): void {
-  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-  const stack: Open[] = [];
+export function scanCbor(bytes: Uint8Array, limits: ScanLimits): Scanned {
+  const { length } = bytes;
+  // One entry for each array, map or tag that is not finished: what is still to come of
+  // it (a map counts keys and values), its keys, and its tag or -1.
+  const left: number[] = [];
+  const keysOf: (Keys | undefined)[] = [];
+  const tagOf: number[] = [];
+  let depth = 0;
   let at = 0;
-  for (;;) {
+  let isPlain = true;
+  do {
     const startedAt = at;
-    const initial = bytes[at++];
-    if (initial === undefined) throw refused("it ends too early", startedAt);
+    if (at >= length) throw refused("it ends too early", at);
+    const initial = bytes[at++] as number;
     const major = initial >> 5;
     const info = initial & 31;
-    if (info > 27) throw refused("indefinite and reserved lengths are not allowed", startedAt);
-    const width = info < 24 ? 0 : 1 << (info - 24);
-    if (at + width > bytes.length) throw refused("it ends too early", startedAt);
-    const argument = readArgument(view, at, info);
-    at += width;
-    const top = stack.at(-1);
-    const isKey = top?.keys !== undefined && top.left % 2 === 0;
-    let opened: Open | undefined;
-    switch (major) {
-      case 0:
-      case 1:
-        break;
-      case 2:
-      case 3: {
-        if (argument > bytes.length - at) throw refused("a length beyond the end", startedAt);
-        if (top?.tag === 2 || top?.tag === 3) {
-          const isFit = major === 2 && argument <= limits.bignumBytesMax;
-          if (!isFit) throw refused("a big number out of bounds", startedAt);
-        }
-        if (major === 3) checkText(bytes.subarray(at, at + argument), isKey, startedAt);
-        at += argument;
-        break;
-      }
-      case 4:
-        if (argument > bytes.length - at) throw refused("a length beyond the end", startedAt);
-        opened = { keys: undefined, left: argument, tag: undefined };
-        break;
-      case 5:
-        if (argument * 2 > bytes.length - at) throw refused("a length beyond the end", startedAt);
-        opened = { keys: new Set(), left: argument * 2, tag: undefined };
-        break;
-      case 6:
-        if (!limits.tags.has(argument)) throw refused(`tag ${argument} is not allowed`, startedAt);
-        opened = { keys: undefined, left: 1, tag: argument };
-        break;
-      default:
-        // false, true, null, undefined, and the three widths of float.
-        if (info < 20 || info === 24) throw refused("an unknown simple value", startedAt);
+    let argument = info;
+    if (info >= 24) {
+      if (info > 27) throw refused("indefinite and reserved lengths are not allowed", startedAt);
+      const width = 1 << (info - 24);
+      if (at + width > length) throw refused("it ends too early", startedAt);
+      argument = 0;
+      // Of eight bytes only the size against what is left matters, so a number will do.
+      for (const end = at + width; at < end; at++)
+        argument = argument * 256 + (bytes[at] as number);
     }
-    if ((top?.tag === 2 || top?.tag === 3) && major !== 2) {
-      throw refused("a big number that is no byte string", startedAt);
+    const keys = depth === 0 ? undefined : keysOf[depth - 1];
+    const isKey = keys !== undefined && (left[depth - 1] as number) % 2 === 0;
+    const tag = depth === 0 ? -1 : (tagOf[depth - 1] as number);
+    if (isKey && keys.isText && major !== 3) throw refused("a key that is no text", startedAt);
+    if ((tag === 2 || tag === 3) && (major !== 2 || argument > limits.bignumBytesMax)) {
+      throw refused("a big number out of bounds", startedAt);
     }
-    if (top !== undefined) top.left--;
-    if (opened === undefined) {
-      if (isKey) checkKey(top.keys, bytes.subarray(startedAt, at), startedAt);
-    } else if (opened.left > 0) {
-      if (stack.length >= limits.depthMax) throw refused("nested too deeply", startedAt);
-      stack.push(opened);
+    if (depth > 0) left[depth - 1] = (left[depth - 1] as number) - 1;
+    if (info === 27 && major < 2) isPlain = false;
+    let items = 0;
+    if (major === 2 || major === 3) {
+      if (argument > length - at) throw refused("a length beyond the end", startedAt);
+      at += argument;
+      if (major === 3) checkText(bytes, at - argument, at);
+    } else if (major === 4 || major === 5) {
+      items = major === 4 ? argument : argument * 2;
+      if (items > length - at) throw refused("a length beyond the end", startedAt);
+    } else if (major === 6) {
+      if (!limits.tags.has(argument)) throw refused(`tag ${argument} is not allowed`, startedAt);
+      isPlain = false;
+      items = 1;
+    } else if (major === 7 && (info < 20 || info === 24)) {
+      throw refused("an unknown simple value", startedAt);
     }
-    while (stack.length > 0 && stack.at(-1)?.left === 0) stack.pop();
-    if (stack.length === 0) break;
-  }
-  if (at !== bytes.length) throw refused("bytes follow the item", at);
+    if (items > 0) {
+      if (depth >= limits.depthMax) throw refused("nested too deeply", startedAt);
+      left[depth] = items;
+      tagOf[depth] = major === 6 ? argument : -1;
+      keysOf[depth] =
+        major === 5
+          ? { starts: [], ends: [], texts: undefined, isText: tag !== mapTag }
+          : undefined;
+      depth++;
+    } else if (isKey) {
+      addKey(bytes, keys, startedAt, at);
+    }
+    while (depth > 0 && left[depth - 1] === 0) depth--;
+  } while (depth > 0);
+  if (at !== length) throw refused("bytes follow the item", at);
+  return { isPlain };
 }
 
-function readArgument(view: DataView, at: number, info: number): number {
-  if (info < 24) return info;
-  if (info === 24) return view.getUint8(at);
-  if (info === 25) return view.getUint16(at);
-  if (info === 26) return view.getUint32(at);
-  // As a number: only its size against the bytes that are left is of interest.
-  return view.getUint32(at) * 2 ** 32 + view.getUint32(at + 4);
-}
-
-function checkText(text: Uint8Array, isKey: boolean, at: number): void {
-  let decoded: string;
+function checkText(bytes: Uint8Array, from: number, to: number): void {
+  let bits = 0;
+  for (let index = from; index < to; index++) bits |= bytes[index] as number;
+  if (bits < 0x80) return;
   try {
-    decoded = utf8.decode(text);
+    utf8.decode(bytes.subarray(from, to));
   } catch {
-    throw refused("text that is not UTF-8", at);
+    throw refused("text that is not UTF-8", from);
   }
-  if (isKey && decoded === "__proto__") throw refused("the key __proto__ is not allowed", at);
 }
+
+/** `__proto__` as a text item. */
+const protoKey = new Uint8Array([0x69, ...new TextEncoder().encode("__proto__")]);
 
 /** Scalar keys only: two equal compound keys are two keys of a Map. */
-function checkKey(keys: Set<string> | undefined, encoded: Uint8Array, at: number): void {
-  const key = latin1(encoded);
-  if (keys?.has(key) === true) throw refused("a key that is there twice", at);
-  keys?.add(key);
+function addKey(bytes: Uint8Array, keys: Keys, from: number, to: number): void {
+  if (isSame(bytes, from, to, protoKey, 0, protoKey.length)) {
+    throw refused("the key __proto__ is not allowed", from);
+  }
+  const { starts, ends } = keys;
+  if (keys.texts === undefined && starts.length < comparedMax) {
+    for (let index = 0; index < starts.length; index++) {
+      if (isSame(bytes, from, to, bytes, starts[index] as number, ends[index] as number)) {
+        throw refused("a key that is there twice", from);
+      }
+    }
+    starts.push(from);
+    ends.push(to);
+    return;
+  }
+  keys.texts ??= new Set(
+    starts.map((start, index) => latin1.decode(bytes.subarray(start, ends[index]))),
+  );
+  const text = latin1.decode(bytes.subarray(from, to));
+  if (keys.texts.has(text)) throw refused("a key that is there twice", from);
+  keys.texts.add(text);
 }
 
-function latin1(bytes: Uint8Array): string {
-  if (bytes.length > 4096) return Array.from(bytes, (byte) => String.fromCharCode(byte)).join("");
-  return String.fromCharCode(...bytes);
+function isSame(
+  one: Uint8Array,
+  oneFrom: number,
+  oneTo: number,
+  other: Uint8Array,
+  otherFrom: number,
+  otherTo: number,
+): boolean {
+  if (oneTo - oneFrom !== otherTo - otherFrom) return false;
+  for (let index = oneFrom; index < oneTo; index++) {
+    if (one[index] !== other[otherFrom + index - oneFrom]) return false;
+  }
+  return true;
 }
 
 function refused(what: string, at: number): SporeError {
