@@ -171,7 +171,7 @@ export interface Client {
   deleteActor(type: string, key: string): Promise<void>;
   /** The untyped way: for tools that know names only. */
   call(
-    ref: { readonly type: string; readonly key: string; readonly method: string },
+    ref: MethodRef,
     args: readonly unknown[],
     options?: { readonly async?: boolean },
   ): Promise<unknown>;
@@ -244,6 +244,9 @@ const backoffMs = { first: 100, max: 5_000 };
 export function createClient(options: ClientOptions = {}): Client {
   const ask = requester(options);
   const sessions = new Map<string, Session>();
+  /** Read-only methods that the definitions did not name. */
+  const learned = new Set<string>();
+  let definitions: Promise<readonly Definition[]> | undefined;
 
   function handle<Out>(id: string): Handle<Out> {
     const path = `/v1/runs/${encodeURIComponent(id)}`;
@@ -385,33 +388,98 @@ export function createClient(options: ClientOptions = {}): Client {
   function sessionOf(type: string, key: string): Session {
     const name = `${type}\0${key}`;
     let session = sessions.get(name);
-    if (session === undefined || session.isBroken) {
-      session = { id: randomId(), seq: 0, isBroken: false };
+    if (session === undefined) {
+      const turn = Promise.resolve();
+      session = { id: randomId(), seq: 0, isBroken: false, turn, writes: new Set() };
       sessions.set(name, session);
     }
     return session;
   }
 
-  async function call(
-    ref: { type: string; key: string; method: string },
-    args: readonly unknown[],
-    { async: isAsync = false } = {},
-  ): Promise<unknown> {
-    const session = sessionOf(ref.type, ref.key);
-    session.seq++;
-    const path = `${actorPath(ref.type, ref.key)}/${encodeURIComponent(ref.method)}`;
-    try {
-      const answer = await ask<Answer>("POST", `${path}${isAsync ? "?async=1" : ""}`, {
-        body: { args, callId: randomId() },
-        headers: { "spore-session": session.id, "spore-seq": String(session.seq) },
-      });
-      return isAsync ? answer.callId : answer.result;
-    } catch (error) {
-      // A call that the host never took leaves a gap: later calls begin a new session.
-      if (error instanceof ClientError) session.isBroken = true;
-      throw error;
-    }
+  /** What the deployed component says: read-only calls have no place in a session. */
+  async function isReadonly(type: string, method: string): Promise<boolean> {
+    if (learned.has(`${type}\0${method}`)) return true;
+    definitions ??= ask<ComponentInfo>("GET", "/v1/components/current").then(
+      (component) => component.definitions,
+      // Without it all calls count as writing; an answer corrects that (see `ordered`).
+      () => [],
+    );
+    const known = (await definitions).find((each) => each.kind === "actor" && each.name === type);
+    return known?.methods?.some((each) => each.name === method && each.readonly) === true;
   }
+
+  /**
+   * Calls of one handle: writes are numbered and may be on their way together; a read
+   * waits for the writes before it, and what comes after it waits for the read.
+   */
+  function ordered(ref: MethodRef, args: readonly unknown[], isAsync: boolean): Promise<unknown> {
+    const session = sessionOf(ref.type, ref.key);
+    const work = session.turn.then(() => isReadonly(ref.type, ref.method));
+    const started = work.then((isRead) => {
+      if (!isRead) return { result: write(session, ref, args, isAsync), isRead };
+      const result = Promise.allSettled(session.writes).then(() =>
+        call(ref, args, { async: isAsync }),
+      );
+      return { result, isRead };
+    });
+    session.turn = started.then(
+      ({ result, isRead }) => (isRead ? result.then(ignore, ignore) : undefined),
+      ignore,
+    );
+    return started.then(({ result }) => result);
+  }
+
+  function write(
+    session: Session,
+    ref: MethodRef,
+    args: readonly unknown[],
+    isAsync: boolean,
+  ): Promise<unknown> {
+    // A call that the host never took leaves a gap: later calls begin another session.
+    if (session.isBroken) Object.assign(session, { id: randomId(), seq: 0, isBroken: false });
+    session.seq++;
+    const headers = { "spore-session": session.id, "spore-seq": String(session.seq) };
+    const { id } = session;
+    const result = send(ref, args, { isAsync, headers }).then(
+      (answer) => {
+        // The host knew better: it was a read, and its number is still free.
+        if (answer.callId === "") {
+          learned.add(`${ref.type}\0${ref.method}`);
+          if (session.id === id) session.isBroken = true;
+        }
+        return isAsync ? answer.callId : answer.result;
+      },
+      (error: unknown) => {
+        if (error instanceof ClientError && session.id === id) session.isBroken = true;
+        throw error;
+      },
+    );
+    session.writes.add(result);
+    const forget = (): void => void session.writes.delete(result);
+    result.then(forget, forget);
+    return result;
+  }
+
+  async function send(
+    ref: MethodRef,
+    args: readonly unknown[],
+    how: { readonly isAsync: boolean; readonly headers?: Readonly<Record<string, string>> },
+  ): Promise<Answer> {
+    const actor = actorPath(ref.type, ref.key);
+    const path = `${actor}/${encodeURIComponent(ref.method)}${how.isAsync ? "?async=1" : ""}`;
+    const body = { args, callId: randomId() };
+    let answer = await ask<Answer>("POST", path, { body, headers: how.headers });
+    while (!how.isAsync && answer[statusKey] === 202) {
+      const callId = encodeURIComponent(String(answer.callId));
+      answer = await ask<Answer>("GET", `${actor}/calls/${callId}?wait=${pollSeconds}s`);
+    }
+    return answer;
+  }
+
+  const call: Client["call"] = async (ref, args, { async: isAsync = false } = {}) => {
+    const answer = await send(ref, args, { isAsync });
+    return isAsync ? answer.callId : answer.result;
+  };
 
   function actorHandle<Instance>(type: string, key: string): ActorHandle<Instance> {
     const methods = (isAsync: boolean, own: object): object =>
@@ -421,7 +489,7 @@ export function createClient(options: ClientOptions = {}): Client {
           const known: unknown = Reflect.get(target, method);
           if (known !== undefined || Object.hasOwn(target, method)) return known;
           return async (...args: unknown[]) => {
-            const result = await call({ type, key, method }, args, { async: isAsync });
+            const result = await ordered({ type, key, method }, args, isAsync);
             return isAsync ? undefined : result;
           };
         },
@@ -499,10 +567,27 @@ export function createClient(options: ClientOptions = {}): Client {
   return client;
 }
 
+/** The calls of this client to one actor. */
 interface Session {
-  readonly id: string;
+  id: string;
+  /** Of the last write. */
   seq: number;
+  /** A number is missing: the session can't go on. */
   isBroken: boolean;
+  /** When the next call may begin. */
+  turn: Promise<unknown>;
+  /** Under way. */
+  readonly writes: Set<Promise<unknown>>;
+}
+
+interface MethodRef {
+  readonly type: string;
+  readonly key: string;
+  readonly method: string;
+}
+
+function ignore(): undefined {
+  return undefined;
 }
 
 // ---------------------------------------------------------------- requests

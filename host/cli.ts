@@ -12,6 +12,7 @@ import {
   type Client,
   ClientError,
   createClient,
+  type Handle,
   type ListFilter,
   type Runnable,
   type RunStatus,
@@ -227,7 +228,9 @@ function addProjectVerbs(verb: Verb, ports: CliPorts): void {
 }
 
 function addRunVerbs(verb: Verb, ports: CliPorts): void {
-  inputOptions(verb("run <workflow> [args...]", "start a workflow and wait for its output"))
+  inputOptions(
+    verb("run <workflow> [args...]", "run a workflow, or a single step, and wait for its output"),
+  )
     .option("--id <id>", "the run's id")
     .addOption(
       new Option("--if-exists <mode>", "if there is a run of that id").choices([
@@ -242,9 +245,8 @@ function addRunVerbs(verb: Verb, ports: CliPorts): void {
     .option("--timeout <duration>", "give up waiting after this", duration)
     .action(
       action(ports, async ({ options, print, client, spin }, name: string, args: string[]) => {
-        const what = runnable(name, readArgs(args, options, ports));
-        const start = startOptionsOf(options);
-        const handle = await client().start(what, start);
+        const given = readArgs(args, options, ports);
+        const handle = await startNamed(client(), { name, args: given }, startOptionsOf(options));
         if (options.detach === true) {
           const status = await handle.status();
           print.result({ id: handle.id, status }, () => [handle.id]);
@@ -527,9 +529,22 @@ function readWord(word: string): unknown {
   return valueOfJson(json);
 }
 
-function runnable(name: string, args: readonly unknown[]): Runnable<unknown> {
-  // The type's brand exists in types only.
-  return { $workflow: name, args } as unknown as Runnable<unknown>;
+/** A workflow of that name; if there is none, a graph of the one step. */
+async function startNamed(
+  client: Client,
+  { name, args }: { readonly name: string; readonly args: readonly unknown[] },
+  options: StartOptions,
+): Promise<Handle> {
+  // The types' brands exist in types only.
+  const start = (what: object): Promise<Handle> => client.start(what as Runnable<unknown>, options);
+  try {
+    return await start({ $workflow: name, args });
+  } catch (error) {
+    if (!(error instanceof ClientError) || error.code !== "workflow-not-found") throw error;
+    const { definitions } = await client.currentComponent();
+    if (!definitions.some((each) => each.kind === "step" && each.name === name)) throw error;
+    return start({ $step: name, args });
+  }
 }
 
 function startOptionsOf(options: Readonly<Record<string, unknown>>): StartOptions {

@@ -2,8 +2,10 @@
  * `spore dev`: builds, serves and rebuilds on change. What doesn't build is shown with
  * its place in the author's file, and the last code that did goes on serving.
  */
+import { readFileSync } from "node:fs";
 import { relative } from "node:path";
 import pc from "picocolors";
+import { defaultUrl } from "../client/index.ts";
 import { SporeError } from "../runtime/errors.ts";
 import type { Observer } from "../runtime/ports.ts";
 import { type BuildResult, watch } from "./build.ts";
@@ -86,25 +88,46 @@ function printWelcome(
   );
   print("");
   print("  Try, in another terminal:");
-  for (const line of examples(server, result)) print(`    ${line}`);
+  for (const line of examples(options, server, result)) print(`    ${line}`);
   print("");
   print(pc.dim("  Watching for changes. Ctrl-C stops; state stays in the storage."));
   print("");
 }
 
-function examples(server: RunningServer, result: BuildResult): readonly string[] {
+const examplesMax = 3;
+
+/**
+ * Commands to try: the lines of the entry's first comment that begin with `$ `, else
+ * some that fit its definitions.
+ */
+function examples(
+  options: DevOptions,
+  server: RunningServer,
+  result: BuildResult,
+): readonly string[] {
+  const isDefault = server.url === defaultUrl;
+  const spore = isDefault ? "npx spore" : `SPORE_URL=${server.url} npx spore`;
+  const told = toldIn(readFileSync(options.entry, "utf8"))
+    .slice(0, examplesMax)
+    .map((line) => line.replace(/^npx spore\b/, spore));
+  if (told.length > 0) return told;
   const { definitions } = result.prepared.manifest;
   const workflow = definitions.find((each) => each.kind === "workflow");
   const actor = definitions.find((each) => each.kind === "actor");
   const method = actor?.methods?.[0]?.name;
-  const isDefault = server.url === "http://127.0.0.1:7070";
-  const spore = isDefault ? "npx spore" : `SPORE_URL=${server.url} npx spore`;
   return [
     ...(workflow === undefined ? [] : [`${spore} run ${workflow.name}`]),
-    ...(method === undefined ? [] : [`${spore} actor call ${actor?.name} a ${method}`]),
+    ...(method === undefined ? [] : [`${spore} actor create ${actor?.name} a`]),
     `${spore} list`,
     `curl ${server.url}/v1/runs`,
-  ].slice(0, 3);
+  ].slice(0, examplesMax);
+}
+
+export function toldIn(source: string): readonly string[] {
+  const comment = /^(?:#!.*\n)?\s*(\/\*[\s\S]*?\*\/|(?:\/\/.*\n)+)/.exec(source)?.[1] ?? "";
+  return [...comment.matchAll(/^\s*(?:\*|\/\/)\s*\$ (.+)$/gm)].map(
+    (match) => match[1]?.trim() ?? "",
+  );
 }
 
 function printFailure(print: (line: string) => void, error: unknown, isServing: boolean): void {

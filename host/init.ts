@@ -53,7 +53,14 @@ function packageJson(name: string, version: string): string {
   return `${JSON.stringify(content, undefined, 2)}\n`;
 }
 
-const indexTs = `import { actor, signal, sleep, step, workflow } from "sporeflow/guest";
+const indexTs = `/**
+ * Workflows, steps and actors. Try, while \`npm start\` runs:
+ *
+ *   $ npx spore run order Ada 20
+ *   $ npx spore actor create Counter visits
+ *   $ npx spore actor call Counter visits incr 5
+ */
+import { actor, signal, sleep, step, workflow } from "sporeflow/guest";
 
 // A step runs at least once and, once its result is stored, never again.
 export const charge = step("charge", (customer: string, euros: number) => {

@@ -84,6 +84,7 @@ function createFakeTenant(): TenantHost {
   const callsDone = new Map<string, CallResult>();
   let waiters: (() => void)[] = [];
   let ids = 0;
+  let isDeployed = false;
 
   function changed(): void {
     const woken = waiters;
@@ -144,13 +145,20 @@ function createFakeTenant(): TenantHost {
 
   const tenant: Partial<TenantHost> = {
     async deploy() {
+      isDeployed = true;
       return {
         id: "c0ffee",
         manifest: { protocol: 1, definitions: [{ kind: "workflow", name: "echo" }] },
       };
     },
     async currentComponent() {
-      return undefined;
+      if (!isDeployed) return undefined;
+      const methods = [
+        { name: "incr", readonly: false },
+        { name: "value", readonly: true },
+      ];
+      const definitions = [{ kind: "actor" as const, name: "Counter", methods }];
+      return { id: "c0ffee", definitions, isCurrent: true };
     },
     async startRun(request) {
       const id = request.id ?? `run-${++ids}`;
@@ -299,7 +307,7 @@ function createFakeTenant(): TenantHost {
       counters.set(request.key, n);
       const result: CallResult = {
         kind: "done",
-        callId,
+        callId: request.method === "value" ? "" : callId,
         outcome: { kind: "ok", value: encode(n) },
       };
       callsDone.set(callId, result);

@@ -177,20 +177,52 @@ describe("looking", () => {
 });
 
 describe("actors", () => {
-  it("numbers calls that are not awaited in the order in which they were made", async () => {
+  it("numbers writes in the order in which they were made, and reads between them", async () => {
+    const { client, requests } = connect();
+    await client.deploy("1");
+    requests.length = 0;
+    const counter = client.actor(Counter, "c");
+    const calls = [
+      counter.incr(5),
+      counter.incr(),
+      counter.value(),
+      counter.incr(),
+      counter.value(),
+    ];
+    expect(await Promise.all(calls)).toEqual([5, 6, 6, 7, 7]);
+    const posts = requests.filter((request) => request.method === "POST");
+    expect(
+      posts.map(({ url, headers }) => [url.split("/").at(-1), headers.get("spore-seq")]),
+    ).toEqual([
+      ["incr", "1"],
+      ["incr", "2"],
+      ["value", null],
+      ["incr", "3"],
+      ["value", null],
+    ]);
+    const sessions = new Set(posts.map(({ headers }) => headers.get("spore-session")));
+    sessions.delete(null);
+    expect(sessions.size).toBe(1);
+  });
+
+  it("learns from an answer that a call only read, and leaves no gap", async () => {
     const { client, requests } = connect();
     const counter = client.actor(Counter, "c");
-    const results = await Promise.all([counter.incr(5), counter.incr(), counter.value()]);
-    expect(results).toEqual([5, 6, 6]);
-    const order = requests.map(({ headers }) => headers.get("spore-seq"));
-    expect(order).toEqual(["1", "2", "3"]);
-    const sessions = new Set(requests.map(({ headers }) => headers.get("spore-session")));
-    expect(sessions.size).toBe(1);
+    await counter.value();
+    await counter.incr();
+    await counter.value();
+    const posts = requests.filter((request) => request.method === "POST");
+    expect(posts.map(({ headers }) => headers.get("spore-seq"))).toEqual(["1", "1", null]);
+    const [first, second] = posts.map(({ headers }) => headers.get("spore-session"));
+    expect(first).not.toBe(second);
   });
 
   it("begins another session after a call that the host did not take", async () => {
     const { client, kit, requests } = connect();
+    await client.deploy("1");
     const counter = client.actor(Counter, "c");
+    await counter.value();
+    requests.length = 0;
     kit.host.failNext = new SporeError("actor-not-found", "there is no Counter c");
     await expect(counter.incr()).rejects.toMatchObject({ code: "actor-not-found" });
     await counter.incr();
