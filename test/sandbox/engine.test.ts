@@ -208,6 +208,26 @@ describe("a component", () => {
     expect(accepted).toBeGreaterThan(0);
   }, 60_000);
 
+  test("whose data lies outside its memory is refused", () => {
+    // A segment high in memory: active, `i32.const` with a number of four bytes, `end`.
+    const { offset = 0 } = parseComponent(component).modules[0] ?? {};
+    const at = component.findIndex((byte, index) => {
+      const number = component.subarray(index + 2, index + 6);
+      const isNumber = number.every((digit, place) => digit >= 0x80 === place < 3);
+      const isPlace = byte === 0 && component[index + 1] === 0x41 && component[index + 6] === 0x0b;
+      return index > offset + 1000 && isNumber && isPlace;
+    });
+    expect(at).toBeGreaterThan(0);
+    for (const place of [
+      [0xff, 0xff, 0xff, 0x3f],
+      [0xff, 0xff, 0xff, 0x7f],
+    ]) {
+      const copy = component.slice();
+      copy.set(place, at + 2);
+      expect(() => read(copy)).toThrow("a data segment outside its memory");
+    }
+  });
+
   test("of another world is refused", () => {
     const parts = { ...opened.parts, sums: { ...opened.parts.sums, glue: "0".repeat(64) } };
     const host = { ...opened.host, parts };

@@ -169,6 +169,20 @@ export function testSandbox({ name, open }: SandboxSuite): void {
       expect(one).toEqual(two);
     });
 
+    test("gives no machine the larger memory of another that grew", async () => {
+      const imageOf = async () =>
+        (await ok(run(fresh(), pristine, act("wait"), { imageAfterMs: 0 }))).image;
+      const before = await imageOf();
+      const machines = Array.from({ length: 4 }, fresh);
+      for (const machine of machines) {
+        for (let version = 0; version < 8; version++) {
+          await ok(run(machine, version === 0 ? pristine : resident(version), act("hold", 255)));
+        }
+        await ok(run(machine, resident(8), act("finish")));
+      }
+      expect(await imageOf()).toEqual(before);
+    });
+
     test.each([
       ["spin", 0, "guest-timeout"],
       ["fill", 0, "guest-timeout"],

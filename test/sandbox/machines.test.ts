@@ -1,0 +1,107 @@
+import { beforeAll, expect, test } from "vitest";
+import { encode } from "../../guest/cbor.ts";
+import { nodeCodec } from "../../host/sandbox/codec.ts";
+import { compileJavaScript } from "../../host/sandbox/compile.ts";
+import { encodeBaseline, readBaseline } from "../../host/sandbox/engine.ts";
+import { isDone, Machines, machinesDefaults } from "../../host/sandbox/machines.ts";
+import type { ActivateRequest } from "../../runtime/ports.ts";
+import { act, guestSource } from "./guest.ts";
+import { openEngine } from "./kit.ts";
+
+const id = "1".repeat(64);
+let opened: Awaited<ReturnType<typeof openEngine>>;
+let stored: Uint8Array;
+beforeAll(async () => {
+  const [component, engine] = await Promise.all([compileJavaScript(guestSource()), openEngine()]);
+  opened = engine;
+  stored = encodeBaseline(readBaseline(component, id, engine.host), nodeCodec);
+}, 60_000);
+
+/** Machines with a clock on which each activation takes 5 ms. */
+function machinesWith(limits: Partial<typeof machinesDefaults> = {}) {
+  let nowMs = 0;
+  let entries = 0;
+  const machines = new Machines({
+    engine: opened.engine,
+    codec: nodeCodec,
+    limits: { ...machinesDefaults, ...limits },
+    nowMs: () => {
+      nowMs += 5;
+      return nowMs;
+    },
+    onEntry: () => {
+      entries += 1;
+    },
+  });
+  machines.addComponent(id, stored);
+  const run = (machine: string, from: ActivateRequest["from"], imageAfterMs: number) => {
+    const activation = act("add", 1);
+    const request = { component: id, machine, from, activation, after: "keep", imageAfterMs };
+    const result = machines.activate(request as ActivateRequest);
+    if (result.kind !== "ok") throw new Error(JSON.stringify(result));
+    return result;
+  };
+  return { machines, run, entriesSoFar: () => entries };
+}
+
+test("an image is due when guest time since the last one has passed", () => {
+  const { run } = machinesWith();
+  const taken = [0, 1, 2, 3, 4, 5].map((version) => {
+    const from =
+      version === 0 ? ({ kind: "pristine" } as const) : ({ kind: "resident", version } as const);
+    return run("m", from, 15).image !== undefined;
+  });
+  expect(taken).toEqual([false, false, true, false, false, true]);
+});
+
+test("guest time of a rebuilt journal counts towards the next image, and each entry is announced", () => {
+  const { run, entriesSoFar } = machinesWith();
+  const first = run("m", { kind: "pristine" }, 15);
+  const journal = [{ activation: act("add", 1), drainedHash: first.drainedHash }];
+  const from = { kind: "rebuild", image: undefined, journal, version: 1 } as const;
+  const rebuilt = run("n", from, 10);
+  expect(rebuilt.guestMs).toBe(5);
+  expect(rebuilt.image).toBeDefined();
+  expect(entriesSoFar()).toBe(3);
+});
+
+test("machines that were forgotten for want of room are named once", () => {
+  const { machines, run } = machinesWith({ liveMax: 1, residentBytesMax: 2_500_000 });
+  for (let n = 0; n < 60; n++) run(`m${n}`, { kind: "pristine" }, 1e9);
+  const evicted = machines.takeEvicted();
+  expect(evicted.slice(0, 3)).toEqual(["m0", "m1", "m2"]);
+  expect(machines.isResident("m0")).toBe(false);
+  expect(machines.isResident("m59")).toBe(true);
+  expect(machines.takeEvicted()).toEqual([]);
+});
+
+test("a component that is replaced takes its machines with it", () => {
+  const { machines, run } = machinesWith();
+  run("m", { kind: "pristine" }, 1e9);
+  machines.addComponent(id, stored);
+  expect(machines.isResident("m")).toBe(false);
+  expect(machines.takeEvicted()).toEqual(["m"]);
+});
+
+test.each([
+  ["done at once", { state: "done", commands: [] }, true],
+  [
+    "done after much else",
+    { commands: [{ a: [1, "x", { b: new Uint8Array(300) }] }], state: "done" },
+    true,
+  ],
+  ["waiting", { state: "waiting", commands: [{ state: "done" }] }, false],
+  ["a list", ["state", "done"], false],
+])("a Drained that is %s is seen as such", (_what, value, expected) => {
+  expect(isDone(encode(value))).toBe(expected);
+});
+
+test.each([
+  ["nothing", []],
+  ["a cut-off key", [0xa1, 0x65, 0x73]],
+  ["a map that claims four billion entries", [0xba, 255, 255, 255, 255, 0x61]],
+  ["nested claims", Array.from({ length: 1000 }, () => 0x9f)],
+  ["a list that claims 2^60 items", [0xa1, 0x61, 0x61, 0x9b, 16, 0, 0, 0, 0, 0, 0, 0]],
+])("drained bytes that are %s aren't done", (_what, bytes) => {
+  expect(isDone(Uint8Array.from(bytes))).toBe(false);
+});
