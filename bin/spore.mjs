@@ -5,11 +5,13 @@ import { spawn } from "node:child_process";
 import { existsSync } from "node:fs";
 import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
-import { fileURLToPath, pathToFileURL } from "node:url";
+import { fileURLToPath } from "node:url";
 
 const majorMin = 26;
 const here = dirname(fileURLToPath(import.meta.url));
-const cli = join(here, "..", "host", "cli.ts");
+// A published package holds JavaScript: Node strips no types inside node_modules.
+const compiled = join(here, "..", "host", "cli.js");
+const cli = existsSync(compiled) ? compiled : join(here, "..", "host", "cli.ts");
 
 const binary = fitNode();
 if (binary === undefined) {
@@ -19,10 +21,7 @@ if (binary === undefined) {
   );
   process.exitCode = 2;
 } else {
-  // Node strips types from files outside of node_modules only; inside, our hook does it.
-  const strip = pathToFileURL(join(here, "strip-types.mjs")).href;
-  const args = [...(here.includes("node_modules") ? ["--import", strip] : []), cli];
-  const child = spawn(binary, [...args, ...process.argv.slice(2)], { stdio: "inherit" });
+  const child = spawn(binary, [cli, ...process.argv.slice(2)], { stdio: "inherit" });
   for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"]) {
     // The terminal sends SIGINT to the whole group; a second one here would cut it short.
     process.on(signal, () => {
