@@ -226,8 +226,9 @@ export class Machine {
     };
     if (drained.state === "waiting") drained.waitingFor = this.#waitingFor();
     if (drained.state === "yielded") {
-      const { resumePoint } = this.steps;
+      const { resumePoint, next } = this.steps;
       if (resumePoint !== undefined) drained.resumePoint = resumePoint;
+      if (next !== undefined) drained.nextStep = next;
     }
     if (this.#handlersChanged) {
       drained.handlers = { queries: [...this.#queries.keys()], updates: [...this.#updates.keys()] };

@@ -144,7 +144,7 @@ export function assignErrorFields(error: Error, fields: unknown): void {
 }
 
 // The writer's state is module-level because closure variables are the fastest an
-// interpreter has. `encode` saves it when a getter of a user's object calls `encode` again.
+// interpreter has.
 
 let target: Uint8Array = new Uint8Array(1024);
 let at = 0;
@@ -160,25 +160,59 @@ const floatBytes = new Uint8Array(floatView.buffer);
 
 /** The value as one CBOR item. Throws SerialisationError. */
 export function encode(value: unknown, options?: EncodeOptions): Uint8Array {
-  const outer = isWriting ? { target, at, hasGraphs, nodeIds, keys, containers } : undefined;
-  if (outer !== undefined) target = new Uint8Array(1024);
-  at = 0;
+  if (isWriting) return encodeWithin(() => encode(value, options));
   isWriting = true;
   hasGraphs = options?.graphs === true;
-  nodeIds = undefined;
-  keys = [];
-  containers = [];
   try {
     write(value, 0);
     return target.slice(0, at);
   } finally {
-    // Zeros again: leftovers would only make the memory image larger.
-    if (target.length > scratchBytesMax) target = new Uint8Array(1024);
-    else target.fill(0, 0, at);
-    isWriting = outer !== undefined;
-    containers = [];
-    nodeIds = undefined;
-    if (outer !== undefined) ({ target, at, hasGraphs, nodeIds, keys, containers } = outer);
+    endWriting();
+  }
+}
+
+/** Items one after the other, `Raw` ones as they are: for maps most of which is known before. */
+export function encodeSequence(items: readonly unknown[]): Uint8Array {
+  if (isWriting) return encodeWithin(() => encodeSequence(items));
+  isWriting = true;
+  hasGraphs = false;
+  try {
+    for (let i = 0; i < items.length; i++) {
+      const item = items[i];
+      if (item instanceof Raw) writeRaw(item.bytes);
+      else if (typeof item === "string") writeText(item);
+      else if (item instanceof Uint8Array) writeBytes(item);
+      else write(item, 0);
+    }
+    return target.slice(0, at);
+  } finally {
+    endWriting();
+  }
+}
+
+function endWriting(): void {
+  // Zeros again: leftovers would only make the memory image larger.
+  if (target.length > scratchBytesMax) target = new Uint8Array(1024);
+  else target.fill(0, 0, at);
+  at = 0;
+  isWriting = false;
+  containers.length = 0;
+  nodeIds = undefined;
+}
+
+/** For a getter of a user's object that encodes while the object itself is encoded. */
+function encodeWithin(inner: () => Uint8Array): Uint8Array {
+  const outer = { target, at, hasGraphs, nodeIds, keys, containers };
+  target = new Uint8Array(1024);
+  at = 0;
+  isWriting = false;
+  keys = [];
+  containers = [];
+  try {
+    return inner();
+  } finally {
+    ({ target, at, hasGraphs, nodeIds, keys, containers } = outer);
+    isWriting = true;
   }
 }
 
@@ -397,12 +431,12 @@ function writeObject(value: object, depth: number): void {
     writePlain(value, depth);
     return;
   }
-  if (value instanceof Uint8Array && !(value instanceof Uint8ClampedArray)) {
-    writeBytes(value);
+  if (prototype === Raw.prototype) {
+    writeRaw((value as Raw).bytes);
     return;
   }
-  if (value instanceof Raw) {
-    writeRaw(value.bytes);
+  if (value instanceof Uint8Array && !(value instanceof Uint8ClampedArray)) {
+    writeBytes(value);
     return;
   }
   if (value instanceof Error) {
@@ -680,7 +714,9 @@ function readByte(): number {
 }
 
 function read(depth: number): unknown {
-  const first = readByte();
+  const first = source[offset];
+  if (first === undefined) refuse("the bytes end too early");
+  offset++;
   const major = first >> 5;
   if (major === 7) return readSimple(first & 31);
   const info = first & 31;

@@ -21,7 +21,8 @@ import {
   type ResolvedOptions,
   type StepOptions,
 } from "./options.ts";
-import type { ErrorValue, StepRecord } from "./protocol.ts";
+import type { StepRecord } from "./protocol.ts";
+import { encodePlainRecord, type RecordParts } from "./records.ts";
 import { type AbortScope, abortScope } from "./scope.ts";
 import { type Duration, durationMs } from "./time.ts";
 
@@ -179,6 +180,10 @@ class Queue<Item> {
     this.#items.push(item);
   }
 
+  peek(): Item | undefined {
+    return this.#items[this.#head];
+  }
+
   shift(): Item | undefined {
     const item = this.#items[this.#head++];
     if (this.#head >= 1024 && this.#head * 2 >= this.#items.length) {
@@ -228,7 +233,12 @@ export class Steps {
   }
 
   get isYielding(): boolean {
-    return this.#ready.length > 0 || this.#held.length > 0;
+    return this.#ready.length > 0 || this.#held.length > 0 || this.#settled.length > 0;
+  }
+
+  /** The step whose body begins next, if one waits for its turn. */
+  get next(): string | undefined {
+    return this.#ready.peek()?.id;
   }
 
   /** The first step whose failure is held back. */
@@ -280,10 +290,10 @@ export class Steps {
     const evaluation = new Evaluation(this, settle);
     const cell = new Cell(this);
     const task = this.#task(body, args, body.options, { evaluation, cell });
-    this.#live.add(evaluation);
-    cell.wait(evaluation);
+    cell.waiters = [evaluation];
     this.#ready.push(task);
     this.pump();
+    if (!evaluation.isSettled) this.#live.add(evaluation);
   }
 
   /** Runs a graph; `settle` is called once, possibly before this returns. */
@@ -314,6 +324,9 @@ export class Steps {
     this.#isPumping = true;
     try {
       for (;;) {
+        // One body allowed means that the host looks for the one that spins: then nothing but
+        // that body runs in this activation, and what follows from it in the next.
+        if (this.#begunMax === 1 && this.#begun === 1) return;
         const cell = this.#settled.shift();
         if (cell !== undefined) {
           const waiters = cell.waiters;
@@ -417,7 +430,14 @@ export class Steps {
   ): Task {
     const id = this.#identity(options.name ?? body.name);
     place.cell.id = id;
-    return new Task(this, { id, body, args, options, ...place });
+    return new Task(this, {
+      id,
+      body,
+      args,
+      options,
+      evaluation: place.evaluation,
+      cell: place.cell,
+    });
   }
 
   /** The name, then name_1, name_2 …, and never one that a step of another name has. */
@@ -773,38 +793,31 @@ export class Steps {
 
   // ---- records
 
-  #record(
-    task: Task,
-    event: StepRecord["event"],
-    more?: {
-      value?: Uint8Array | undefined;
-      error?: ErrorValue;
-      nextAtMs?: number;
-      into?: string;
-    },
-  ): void {
+  #record(task: Task, event: StepRecord["event"], more?: RecordParts): void {
+    const { options } = task;
+    const name = options.name ?? task.body.name;
+    const value = more?.value;
+    const hasValue = value !== undefined && value.length <= recordBytesMax && options.checkpoint;
+    const isPlain =
+      event === "succeeded" || (event === "started" && options.metadata === undefined);
+    const nowMs = this.#ports.nowMs();
+    if (isPlain && more?.error === undefined && task.attempt === 1) {
+      const kept = hasValue ? value : undefined;
+      this.#ports.record(encodePlainRecord({ event, nowMs, name }, task.id, kept));
+      return;
+    }
     const record: { -readonly [Key in keyof StepRecord]: StepRecord[Key] } = {
       step: task.id,
-      name: task.options.name ?? task.body.name,
+      name,
       event,
-      atMs: this.#ports.nowMs(),
+      atMs: nowMs,
       attempt: task.attempt,
     };
-    if (more !== undefined) {
-      if (
-        more.value !== undefined &&
-        more.value.length <= recordBytesMax &&
-        task.options.checkpoint
-      ) {
-        record.value = more.value;
-      }
-      if (more.error !== undefined) record.error = more.error;
-      if (more.nextAtMs !== undefined) record.nextAtMs = more.nextAtMs;
-      if (more.into !== undefined) record.into = more.into;
-    }
-    if (event === "started" && task.options.metadata !== undefined) {
-      record.metadata = task.options.metadata;
-    }
+    if (hasValue) record.value = value;
+    if (more?.error !== undefined) record.error = more.error;
+    if (more?.nextAtMs !== undefined) record.nextAtMs = more.nextAtMs;
+    if (more?.into !== undefined) record.into = more.into;
+    if (event === "started" && options.metadata !== undefined) record.metadata = options.metadata;
     this.#ports.record(encode(record));
   }
 
