@@ -1,0 +1,287 @@
+/**
+ * What the simulated tenants run, written against the SDK as users do. Every workflow
+ * returns enough to check from outside that nothing was lost, doubled or reordered.
+ */
+import { currentMachine } from "../../guest/activation.ts";
+import { decode } from "../../guest/cbor.ts";
+import {
+  actor,
+  CancelledError,
+  context,
+  continueAsNew,
+  type Graph,
+  GuestError,
+  get,
+  handle,
+  put,
+  query,
+  run,
+  type Self,
+  signal,
+  sleep,
+  start,
+  step,
+  TimeoutError,
+  update,
+  workflow,
+} from "../../guest/index.ts";
+import type { FetchResponse } from "../../guest/protocol.ts";
+
+async function fetchText(url: string): Promise<string> {
+  const answer = await currentMachine().command(
+    (id) => ({ kind: "fetch", id, request: { method: "POST", url, headers: [] } }),
+    "fetch",
+  );
+  const response = decode(answer) as FetchResponse;
+  if (response.status !== 200) {
+    throw new GuestError(`status ${response.status}`, { code: "switched-off", retryable: false });
+  }
+  return String.fromCharCode(...response.body);
+}
+
+/** Performs an effect that the ledger counts, under this step's own key. */
+async function perform(): Promise<string> {
+  const { step: self } = context();
+  if (self === undefined) throw new Error("an effect belongs to a step");
+  const key = encodeURIComponent(self.idempotencyKey);
+  return fetchText(`https://ledger/${key}?attempt=${self.attempt}`);
+}
+
+export const one = step("one", () => 1);
+export const add = step("add", (a: number, b: number) => a + b);
+export const fib = step(
+  "fib",
+  (n: number): Graph<number> => (n <= 1 ? n : add.step(fib.step(n - 1), fib.step(n - 2))),
+);
+export const effect = step("effect", (_name: string) => perform(), {
+  retries: 30,
+  backoff: { initial: 20, max: 500 },
+});
+export const flaky = step(
+  "flaky",
+  (attempts: number) => {
+    const { step: self } = context();
+    if ((self?.attempt ?? 0) < attempts) throw new Error("not yet");
+    return self?.attempt;
+  },
+  { retries: 10, backoff: { initial: 30, max: 300 } },
+);
+/** Fails for good while its switch is off; requests that get lost are tried again. */
+export const guarded = step("guarded", (name: string) => fetchText(`https://switch/${name}`), {
+  retries: 30,
+  backoff: { initial: 20, max: 500 },
+});
+
+export const chain = workflow("chain", async (n: number) => {
+  let sum = 0;
+  for (let i = 1; i <= n; i++) sum = await add(sum, i);
+  return sum;
+});
+
+export const mixed = workflow("mixed", async (n: number) => {
+  const keys: string[] = [];
+  for (let i = 0; i < n; i++) {
+    keys.push(await effect(`a${i}`));
+    await sleep(7);
+    await add(i, i);
+  }
+  const rest = await Promise.all([effect("x"), effect("y"), flaky(2), run("inline", () => 5)]);
+  return [...keys, ...rest];
+});
+
+export const sleeper = workflow("sleeper", async (times: number[]) => {
+  for (const ms of times) {
+    const before = currentMachine().nowMs();
+    await sleep(ms);
+    const late = currentMachine().nowMs() - before - ms;
+    if (late < 0) throw new Error(`woken ${-late} ms early`);
+  }
+  return times.length;
+});
+
+export const collector = workflow("collector", async (count: number) => {
+  const got: string[] = [];
+  let cheats = 0;
+  query("items", () => got);
+  query("cheats", () => cheats);
+  query("cheat", () => {
+    cheats += 1;
+    got.push("forged");
+    return cheats;
+  });
+  while (got.length < count) got.push(await signal<string>("item"));
+  return got;
+});
+
+/** The same over many lives: nothing of what came between two lives may be lost. */
+export const collectorAnew = workflow("collectorAnew", async (count: number, got: string[]) => {
+  const mine = [...got];
+  for (let i = 0; i < 3 && mine.length < count; i++) mine.push(await signal<string>("item"));
+  if (mine.length < count) continueAsNew(count, mine);
+  return mine;
+});
+
+/** Each wait is raced by a timer; what comes too late for one wait belongs to the next. */
+export const racer = workflow("racer", async (count: number, timeoutMs: number) => {
+  const got: string[] = [];
+  while (got.length < count) {
+    try {
+      got.push(await signal<string>("item", { timeout: timeoutMs }));
+    } catch (error) {
+      if (!(error instanceof TimeoutError)) throw error;
+      await add(got.length, 1);
+    }
+  }
+  return got;
+});
+
+export const sender = workflow("sender", async (target: string, name: string, count: number) => {
+  for (let i = 1; i <= count; i++) await handle(target).signal("item", `${name}:${i}`);
+  return count;
+});
+
+/** Sends without waiting for each to be accepted: the order is kept all the same. */
+export const burstSender = workflow(
+  "burstSender",
+  async (target: string, name: string, count: number) => {
+    const sent = Array.from({ length: count }, (_, i) =>
+      handle(target).signal("item", `${name}:${i + 1}`),
+    );
+    await Promise.all(sent);
+    return count;
+  },
+);
+
+export const child = workflow("child", async (n: number) => {
+  await effect(`child${n}`);
+  if (n % 3 === 2) await sleep(40);
+  return n * 10;
+});
+
+export const parent = workflow("parent", async (n: number) => {
+  const values = await Promise.all(Array.from({ length: n }, (_, i) => child(i)));
+  const other = await start(child.with(100), { child: "abandon" });
+  return { values, other: other.id, last: await other.result() };
+});
+
+export const Counter = actor(
+  "Counter",
+  class {
+    n = 0;
+    last: Record<string, number> = {};
+    errors: string[] = [];
+    /** Counts; within a session the numbers must come in order, without a gap. */
+    add(session: string, seq: number): number {
+      const before = this.last[session] ?? 0;
+      if (seq !== 0 && seq !== before + 1) this.errors.push(`${session}: ${seq} after ${before}`);
+      if (seq !== 0) this.last[session] = seq;
+      this.n += 1;
+      return this.n;
+    }
+    value(): number {
+      return this.n;
+    }
+    faults(): string[] {
+      return this.errors;
+    }
+    cheat(): number {
+      this.n += 1000;
+      this.errors.push("cheated");
+      return this.n;
+    }
+    failHalfway(): never {
+      this.n += 1_000_000;
+      throw new Error("changed its mind");
+    }
+  },
+  { readonly: ["value", "faults", "cheat"] },
+);
+
+/** Calls another actor within its turn. */
+export const Relay = actor(
+  "Relay",
+  class {
+    relayed = 0;
+    async pass(counter: string, times: number): Promise<number[]> {
+      const seen: number[] = [];
+      for (let i = 0; i < times; i++) seen.push(await Counter.getOrCreate(counter).add("", 0));
+      this.relayed += times;
+      return seen;
+    }
+    total(): number {
+      return this.relayed;
+    }
+  },
+  { readonly: ["total"] },
+);
+
+/** A turn with effects and waits, and one that is a graph of the actor's own methods. */
+export const Worker = actor(
+  "Worker",
+  class {
+    done: string[] = [];
+    async work(name: string): Promise<number> {
+      const key = await effect(name);
+      await sleep(5);
+      this.done.push(`${name} ${key}`);
+      return this.done.length;
+    }
+    mark(n: number): number {
+      this.done.push(`mark ${n}`);
+      return this.done.length;
+    }
+    chained(this: Self<{ done: string[]; mark(n: number): number }>): Graph<number> {
+      return this.mark.step(one.step());
+    }
+    list(): string[] {
+      return this.done;
+    }
+  },
+  { readonly: ["list"] },
+);
+
+export const bank = workflow("bank", async (counter: string, count: number) => {
+  const seen: number[] = [];
+  for (let i = 0; i < count; i++) seen.push(await Counter.getOrCreate(counter).add("", 0));
+  const isOneWay = count % 2 === 0;
+  if (isOneWay) await Counter.getOrCreate(counter).send.add("", 0);
+  return seen;
+});
+
+/** An effect, then a step that fails while its switch is off, beside a slow one. */
+export const failing = workflow("failing", async (name: string) => {
+  const before = await effect("before");
+  const [, value] = await Promise.all([effect("beside"), guarded(name)]);
+  const after = await effect("after");
+  return [before, value, after];
+});
+
+export const cancellable = workflow("cancellable", async () => {
+  try {
+    await sleep("30 days");
+    return "slept";
+  } catch (error) {
+    if (!(error instanceof CancelledError)) throw error;
+    await add(1, 1);
+    throw error;
+  }
+});
+
+export const updatable = workflow("updatable", async () => {
+  const items: string[] = [];
+  query("items", () => items);
+  update("push", async (item: string) => {
+    items.push(item);
+    const length = items.length;
+    await add(length, 0);
+    return length;
+  });
+  await signal("close");
+  return items;
+});
+
+export const stored = workflow("stored", async (n: number) => {
+  const ref = await put(Array.from({ length: n }, (_, i) => i));
+  const back = await get(ref);
+  return back.length;
+});

@@ -1,0 +1,508 @@
+/**
+ * What clients do, and what must come of it: each job is a small story on ids of its own
+ * (actors may be shared), with its laws inside.
+ */
+import { decode, encode } from "../../guest/cbor.ts";
+import type { HistoryEvent } from "../../runtime/index.ts";
+import { type Client, codeOf } from "./clients.ts";
+
+export type Job = (client: Client, id: string) => Promise<void>;
+
+/** What clients know together about the shared counters of a tenant. */
+export class Shared {
+  /** Calls that will be, or were, made: each counts once. */
+  readonly expected = new Map<string, number>();
+  /** The greatest value that anybody was told. */
+  readonly told = new Map<string, number>();
+
+  expect(counter: string, by = 1): void {
+    this.expected.set(counter, (this.expected.get(counter) ?? 0) + by);
+  }
+
+  tell(counter: string, value: number): void {
+    this.told.set(counter, Math.max(this.told.get(counter) ?? 0, value));
+  }
+}
+
+const shares = new WeakMap<object, Map<string, Shared>>();
+
+export function sharedOf(client: Client): Shared {
+  const all = shares.get(client.world) ?? new Map<string, Shared>();
+  shares.set(client.world, all);
+  const shared = all.get(client.tenant) ?? new Shared();
+  all.set(client.tenant, shared);
+  return shared;
+}
+
+export function allShared(world: object): ReadonlyMap<string, Shared> {
+  return shares.get(world) ?? new Map();
+}
+
+function same(client: Client, law: string, found: unknown, wanted: unknown, what: string): void {
+  const [left, right] = [JSON.stringify(found), JSON.stringify(wanted)];
+  client.world.laws.check(left === right, law, `${what}: ${left} instead of ${right}`);
+}
+
+// ---------------------------------------------------------------- runs
+
+const chain: Job = async (client, id) => {
+  const n = client.random.between(1, 12);
+  await client.start(id, "chain", [n]);
+  same(client, "J-output", await client.value(id), (n * (n + 1)) / 2, id);
+  await history(client, id, "SUCCESSFUL");
+};
+
+const graph: Job = async (client, id) => {
+  const n = client.random.between(1, 6);
+  const root = encode({ $step: "fib", args: [n] });
+  await client.ask(`start graph ${id}`, (tenant) =>
+    tenant.startRun({ id, root, waitMs: client.random.pick([0, 0, 500, 20_000]) }),
+  );
+  same(client, "J-output", await client.value(id), [1, 1, 1, 2, 3, 5, 8, 13][n + 0] ?? n, id);
+};
+
+const mixed: Job = async (client, id) => {
+  const n = client.random.between(0, 3);
+  await client.start(id, "mixed", [n]);
+  const names = ["effect", "effect_1", "effect_2", "effect_3", "effect_4"].slice(0, n + 2);
+  const wanted = [...names.map((name) => `${id}/1/${name}`), 2, 5];
+  same(client, "J-output", await client.value(id), wanted, id);
+  await history(client, id, "SUCCESSFUL");
+  await stepsStay(client, id);
+};
+
+const sleeper: Job = async (client, id) => {
+  const times = Array.from({ length: client.random.between(1, 4) }, () =>
+    client.random.pick([0, 1, 30, 900, 20_000, 200_000]),
+  );
+  if (client.random.chance(0.1)) times.push(2 * 3_600_000);
+  await client.start(id, "sleeper", [times]);
+  same(client, "I9 timers are never early", await client.value(id), times.length, id);
+};
+
+/** Signals of several senders: each once, each sender's in its order. */
+function collecting(workflow: string, extra: (client: Client) => readonly unknown[]): Job {
+  return async (client, id) => {
+    const mine = client.random.between(1, 8);
+    const senders = client.random.between(0, 2);
+    const each = client.random.between(1, 4);
+    const count = mine + senders * each;
+    await client.start(id, workflow, [count, ...extra(client)]);
+    for (let i = 1; i <= senders; i += 1) {
+      const kind = client.random.pick(["sender", "burstSender"]);
+      await client.start(`${id}-s${i}`, kind, [id, `s${i}`, each]);
+    }
+    for (let i = 1; i <= mine; i += 1) {
+      await client.signal(id, "item", `me:${i}`, `${id}-m${i}`);
+      if (client.random.chance(0.3)) await client.world.sleep(client.random.latency(60));
+      if (client.random.chance(0.2)) await queryItems(client, id, workflow);
+    }
+    const got = (await client.value(id)) as string[] | undefined;
+    const law = "I4 signals once and in order";
+    for (const [name, number] of [
+      ["me", mine],
+      ...Array.from({ length: senders }, (_, i) => [`s${i + 1}`, each] as const),
+    ] as const) {
+      const found = got?.filter((item) => item.startsWith(`${name}:`));
+      const wanted = Array.from({ length: number }, (_, i) => `${name}:${i + 1}`);
+      same(client, law, found, wanted, `${id} from ${name}`);
+    }
+    same(client, law, got?.length, count, id);
+    for (let i = 1; i <= senders; i += 1) {
+      same(client, "J-output", await client.value(`${id}-s${i}`), each, `${id}-s${i}`);
+    }
+  };
+}
+
+async function queryItems(client: Client, id: string, workflow: string): Promise<void> {
+  if (workflow !== "collector") return;
+  const name = client.random.pick(["items", "cheat", "cheats"]);
+  const outcome = await client.ask(`query ${id} ${name}`, (tenant) =>
+    tenant.queryRun(id, name, encode([])),
+  );
+  if (outcome.kind === "error") {
+    const isEarly = outcome.error.code === "query-not-found";
+    client.world.laws.check(isEarly, "J-query", `${id} ${name}: ${outcome.error.message}`);
+    return;
+  }
+  const value = decode(outcome.value);
+  const law = "I6 a query changes nothing";
+  if (name === "items") {
+    client.world.laws.check(!(value as string[]).includes("forged"), law, `${id}: forged`);
+  } else same(client, law, value, name === "cheat" ? 1 : 0, `${id} ${name}`);
+}
+
+const parent: Job = async (client, id) => {
+  const n = client.random.between(1, 3);
+  await client.start(id, "parent", [n]);
+  const found = (await client.value(id)) as { values: number[]; last: number } | undefined;
+  const values = Array.from({ length: n }, (_, i) => i * 10);
+  same(client, "J-output", [found?.values, found?.last], [values, 1000], id);
+};
+
+const failing: Job = async (client, id) => {
+  const { ledger } = client.world;
+  ledger.off.add(id);
+  await client.start(id, "failing", [id]);
+  const rounds = client.random.between(1, 3);
+  for (let round = 1; round <= rounds; round += 1) {
+    const view = await client.viewUntil(id, (each) => each.status !== "RUNNING");
+    same(client, "J-status", view.status, "FAILED", `${id} fails while its switch is off`);
+    if (round === rounds) ledger.off.delete(id);
+    const { attempt } = view;
+    await client.ask(`resume ${id}`, async (tenant) => {
+      // A repetition: the first request may have been heard.
+      const now = await tenant.getRun(id);
+      return now.attempt > attempt ? now : tenant.resumeRun(id);
+    });
+    await client.viewUntil(id, (each) => each.attempt > attempt);
+  }
+  const wanted = [`${id}/1/effect`, id, `${id}/1/effect_2`];
+  same(client, "J-output", await client.value(id), wanted, id);
+  await history(client, id, "SUCCESSFUL");
+};
+
+const cancelled: Job = async (client, id) => {
+  await client.start(id, "cancellable", []);
+  if (client.random.chance(0.5)) await client.world.sleep(client.random.latency(100));
+  await client.ask(`cancel ${id}`, (tenant) =>
+    forgiving(tenant.cancelRun(id, "enough"), "run-closed"),
+  );
+  const outcome = await client.outcome(id);
+  same(client, "J-status", outcome.kind, "error", `${id} is cancelled`);
+  const { status } = await client.view(id);
+  same(client, "J-status", status, "CANCELED", id);
+};
+
+const paused: Job = async (client, id) => {
+  await client.start(id, "mixed", [3]);
+  for (let i = client.random.between(1, 3); i > 0; i -= 1) {
+    await client.world.sleep(client.random.latency(40));
+    await client.ask(`pause ${id}`, (tenant) => forgiving(tenant.pauseRun(id), "run-closed"));
+    await client.world.sleep(client.random.latency(300));
+    await client.ask(`resume ${id}`, (tenant) => forgiving(tenant.resumeRun(id), "run-closed"));
+  }
+  await client.value(id);
+  const { status } = await client.view(id);
+  same(client, "J-status", status, "SUCCESSFUL", id);
+};
+
+/** An id whose run was deleted is as if it had never been. */
+const reused: Job = async (client, id) => {
+  const isLong = client.random.chance(0.5);
+  if (isLong) {
+    await client.start(id, "collector", [50]);
+    for (let i = 1; i <= 3; i += 1) await client.signal(id, "item", `old:${i}`, `${id}-m${i}`);
+    await client.ask(`terminate ${id}`, (tenant) =>
+      forgiving(tenant.terminateRun(id, "over"), "run-closed"),
+    );
+  } else {
+    await client.start(id, "mixed", [1]);
+    await client.outcome(id);
+  }
+  await client.ask(
+    `delete ${id}`,
+    (tenant) => forgiving(tenant.deleteRun(id), "run-not-found"),
+    () => {
+      const key = `${client.tenant}/r/${id}` as Parameters<typeof client.world.laws.truthOf>[0];
+      const left = [`e/${key}/`, `h/${key}/`, `a/${key}`].flatMap((prefix) =>
+        client.world.laws.rowsBelow(key, prefix),
+      );
+      same(client, "J-delete frees everything", left, [], id);
+    },
+  );
+  const n = client.random.between(1, 4);
+  await client.start(id, "collector", [n]);
+  for (let i = 1; i <= n; i += 1) await client.signal(id, "item", `me:${i}`, `${id}-m${i}`);
+  const wanted = Array.from({ length: n }, (_, i) => `me:${i + 1}`);
+  same(client, "J-reuse", await client.value(id), wanted, id);
+  const events = await history(client, id, "SUCCESSFUL");
+  same(client, "J-reuse", events.filter((each) => each.type === "run.started").length, 1, id);
+};
+
+const updated: Job = async (client, id) => {
+  await client.start(id, "updatable", []);
+  const n = client.random.between(1, 5);
+  const lengths: number[] = [];
+  for (let i = 1; i <= n; i += 1) {
+    for (;;) {
+      const updateId = `${id}-u${i}-${lengths.length}-${client.random.word()}`;
+      const result = await client.ask(`update ${id} ${i}`, (tenant) =>
+        tenant.updateRun(id, "push", encode([`item${i}`]), { updateId, waitMs: 30_000 }),
+      );
+      if (result.kind === "accepted") {
+        client.world.laws.violate("J-update", `${id}: update ${i} was not answered`);
+        return;
+      }
+      if (result.outcome.kind === "ok") {
+        lengths.push(Number(decode(result.outcome.value)));
+        break;
+      }
+      // Before its first activation the run has no handler yet.
+      if (result.outcome.error.code !== "update-not-found") {
+        client.world.laws.violate("J-update", `${id}: ${result.outcome.error.message}`);
+        return;
+      }
+      await client.world.sleep(50);
+    }
+  }
+  const wanted = Array.from({ length: n }, (_, i) => i + 1);
+  same(client, "I4 updates once and in order", lengths, wanted, id);
+  await client.signal(id, "close", true, `${id}-close`);
+  const items = wanted.map((i) => `item${i}`);
+  same(client, "I4 updates once and in order", await client.value(id), items, id);
+};
+
+const stored: Job = async (client, id) => {
+  const n = client.random.between(1, 300);
+  await client.start(id, "stored", [n]);
+  same(client, "J-output", await client.value(id), n, id);
+};
+
+// ---------------------------------------------------------------- actors
+
+function counterOf(client: Client): string {
+  return `c${client.random.below(3)}`;
+}
+
+/** Calls one after the other, each repeated until it is answered: each counts once. */
+const counting: Job = async (client, id) => {
+  const shared = sharedOf(client);
+  const counter = counterOf(client);
+  const isSession = client.random.chance(0.5);
+  let last = 0;
+  for (let i = 1, n = client.random.between(1, 8); i <= n; i += 1) {
+    shared.expect(counter);
+    const options = isSession
+      ? { session: { id, seq: i }, callId: `${id}-${i}` }
+      : { callId: `${id}-${i}`, isAsync: client.random.chance(0.3) };
+    const args = isSession ? [id, i] : ["", 0];
+    const value = (await client.call("Counter", counter, "add", args, options)) as number;
+    const law = "I4 calls once and in order";
+    client.world.laws.check(value > last, law, `${id}: ${value} after ${last}`);
+    shared.tell(counter, value);
+    last = value;
+    if (client.random.chance(0.3)) await reading(client, id);
+  }
+};
+
+/** Calls of one session all at once. */
+const bursting: Job = async (client, id) => {
+  const shared = sharedOf(client);
+  const counter = counterOf(client);
+  const n = client.random.between(2, 6);
+  shared.expect(counter, n);
+  const values = await Promise.all(
+    Array.from({ length: n }, (_, i) =>
+      client.call("Counter", counter, "add", [id, i + 1], {
+        session: { id, seq: i + 1 },
+        callId: `${id}.${i + 1}`,
+      }),
+    ),
+  );
+  const sorted = [...values].sort((a, b) => Number(a) - Number(b));
+  same(client, "I4 calls once and in order", values, sorted, id);
+  for (const value of values) shared.tell(counter, Number(value));
+};
+
+/** What was told stays (I3), a reader sees it (I2), and changes nothing (I6). */
+const reading: Job = async (client) => {
+  const shared = sharedOf(client);
+  const counter = counterOf(client);
+  const told = shared.told.get(counter) ?? 0;
+  if (told === 0) return;
+  const method = client.random.pick(["value", "cheat", "faults"]);
+  const found = await client.call("Counter", counter, method, []);
+  if (method === "faults") {
+    same(client, "I4 calls once and in order", found, [], `faults of ${counter}`);
+    return;
+  }
+  const value = Number(found) - (method === "cheat" ? 1000 : 0);
+  const law = "I2 no answer is older than what was told";
+  client.world.laws.check(value >= told, law, `${counter} is ${value}, ${told} was told`);
+  const most = shared.expected.get(counter) ?? 0;
+  client.world.laws.check(
+    value <= most,
+    "I6 readers change nothing",
+    `${counter}: ${value} of ${most}`,
+  );
+};
+
+const banking: Job = async (client, id) => {
+  const shared = sharedOf(client);
+  const counter = counterOf(client);
+  const n = client.random.between(1, 4);
+  shared.expect(counter, n % 2 === 0 ? n + 1 : n);
+  await client.start(id, "bank", [counter, n]);
+  const seen = (await client.value(id)) as number[] | undefined;
+  if (seen === undefined) return;
+  const isRising = seen.every((value, i) => i === 0 || value > (seen[i - 1] ?? 0));
+  client.world.laws.check(
+    isRising && seen.length === n,
+    "I4 calls once and in order",
+    `${id}: ${seen}`,
+  );
+  shared.tell(counter, seen.at(-1) ?? 0);
+};
+
+const relaying: Job = async (client, id) => {
+  const shared = sharedOf(client);
+  const counter = counterOf(client);
+  const n = client.random.between(1, 3);
+  shared.expect(counter, n);
+  const seen = await client.call("Relay", `r${client.random.below(2)}`, "pass", [counter, n], {
+    callId: id,
+  });
+  for (const value of seen as number[]) shared.tell(counter, value);
+};
+
+const failingHalfway: Job = async (client, id) => {
+  const counter = counterOf(client);
+  try {
+    await client.call("Counter", counter, "failHalfway", [], { callId: id });
+    client.world.laws.violate("J-outcome", `${id} should have failed`);
+  } catch (error) {
+    const message = String(error);
+    client.world.laws.check(message.includes("changed its mind"), "J-outcome", `${id}: ${message}`);
+  }
+};
+
+const working: Job = async (client, id) => {
+  const key = `${id}-w`;
+  const n = client.random.between(1, 3);
+  const wanted: string[] = [];
+  for (let i = 1; i <= n; i += 1) {
+    const isChain = client.random.chance(0.3);
+    const method = isChain ? "chained" : "work";
+    const args = isChain ? [] : [`job${i}`];
+    const length = await client.call("Worker", key, method, args, { callId: `${id}-${i}` });
+    same(client, "J-output", length, i, `${id} ${i}`);
+    wanted.push(isChain ? "mark 1" : `job${i}`);
+  }
+  const done = (await client.call("Worker", key, "list", [])) as string[];
+  same(
+    client,
+    "J-output",
+    done.map((each) => (each.startsWith("mark") ? each : each.split(" ")[0])),
+    wanted,
+    id,
+  );
+  const keys = done.filter((each) => !each.startsWith("mark")).map((each) => each.split(" ")[1]);
+  same(client, "J-effect keys differ", new Set(keys).size, keys.length, `${id}: ${keys}`);
+};
+
+const deletingActors: Job = async (client, id) => {
+  const key = `${id}-d`;
+  await client.ask(`ensure ${key}`, (tenant) => tenant.ensureActor("Counter", key, encode([])));
+  same(
+    client,
+    "J-output",
+    await client.call("Counter", key, "add", ["", 0], { callId: `${id}-1` }),
+    1,
+    id,
+  );
+  await client.ask(`delete ${key}`, (tenant) =>
+    forgiving(tenant.deleteActor("Counter", key), "actor-not-found"),
+  );
+  same(
+    client,
+    "J-reuse",
+    await client.call("Counter", key, "add", ["", 0], { callId: `${id}-1` }),
+    1,
+    id,
+  );
+};
+
+/** A list shows the tenant's own runs and all that were told, whatever the page size. */
+const listing: Job = async (client, id) => {
+  await client.start(id, "chain", [1]);
+  await client.value(id);
+  const ids = await client.ask("list", async (tenant) => {
+    const found: string[] = [];
+    let cursor: string | undefined;
+    do {
+      const page = await tenant.listRuns({
+        limit: client.random.between(1, 5),
+        ...(cursor === undefined ? {} : { cursor }),
+      });
+      for (const run of page.runs) found.push(run.id);
+      ({ cursor } = page);
+    } while (cursor !== undefined);
+    return found;
+  });
+  client.world.laws.check(ids.includes(id), "I3 a list shows what was told", `${id} in ${ids}`);
+  const foreign = ids.filter(
+    (each) => !each.startsWith(`${client.tenant}.`) && !each.includes(`.${client.tenant}.`),
+  );
+  same(client, "I7 only one's own", foreign, [], `list of ${client.tenant}`);
+};
+
+// ---------------------------------------------------------------- shared pieces
+
+/** Dense from 0, begun once, ended as told. */
+async function history(client: Client, id: string, status: string): Promise<HistoryEvent[]> {
+  const events = await client.ask(`history ${id}`, async (tenant) => [
+    ...(await tenant.history(id, { limit: 1000 })),
+  ]);
+  const indexes = events.map(({ index }) => index);
+  same(
+    client,
+    "I3 history is dense",
+    indexes,
+    events.map((_, i) => i),
+    id,
+  );
+  same(client, "I3 history begins once", events[0]?.type, "run.started", id);
+  const wanted = status === "SUCCESSFUL" ? "run.succeeded" : "run.failed";
+  same(client, "I3 history ends as told", events.at(-1)?.type, wanted, id);
+  const once = new Set<string>();
+  for (const { type, data } of events) {
+    if (type !== "step.succeeded") continue;
+    const step = String(data["step"]);
+    client.world.laws.check(!once.has(step), "I1 a step succeeds once", `${id} ${step}`);
+    once.add(step);
+  }
+  return events;
+}
+
+async function stepsStay(client: Client, id: string): Promise<void> {
+  const steps = await client.ask(`steps ${id}`, (tenant) => tenant.steps(id));
+  const open = steps.filter(({ status }) => status !== "SUCCESSFUL").map(({ step }) => step);
+  same(client, "I3 steps of a finished run", open, [], id);
+}
+
+/** An error that a repetition of a request may meet, because the first one was heard. */
+async function forgiving<T>(work: Promise<T>, code: string): Promise<T | undefined> {
+  try {
+    return await work;
+  } catch (error) {
+    if (codeOf(error) === code) return undefined;
+    throw error;
+  }
+}
+
+export const jobs: Readonly<Record<string, Job>> = {
+  chain,
+  graph,
+  mixed,
+  sleeper,
+  collecting: collecting("collector", () => []),
+  continuing: collecting("collectorAnew", () => [[]]),
+  racing: collecting("racer", (client) => [client.random.pick([1, 5, 20, 60])]),
+  parent,
+  failing,
+  cancelled,
+  paused,
+  reused,
+  updated,
+  stored,
+  counting,
+  bursting,
+  reading,
+  banking,
+  relaying,
+  failingHalfway,
+  working,
+  deletingActors,
+  listing,
+};

@@ -1,0 +1,216 @@
+/**
+ * The laws, as named predicates over what happens. `Laws` reads every log entry as it is
+ * created in the bucket and keeps what is durable from it (the truth), so that an answer,
+ * an effect or a write is judged at the moment it happens:
+ *
+ * L-writer     (I2) an entry after the tail is a claim, or its writer is the owner.
+ * L-acked      (I2) an acknowledged batch is the one that stands in the log.
+ * L-gate       (I3) an effect leaves only when its command is durable.
+ * L-once       (I1) an effect of a step whose success is durable is not performed again.
+ * L-attempt    (I1) an attempt with a durable result is not performed again.
+ * L-told       (I3) what a client is told is durable at that moment (`told`).
+ * L-rebuilt    (I5) a rebuilt memory gives the answers that the journal has (sandbox.ts).
+ * L-freed      (I3) what a recovery needs is in the bucket (end.ts).
+ *
+ * The clients' own laws (what was acknowledged stays, in order and once) are in jobs.ts.
+ */
+import { createHash } from "node:crypto";
+import { decode } from "../../guest/cbor.ts";
+import type { FetchRequest, StepRecord } from "../../guest/protocol.ts";
+import { decodeBatch } from "../../runtime/batch.ts";
+import { decodeEntry } from "../../runtime/entry.ts";
+import { decodeRow, type HistoryRow, type Pending, rowKeys } from "../../runtime/format.ts";
+import { actorKey, type EntityKey, partitionOf, runKey } from "../../runtime/ids.ts";
+import type { OutboundContext, PutResult } from "../../runtime/ports.ts";
+import type { SimHost, World } from "./world.ts";
+
+export interface Violation {
+  readonly law: string;
+  readonly message: string;
+  readonly atMs: number;
+}
+
+interface Truth {
+  seq: number;
+  owner: string;
+  epoch: number;
+  /** Hash of the entry at each place, as first created. */
+  readonly hashes: Map<number, string>;
+  readonly rows: Map<string, Uint8Array>;
+}
+
+const digest = {
+  sha256: (bytes: Uint8Array) => new Uint8Array(createHash("sha256").update(bytes).digest()),
+};
+
+export class Laws {
+  readonly violations: Violation[] = [];
+  readonly #world: World;
+  readonly #truths = new Map<number, Truth>();
+  /** `<entity>|<attempt of the run>/<step>` whose success is durable. */
+  readonly #succeeded = new Set<string>();
+  readonly #lives = new Map<string, number>();
+  /** Times that steps were seen for L-once, per prefix. */
+  staleEffects = 0;
+
+  constructor(world: World) {
+    this.#world = world;
+  }
+
+  violate(law: string, message: string): void {
+    this.#world.trace(`VIOLATION ${law}: ${message}`);
+    this.violations.push({ law, message, atMs: this.#world.nowMs });
+  }
+
+  check(condition: boolean, law: string, message: string): void {
+    if (!condition) this.violate(law, message);
+  }
+
+  hostError(host: SimHost, message: string, fields: Readonly<Record<string, unknown>>): void {
+    if (fields["code"] === "partition-moved") return;
+    this.violate("no-fault", `${host.id}: ${message} ${String(fields["stack"] ?? "")}`);
+  }
+
+  // ---------------------------------------------------------------- the truth
+
+  truth(partition: number): Truth {
+    const known = this.#truths.get(partition);
+    if (known !== undefined) return known;
+    const fresh: Truth = {
+      seq: 0,
+      owner: "",
+      epoch: 0,
+      hashes: new Map(),
+      rows: new Map(),
+    };
+    this.#truths.set(partition, fresh);
+    return fresh;
+  }
+
+  truthOf(key: EntityKey): Truth {
+    return this.truth(partitionOf(key, this.#world.options.partitions));
+  }
+
+  get partitions(): number[] {
+    return [...this.#truths.keys()];
+  }
+
+  rowsBelow(key: EntityKey, prefix: string): string[] {
+    return [...this.truthOf(key).rows.keys()].filter((rowKey) => rowKey.startsWith(prefix));
+  }
+
+  written(host: SimHost, key: string, bytes: Uint8Array): void {
+    const match = /^p\/(\d+)\/log\/([^/]+)$/.exec(key);
+    if (match === null) return;
+    const partition = Number(match[1]);
+    const truth = this.truth(partition);
+    const seq = seqOf(bytes);
+    const entry = decodeEntry(bytes, { key, partition, seq }, digest);
+    if (seq <= truth.seq) {
+      // Litter in a place that was freed; harmless if nobody is told that it counts.
+      this.#world.count("litter");
+      return;
+    }
+    this.check(seq === truth.seq + 1, "L-writer", `${key} by ${host.id} leaves a gap`);
+    if (entry.kind === "claim") {
+      truth.owner = host.id;
+      truth.epoch = seq;
+      this.#world.count("claims");
+    } else if (entry.epoch !== truth.epoch) {
+      this.violate("L-writer", `${key} by ${host.id} of epoch ${entry.epoch}, now ${truth.epoch}`);
+    }
+    truth.seq = seq;
+    truth.hashes.set(seq, hexOf(entry.hash));
+    if (entry.kind === "batch") {
+      this.#world.count("commits");
+      for (const [rowKey, value] of decodeBatch(entry.payload)) this.#row(truth, rowKey, value);
+    }
+    if (entry.kind === "checkpoint") this.#world.count("checkpoints");
+  }
+
+  #row(truth: Truth, rowKey: string, value: Uint8Array | undefined): void {
+    if (value === undefined) truth.rows.delete(rowKey);
+    else truth.rows.set(rowKey, value.slice());
+    if (rowKey.startsWith("h/") && value !== undefined) this.#history(rowKey, value);
+  }
+
+  #history(rowKey: string, value: Uint8Array): void {
+    const entity = rowKey.slice(2, rowKey.lastIndexOf("/"));
+    for (const item of decodeRow<HistoryRow>(rowKey, value).events) {
+      if (item.kind === "record") {
+        const record = decode(item.record) as StepRecord;
+        if (record.event !== "succeeded") continue;
+        this.#succeeded.add(`${entity}|${this.#lives.get(entity) ?? 1}/${record.step}`);
+      } else if (item.type === "run.continued") {
+        this.#lives.set(entity, Number(item.data["attempt"]));
+      } else if (item.type === "turn.succeeded" || item.type === "turn.failed") {
+        this.#lives.set(entity, (this.#lives.get(entity) ?? 1) + 1);
+      } else if (item.type === "run.started" || item.type === "actor.created") {
+        this.#lives.delete(entity);
+        for (const name of this.#succeeded) {
+          if (name.startsWith(`${entity}|`)) this.#succeeded.delete(name);
+        }
+      }
+    }
+  }
+
+  deleted(_host: SimHost, _key: string): void {
+    // Judged by what a recovery finds.
+  }
+
+  putAnswered(host: SimHost, key: string, bytes: Uint8Array, result: PutResult): void {
+    const match = /^p\/(\d+)\/log\/([^/]+)$/.exec(key);
+    if (match === null || result !== "created") return;
+    const partition = Number(match[1]);
+    const seq = seqOf(bytes);
+    const entry = decodeEntry(bytes, { key, partition, seq }, digest);
+    if (entry.kind === "claim") return; // may be late: the claimer finds out
+    const stands = this.truth(partition).hashes.get(seq);
+    this.check(
+      stands === hexOf(entry.hash),
+      "L-acked",
+      `${host.id} was told that ${key} is its own`,
+    );
+  }
+
+  // ---------------------------------------------------------------- effects
+
+  effectStarts(host: SimHost, request: FetchRequest, context: OutboundContext): void {
+    const key = this.#entityOf(context);
+    const truth = this.truthOf(key);
+    if (truth.owner !== host.id) {
+      // A host that doesn't know yet that it was replaced: the service's key protects.
+      this.#world.count("effects of zombies");
+      return;
+    }
+    const commands = this.rowsBelow(key, `${rowKeys.entity(key)}c/`);
+    const isDurable = commands.some((rowKey) => {
+      const bytes = truth.rows.get(rowKey);
+      if (bytes === undefined) return false;
+      const pending = decodeRow<Pending>(rowKey, bytes);
+      return pending.kind === "fetch" && pending.request.url === request.url;
+    });
+    this.check(isDurable, "L-gate", `${host.id} performs ${request.url}, which isn't durable`);
+    const url = new URL(request.url);
+    if (url.hostname !== "ledger") return;
+    const [, attempt = "", step = ""] =
+      /^.*\/(\d+)\/([^/]+)$/.exec(decodeURIComponent(url.pathname)) ?? [];
+    const name = `${key}|${attempt}/${step}`;
+    this.check(!this.#succeeded.has(name), "L-once", `${host.id} performs ${name} again`);
+  }
+
+  #entityOf(context: OutboundContext): EntityKey {
+    const slash = context.runId.indexOf("/");
+    return slash < 0
+      ? runKey(context.tenant, context.runId)
+      : actorKey(context.tenant, context.runId.slice(0, slash), context.runId.slice(slash + 1));
+  }
+}
+
+function seqOf(bytes: Uint8Array): number {
+  return new DataView(bytes.buffer, bytes.byteOffset).getUint32(16, true);
+}
+
+function hexOf(bytes: Uint8Array): string {
+  return Buffer.from(bytes).toString("hex");
+}

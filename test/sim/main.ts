@@ -1,0 +1,53 @@
+/**
+ * `npm run sim -- --seeds N [--from S] [--seed S] [--job name] [--verbose] [--mutants]`.
+ * Prints each violation with the one command that replays it; exit code 1 if there is any.
+ */
+import { parseArgs } from "node:util";
+import { type SimResult, simulate } from "./run.ts";
+
+const { values } = parseArgs({
+  options: {
+    seeds: { type: "string", default: "300" },
+    from: { type: "string", default: "1" },
+    seed: { type: "string" },
+    job: { type: "string" },
+    "crash-at": { type: "string" },
+    "keep-going": { type: "boolean", default: false },
+    verbose: { type: "boolean", default: false },
+  },
+});
+
+const first = Number(values.seed ?? values.from);
+const count = values.seed === undefined ? Number(values.seeds) : 1;
+const crashAtOp = values["crash-at"] === undefined ? undefined : Number(values["crash-at"]);
+const total = new Map<string, number>();
+const startMs = performance.now();
+let bad = 0;
+for (let seed = first; seed < first + count; seed += 1) {
+  const options = { seed, isVerbose: values.verbose, job: values.job, crashAtOp };
+  const result = await simulate(options);
+  for (const [name, value] of result.counts) total.set(name, (total.get(name) ?? 0) + value);
+  total.set("events", (total.get("events") ?? 0) + result.events);
+  total.set("virtual seconds", (total.get("virtual seconds") ?? 0) + result.virtualMs / 1000);
+  if (values.verbose) for (const line of result.lines) console.log(line);
+  if (result.violations.length > 0) {
+    bad += 1;
+    report(result);
+    if (!values["keep-going"] && bad >= 5) break;
+  }
+}
+const seconds = (performance.now() - startMs) / 1000;
+console.log(`${count} seeds in ${seconds.toFixed(1)} s, ${bad} with violations`);
+for (const [name, value] of [...total].sort()) {
+  if (!name.startsWith("spore_")) console.log(`  ${name}: ${Math.round(value)}`);
+}
+process.exitCode = bad > 0 ? 1 : 0;
+
+function report(result: SimResult): void {
+  for (const { law, message, atMs } of result.violations.slice(0, 3)) {
+    console.log(`seed ${result.seed} at ${atMs.toFixed(1)} ms: ${law}: ${message.slice(0, 1500)}`);
+  }
+  const job = values.job === undefined ? "" : ` --job ${values.job}`;
+  const crash = crashAtOp === undefined ? "" : ` --crash-at ${crashAtOp}`;
+  console.log(`  replay: npm run sim -- --seed ${result.seed}${job}${crash} --verbose`);
+}

@@ -1,0 +1,304 @@
+/**
+ * One simulation from one seed: a world with random settings, clients with random jobs,
+ * faults for a while; then quiet, in which everything must end; then an audit.
+ */
+import { createHash } from "node:crypto";
+import { encode } from "../../guest/cbor.ts";
+import { audit } from "./audit.ts";
+import { Client } from "./clients.ts";
+import { allShared, type Job, jobs } from "./jobs.ts";
+import type { Violation } from "./laws.ts";
+import type { Mutant } from "./mutants.ts";
+import { SimRandom } from "./random.ts";
+import { noFaults, World } from "./world.ts";
+
+export interface SimOptions {
+  readonly seed: number;
+  readonly isVerbose?: boolean;
+  readonly mutant?: Mutant | undefined;
+  /** Only this job. */
+  readonly job?: string | undefined;
+  readonly crashAtOp?: number | undefined;
+}
+
+export interface SimResult {
+  readonly seed: number;
+  readonly violations: readonly Violation[];
+  readonly traceHash: string;
+  readonly lines: readonly string[];
+  readonly counts: ReadonlyMap<string, number>;
+  readonly events: number;
+  readonly ops: number;
+  readonly virtualMs: number;
+}
+
+/** Virtual time after which something is stuck. */
+const quietMs = 6 * 3_600_000;
+
+export async function simulate(options: SimOptions): Promise<SimResult> {
+  const { seed } = options;
+  const random = new SimRandom(seed, 7);
+  const world = new World({
+    seed,
+    partitions: random.pick([1, 2, 2, 3]),
+    limits: {
+      lingerMs: random.pick([0, 5, 25, 100]),
+      checkpointEntries: random.pick([2, 5, 10, 20, 50]),
+      residentMax: random.pick([0, 1, 3, 100]),
+      imageAfterMs: random.pick([0, 0.5, 2, 10, Number.POSITIVE_INFINITY]),
+    },
+    storeMs: random.pick([0.5, 5, 20]),
+    isVerbose: options.isVerbose === true,
+    mutant: options.mutant,
+    crashAtOp: options.crashAtOp,
+  });
+  const undo = options.mutant?.patch?.();
+  try {
+    await live(world, random, options);
+  } finally {
+    undo?.();
+  }
+  return {
+    seed,
+    violations: world.laws.violations,
+    traceHash: world.traceHash,
+    lines: world.lines,
+    counts: world.counts,
+    events: world.events,
+    ops: world.opCount,
+    virtualMs: world.nowMs,
+  };
+}
+
+async function live(world: World, random: SimRandom, options: SimOptions): Promise<void> {
+  const first = world.startHost();
+  const tenants = random.chance(0.3) ? ["a", "b"] : ["a"];
+  if (!(await world.runUntil(() => first.isReady || first.isCrashed, 60_000))) {
+    world.laws.violate("liveness", "the first host does not get ready");
+    return;
+  }
+  const clients: Client[] = [];
+  for (const tenant of tenants) {
+    const client = new Client(world, `deployer-${tenant}`, tenant);
+    let isDeployed = false;
+    const code = "export {};";
+    void client
+      .ask("deploy", (host) => host.deploy({ kind: "javascript", code }))
+      .then(() => {
+        isDeployed = true;
+      });
+    if (world.liveHosts.length === 0) world.startHost();
+    await world.runUntil(() => isDeployed, 120_000);
+  }
+  let busy = 0;
+  const names = options.job === undefined ? Object.keys(jobs) : [options.job];
+  const clientCount = random.between(1, 4);
+  for (let c = 1; c <= clientCount; c += 1) {
+    const tenant = random.pick(tenants);
+    const client = new Client(world, `${tenant}.c${c}`, tenant);
+    clients.push(client);
+    busy += 1;
+    const work = async (): Promise<void> => {
+      for (let j = 1, n = random.between(1, 4); j <= n; j += 1) {
+        const name = client.random.pick(names);
+        await runJob(client, name, `${client.name}.${name}${j}`);
+      }
+      client.doing = "done";
+      busy -= 1;
+    };
+    void work();
+  }
+  const chaos = new Chaos(world, random.fork());
+  chaos.begin(options.crashAtOp === undefined);
+  const faultMs = world.nowMs + random.pick([2_000, 10_000, 60_000]);
+  await world.runUntil(() => busy === 0 || world.laws.violations.length > 0, faultMs);
+  if (world.laws.violations.length > 0) return;
+
+  chaos.end();
+  const limitMs = world.nowMs + quietMs;
+  const isOver = await world.runUntil(
+    () => busy === 0 || world.laws.violations.length > 0,
+    limitMs,
+  );
+  if (world.laws.violations.length > 0) return;
+  if (!isOver) {
+    const stuck = clients.filter((client) => client.doing !== "done");
+    world.laws.violate(
+      "liveness",
+      stuck.map((client) => `${client.name}: ${client.doing}`).join("; "),
+    );
+    return;
+  }
+  let isAudited = false;
+  void counters(world)
+    .then(() => audit(world))
+    .catch((error: unknown) => {
+      world.laws.violate("audit", error instanceof Error ? (error.stack ?? "") : String(error));
+    })
+    .then(() => {
+      isAudited = true;
+    });
+  if (!(await world.runUntil(() => isAudited, world.nowMs + 600_000))) {
+    world.laws.violate("liveness", "the audit does not end");
+  }
+}
+
+async function runJob(client: Client, name: string, id: string): Promise<void> {
+  const job: Job | undefined = jobs[name];
+  if (job === undefined) throw new Error(`there is no job ${name}`);
+  try {
+    await job(client, id);
+    client.world.count("jobs");
+  } catch (error) {
+    const message = error instanceof Error ? (error.stack ?? error.message) : String(error);
+    client.world.laws.violate("J-no surprise", `${name} ${id} (${client.doing}): ${message}`);
+  }
+}
+
+/** I4: what was called exactly once counts exactly once. */
+async function counters(world: World): Promise<void> {
+  for (const [tenant, shared] of allShared(world)) {
+    const client = new Client(world, `auditor-${tenant}`, tenant);
+    for (const [counter, expected] of shared.expected) {
+      // One-way calls of finished workflows may still be on their way.
+      await world.sleep(5_000);
+      const value = await client.call("Counter", counter, "value", []);
+      const faults = (await client.call("Counter", counter, "faults", [])) as string[];
+      world.laws.check(
+        value === expected && faults.length === 0,
+        "I4 calls once and in order",
+        `counter ${counter} of ${tenant} is ${String(value)}, not ${expected}; ${faults.join(", ")}`,
+      );
+    }
+  }
+}
+
+// ---------------------------------------------------------------- faults
+
+/** What goes wrong, at random moments, until the quiet begins. */
+class Chaos {
+  readonly #world: World;
+  readonly #random: SimRandom;
+  #isOver = false;
+
+  constructor(world: World, random: SimRandom) {
+    this.#world = world;
+    this.#random = random;
+  }
+
+  begin(withHostFaults: boolean): void {
+    const random = this.#random;
+    const level = random.pick([0, 0.01, 0.05, 0.15]);
+    const share = (): number => (random.chance(0.7) ? level * random.next() : 0);
+    this.#world.faults = {
+      failBefore: share(),
+      failAfter: share(),
+      applyLate: share(),
+      slow: share() / 5,
+      staleList: random.chance(0.5) ? 0.5 : 0,
+      outbound: share() * 3,
+      evict: random.pick([0, 0.05, 0.5]),
+    };
+    const everyMs = random.pick([50, 300, 1500, 10_000, Number.POSITIVE_INFINITY]);
+    if (withHostFaults && Number.isFinite(everyMs)) this.#next(everyMs);
+    this.#tend();
+  }
+
+  end(): void {
+    this.#isOver = true;
+    const world = this.#world;
+    world.trace("quiet");
+    world.faults = noFaults;
+    world.endCrashes();
+    for (const host of world.liveHosts) {
+      if (this.#random.chance(0.3)) host.crash();
+      else host.wake();
+    }
+    for (const host of world.liveHosts) host.crash();
+    world.startHost();
+  }
+
+  #next(everyMs: number): void {
+    this.#world.at(this.#random.latency(everyMs), () => {
+      if (this.#isOver) return;
+      this.#strike();
+      this.#next(everyMs);
+    });
+  }
+
+  #strike(): void {
+    const world = this.#world;
+    const random = this.#random;
+    const live = world.liveHosts;
+    if (live.length === 0) return;
+    const host = random.pick(live);
+    switch (random.below(8)) {
+      case 0:
+      case 1:
+        host.crash();
+        return;
+      case 2:
+        host.pause();
+        world.at(random.latency(random.pick([5, 200, 3000, 30_000])), () => host.wake());
+        return;
+      case 3:
+        if (live.length < 4) world.startHost();
+        return;
+      case 4:
+        host.jump(random.pick([-600_000, -5000, -50, 50, 5000, 600_000, 8_000_000]));
+        return;
+      case 5:
+        host.drift(random.pick([0.9, 1, 1.1]));
+        return;
+      case 6:
+        // A takeover while the owner stands still: it wakes as a zombie.
+        host.pause();
+        world.startHost();
+        world.at(random.latency(random.pick([50, 500, 5000])), () => host.wake());
+        return;
+      default:
+        this.#burst();
+        return;
+    }
+  }
+
+  #burst(): void {
+    const world = this.#world;
+    const before = world.faults;
+    world.count("bursts");
+    world.faults = { ...before, failBefore: 0.5, failAfter: 0.2 };
+    world.at(this.#random.latency(500), () => {
+      if (!this.#isOver) world.faults = before;
+    });
+  }
+
+  /** The operator: hosts that lost a partition are ended after a while, and one is kept up. */
+  #tend(): void {
+    const world = this.#world;
+    world.at(this.#random.latency(300), () => {
+      for (const host of world.liveHosts) {
+        if (host.hasMoved && this.#random.chance(0.5)) host.crash();
+      }
+      const isServed = world.liveHosts.some((host) => !host.hasMoved && !host.isPaused);
+      if (!isServed && !this.#isOver) world.startHost();
+      if (!this.#isOver || world.liveHosts.length === 0) this.#tend();
+      else this.#watch();
+    });
+  }
+
+  /** In the quiet: a host that can't go on is replaced, as an operator would. */
+  #watch(): void {
+    const world = this.#world;
+    world.at(1000, () => {
+      if (world.liveHosts.every((host) => host.hasMoved)) {
+        for (const host of world.liveHosts) host.crash();
+        world.startHost();
+      }
+      this.#watch();
+    });
+  }
+}
+
+export function hashOfSource(source: string): string {
+  return createHash("sha256").update(encode(source)).digest("hex");
+}

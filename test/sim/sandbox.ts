@@ -1,0 +1,188 @@
+/**
+ * The Sandbox port with the real guest SDK in this process, without Wasm: a machine is a
+ * `createMachine()`, its memory image the list of activations since the beginning. One
+ * activation at a time in the whole world, each an event of its own.
+ *
+ * Faithful to the contract, and unkind where it allows it: forgets resident memories at
+ * random, takes images at random. A rebuilt memory whose answers differ from the journal's
+ * is a violation of I5.
+ */
+import { createHash } from "node:crypto";
+import { createMachine, describe } from "../../guest/activation.ts";
+import { decode, encode } from "../../guest/cbor.ts";
+import type { Drained, Manifest } from "../../guest/protocol.ts";
+import { SporeError } from "../../runtime/errors.ts";
+import type {
+  ActivateRequest,
+  ActivateResult,
+  ComponentSource,
+  PreparedComponent,
+  Sandbox,
+} from "../../runtime/ports.ts";
+import "./guest.ts";
+import { type SimHost, settle, type World } from "./world.ts";
+
+type Machine = ReturnType<typeof createMachine>;
+
+interface Memory {
+  readonly machine: Machine;
+  /** Every activation since pristine. */
+  readonly activations: Uint8Array[];
+  /** Since the last image. */
+  guestMs: number;
+}
+
+interface Resident {
+  readonly memory: Memory;
+  readonly version: number;
+}
+
+export class SimSandbox implements Sandbox {
+  readonly #world: World;
+  readonly #host: SimHost;
+  readonly #loaded = new Map<string, Manifest>();
+  readonly #residents = new Map<string, Resident>();
+  /** The end of what is under way on each machine: one activation after the other. */
+  readonly #busyUntilMs = new Map<string, number>();
+
+  constructor(world: World, host: SimHost) {
+    this.#world = world;
+    this.#host = host;
+  }
+
+  async prepare(source: ComponentSource): Promise<PreparedComponent> {
+    const code = source.kind === "javascript" ? source.code : "component";
+    const bytes = new TextEncoder().encode(code);
+    const id = createHash("sha256").update(bytes).digest("hex");
+    return { id, bytes, manifest: await this.load(id, bytes) };
+  }
+
+  async load(componentId: string, _bytes: Uint8Array): Promise<Manifest> {
+    const manifest = decode(describe()) as Manifest; // written by the SDK
+    this.#loaded.set(componentId, manifest);
+    return manifest;
+  }
+
+  isLoaded(componentId: string): boolean {
+    return this.#loaded.has(componentId);
+  }
+
+  activate(request: ActivateRequest): Promise<ActivateResult> {
+    const world = this.#world;
+    const { random } = this.#host;
+    return new Promise((resolve, reject) => {
+      if (!this.#loaded.has(request.component)) {
+        reject(new SporeError("component-not-found", `${request.component} is not loaded`));
+        return;
+      }
+      const from = Math.max(world.nowMs, this.#busyUntilMs.get(request.machine) ?? 0);
+      const atMs = from + random.latency(0.3);
+      this.#busyUntilMs.set(request.machine, atMs);
+      world.at(atMs - world.nowMs, async () => {
+        if (this.#host.isCrashed) return;
+        const result = await this.#activate(request);
+        world.at(random.latency(0.1), () => this.#host.enter(() => resolve(result)));
+      });
+    });
+  }
+
+  release(machine: string): void {
+    this.#residents.delete(machine);
+  }
+
+  close(): Promise<void> {
+    return Promise.resolve();
+  }
+
+  async #activate(request: ActivateRequest): Promise<ActivateResult> {
+    const world = this.#world;
+    const { random } = this.#host;
+    const { machine: name, from } = request;
+    world.count("activations");
+    if (random.chance(world.faults.evict)) this.#residents.delete(name);
+    let memory: Memory;
+    if (from.kind === "resident") {
+      const resident = this.#residents.get(name);
+      if (resident === undefined || resident.version !== from.version) return { kind: "absent" };
+      memory = resident.memory;
+    } else if (from.kind === "pristine") {
+      memory = newMemory();
+    } else {
+      const rebuilt = await this.#rebuild(request);
+      if (rebuilt === undefined) {
+        return { kind: "fault", fault: "guest-diverged", message: "the machine diverged" };
+      }
+      memory = rebuilt;
+    }
+    const isKept = request.after === "keep";
+    // The throw-away copy: the same memory made once more.
+    if (!isKept && world.options.mutant?.sandbox?.keepsDiscarded !== true) {
+      memory = await copyOf(memory);
+    }
+    const activation = request.activation.slice();
+    const drained = await deliver(memory, activation);
+    world.trace(`${this.#host.id} activation ${name} ${drained.length} ${hashOf(drained)}`);
+    const version = from.kind === "pristine" ? 1 : from.version + 1;
+    const { state } = decode(drained) as Drained; // written by the SDK
+    const guestMs = random.latency(0.5);
+    memory.guestMs += guestMs;
+    let image: Uint8Array | undefined;
+    if (isKept) {
+      if (state === "done") this.#residents.delete(name);
+      else this.#residents.set(name, { memory, version });
+      if (state !== "done" && memory.guestMs > request.imageAfterMs) {
+        memory.guestMs = 0;
+        const kept = world.options.mutant?.sandbox?.staleImages
+          ? memory.activations.slice(0, -1)
+          : memory.activations;
+        image = encode(kept);
+        world.count("images");
+      }
+    }
+    return { kind: "ok", drained, drainedHash: hashOf(drained), guestMs, image };
+  }
+
+  async #rebuild(request: ActivateRequest): Promise<Memory | undefined> {
+    const { from } = request;
+    if (from.kind !== "rebuild") return undefined;
+    this.#world.count("rebuilds");
+    const memory = newMemory();
+    const past = from.image === undefined ? [] : (decode(from.image) as Uint8Array[]);
+    for (const activation of past) await deliver(memory, activation);
+    const skipped = this.#world.options.mutant?.sandbox?.skipsLastEntry === true ? -1 : undefined;
+    for (const entry of from.journal.slice(0, skipped)) {
+      const drained = await deliver(memory, entry.activation);
+      if (hashOf(drained) === entry.drainedHash) continue;
+      this.#world.laws.violate(
+        "I5 rebuilt memory answers the same",
+        `${request.machine}: ${JSON.stringify(decode(entry.activation))} gave ${hashOf(drained)}, not ${entry.drainedHash}`,
+      );
+      return undefined;
+    }
+    return memory;
+  }
+}
+
+function newMemory(): Memory {
+  return { machine: createMachine(), activations: [], guestMs: 0 };
+}
+
+async function copyOf(memory: Memory): Promise<Memory> {
+  const copy = newMemory();
+  for (const activation of memory.activations) await deliver(copy, activation);
+  return copy;
+}
+
+/** One activation: everything that promise jobs do belongs to it. */
+async function deliver(memory: Memory, activation: Uint8Array): Promise<Uint8Array> {
+  void memory.machine.deliver(activation);
+  await settle();
+  memory.activations.push(activation);
+  return memory.machine.drain();
+}
+
+export function hashOf(bytes: Uint8Array): number {
+  let hash = 0x811c9dc5;
+  for (const byte of bytes) hash = Math.imul(hash ^ byte, 0x01000193);
+  return hash >>> 0;
+}
