@@ -88,10 +88,31 @@ export function acceptCall(entity: Entity, sink: Sink, call: Call): void {
     isRemembered: call.isRemembered,
     ...(call.create === undefined ? {} : { create: call.create }),
     ...(call.replyTo === undefined ? {} : { replyTo: call.replyTo }),
+    ...(call.session === undefined ? {} : { session: call.session.id }),
   };
   entity.mail.push(mail);
   sink.changes.putFresh(rowKeys.mail(entity.key, mail.index), () => encodeRow(mail));
   sink.changes.touch(entity);
+}
+
+/**
+ * Takes a session's turn for a read-only call: undefined while earlier calls of the session
+ * are under way, else the state that it reads. Only the session's count is noted (I6): the
+ * next call of the session must find no gap, also after a crash.
+ */
+export function readInSession(
+  entity: Entity,
+  sink: Sink,
+  session: { readonly id: string; readonly seq: number },
+): { readonly state: Encoded | undefined } | undefined {
+  const { turn } = actorHead(entity);
+  const isBusy = turn?.session === session.id;
+  if (isBusy || entity.mail.some((mail) => mail.session === session.id)) return undefined;
+  if (session.seq > (entity.sessions.get(session.id) ?? 0)) {
+    rememberSession(entity, sink, session);
+    sink.notify(entity);
+  }
+  return { state: entity.state };
 }
 
 function rememberSession(entity: Entity, sink: Sink, session: { id: string; seq: number }): void {

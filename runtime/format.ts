@@ -147,6 +147,8 @@ export interface Mail {
   readonly isRemembered: boolean;
   readonly create?: Encoded | undefined;
   readonly replyTo?: ReplyTo | undefined;
+  /** The client session that it came in. */
+  readonly session?: string | undefined;
 }
 
 export interface ReplyTo {

@@ -4,7 +4,7 @@
  */
 import { decode, encode } from "../guest/cbor.ts";
 import type { Drained, Encoded, ErrorValue, Manifest, Outcome } from "../guest/protocol.ts";
-import { acceptCall, actorHead, refOf, runInfo } from "./actor.ts";
+import { acceptCall, actorHead, readInSession, refOf, runInfo } from "./actor.ts";
 import { acceptSignal } from "./commands.ts";
 import { assert, SporeError } from "./errors.ts";
 import { foldStep, readHistory } from "./history.ts";
@@ -545,13 +545,16 @@ class Tenant implements TenantHost {
     });
   }
 
-  /** On the state as it is now, beside whatever turn is going on; nothing is logged (I6). */
+  /**
+   * On the state as it is now, beside whatever turn is going on (I6); in a session after the
+   * calls that the session made before.
+   */
   async #readActor(
     partition: Partition,
     key: EntityKey,
     request: CallRequest,
   ): Promise<CallResult> {
-    const { type, method, args } = request;
+    const { type, method, args, session } = request;
     let actor = await ask(partition, key, (found) => found);
     if (actor?.state === undefined) {
       await this.ensureActor(type, request.key, encode([]));
@@ -561,18 +564,36 @@ class Tenant implements TenantHost {
       });
     }
     if (actor === undefined) throw actorNotFound(type, request.key);
+    const state =
+      session === undefined ? actor.state : await this.#stateInTurn(partition, key, session);
+    if (state === undefined) throw actorNotFound(type, request.key);
     const outcome = await peek(partition, actor, {
       kind: "turn",
       run: runInfo(actor),
       actor: refOf(actor),
       method,
       args,
-      state: actor.state,
+      state,
       id: "read",
       readonly: true,
     });
     await partition.durable();
     return { kind: "done", callId: "", outcome };
+  }
+
+  async #stateInTurn(
+    partition: Partition,
+    key: EntityKey,
+    session: { readonly id: string; readonly seq: number },
+  ): Promise<Encoded | undefined> {
+    await this.#awaitTurnOf(partition, key, session);
+    const read = await this.#waitFor(partition, key, callWaitMsMax, async () => {
+      const found = await ask(partition, key, (actor, sink) =>
+        actor === undefined ? { state: undefined } : readInSession(actor, sink, session),
+      );
+      return found === undefined ? { kind: "pending" } : { kind: "ready", state: found.state };
+    });
+    return read.kind === "ready" ? read.state : undefined;
   }
 
   /** Waits for the earlier calls of the session to arrive: a client sends them in one go. */
