@@ -1,6 +1,10 @@
 /**
  * The tour: what `npm start` builds and serves. Small definitions that show one idea
  * each, from graphs of steps to an order that waits for a week.
+ *
+ *     $ npx spore run fib 10
+ *     $ npx spore run order '{"items":[{"name":"book","price":12}]}' --id order_1 --detach
+ *     $ npx spore signal order_1 approve true
  */
 import {
   actor,
@@ -154,6 +158,15 @@ async function countAt(counterUrl: string, name: string): Promise<string> {
   if (!response.ok) throw new Error(`the counter answered ${response.status}`);
   return response.text();
 }
+
+/** One visit after the other: each waits for the outside world. */
+export const rounds = workflow("rounds", async (counterUrl: string, count: number) => {
+  const answers: string[] = [];
+  for (let round = 0; round < count; round++) {
+    answers.push(await visit(`${counterUrl}/${round}`));
+  }
+  return answers.length;
+});
 
 export const inspectItem = step("inspectItem", (checked: number) => checked + 1);
 
