@@ -8,6 +8,8 @@ import type { CompileReply, CompileRequest } from "./compile.ts";
 
 const watchEveryMs = 20;
 
+// A parent that was killed can't end us, and the module may never end by itself.
+process.once("disconnect", () => process.exit(1));
 process.once("message", (message) => {
   const request = message as CompileRequest; // from our own parent
   setInterval(() => {

@@ -1,7 +1,9 @@
+import { fork } from "node:child_process";
+import { once } from "node:events";
 import { mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { pathToFileURL } from "node:url";
+import { fileURLToPath, pathToFileURL } from "node:url";
 import { expect, test } from "vitest";
 import { nodeCodec } from "../../host/sandbox/codec.ts";
 import { compileJavaScript, loadEngineParts } from "../../host/sandbox/compile.ts";
@@ -27,6 +29,15 @@ test("compiling ends a module that eats memory at the top level", async () => {
   const failed = compileJavaScript(code, { memoryBytesMax: 400 * 1024 * 1024 });
   await expect(failed).rejects.toThrow("memory");
 }, 30_000);
+
+test("a compiler whose host died ends, even in a module that spins", async () => {
+  const file = fileURLToPath(new URL("../../host/sandbox/compile-child.ts", import.meta.url));
+  const child = fork(file, [], { execArgv: [], serialization: "advanced" });
+  const witPath = fileURLToPath(new URL("../../guest/spore.wit", import.meta.url));
+  child.send({ witPath, code: "for (;;);", memoryBytesMax: 2 ** 31 }, () => child.disconnect());
+  const [code] = await once(child, "exit");
+  expect(code).toBe(1);
+});
 
 test("compiling refuses a module over its size limit at once", async () => {
   const failed = compileJavaScript(" ".repeat(9 * 1024 * 1024));
