@@ -3,16 +3,8 @@
  * table of statuses is `transitions` below; every change of status goes through
  * `setStatus`.
  */
-import { decode, encode } from "../guest/cbor.ts";
-import type {
-  Activation,
-  Command,
-  Drained,
-  Encoded,
-  ErrorValue,
-  Outcome,
-  RunInfo,
-} from "../guest/protocol.ts";
+import { encode } from "../guest/cbor.ts";
+import type { Command, Drained, Encoded, ErrorValue, Outcome, RunInfo } from "../guest/protocol.ts";
 import { applyCommon } from "./commands.ts";
 import { assert, SporeError } from "./errors.ts";
 import { encodeRow, type ReplyTo, type RunHead, rowKeys, type StartMessage } from "./format.ts";
@@ -24,8 +16,10 @@ import {
   forgetMemory,
   hostError,
   pushInput,
+  pushInputsFirst,
   rememberCall,
   removePending,
+  takeBackActivation,
 } from "./machine.ts";
 import { addHistory, addHostEvent, type Entity, newEntity, type Sink } from "./state.ts";
 
@@ -201,6 +195,7 @@ export function resume(entity: Entity, sink: Sink): void {
     head.outcome = undefined;
   }
   setStatus(head, "RUNNING");
+  performPending(entity, sink);
   addHostEvent(entity, sink, "run.resumed", { attempt: head.attempt });
   sink.notify(entity);
 }
@@ -229,31 +224,30 @@ function rewindToFailure(entity: Entity, sink: Sink): void {
     );
   }
   assert(head.version === head.resumeVersion + 1, `${entity.key} failed right after its step`);
-  const last = entity.journal.pop();
-  assert(last !== undefined, `${entity.key} has a journal`);
-  sink.changes.delete(rowKeys.journal(entity.key, head.version));
-  head.version -= 1;
-  head.applied = head.version;
+  const inputs = takeBackActivation(entity, sink);
   const resumeCommand = head.resumeCommand;
   for (const id of [...entity.pending.keys()]) {
     if (id > resumeCommand) removePending(entity, sink, id);
   }
-  const later = entity.inputs.map(({ input }) => input);
+  const waiting = entity.inputs.map(({ input }) => input);
   for (const { index } of entity.inputs) sink.changes.delete(rowKeys.input(entity.key, index));
   entity.inputs = [];
   pushInput(entity, sink, { kind: "retry" });
-  const { inputs } = decode(last.activation) as Activation; // encoded by beginActivation
-  for (const input of [...inputs, ...later]) {
+  for (const input of [...inputs, ...waiting]) {
     if (input.kind === "continue") continue;
     if (input.kind === "resolve" && input.id > resumeCommand) continue;
     pushInput(entity, sink, input);
   }
+  forgetResumePoint(head);
+}
+
+/** Nobody performed them if their host crashed while the run was not running. */
+function performPending(entity: Entity, sink: Sink): void {
   for (const [id, pending] of entity.pending) {
     if (pending.kind === "fetch" || pending.kind === "put" || pending.kind === "get") {
       sink.perform(entity, id);
     }
   }
-  forgetResumePoint(head);
 }
 
 function closedError(entity: Entity): SporeError {
@@ -314,6 +308,36 @@ function closeChildren(entity: Entity, sink: Sink): void {
   head.children = [];
 }
 
+/**
+ * The guest brought its instance down. Its memory before that is in the journal, so the
+ * activation is taken back and delivered again with one step at a time; the step that does
+ * it again is told that it failed (PROTOCOL part 1, `stepFault`). Any other code that does it
+ * ends the run.
+ */
+export function survive(entity: Entity, sink: Sink, error: ErrorValue): void {
+  const head = headOf(entity);
+  const { careful, nextStep } = head;
+  const inputs = takeBackActivation(entity, sink);
+  head.nextStep = undefined;
+  if (careful === "find" || (careful === "one" && nextStep === undefined)) {
+    forgetResumePoint(head);
+    close(entity, sink, "FAILED", failed(error));
+    return;
+  }
+  head.careful = "find";
+  const fault =
+    careful === "one" && nextStep !== undefined
+      ? [{ kind: "stepFault", step: nextStep, error } as const]
+      : [];
+  // The step that failed must be the one that begins: it may, and fails at once.
+  if (fault.length > 0) head.careful = "one";
+  pushInputsFirst(entity, sink, [...fault, ...inputs]);
+  addHostEvent(entity, sink, "run.fault", {
+    error,
+    ...(nextStep === undefined ? {} : { step: nextStep }),
+  });
+}
+
 /** The host can't go on with this run (not the run's own fault); an operator or a resume can. */
 export function suspend(entity: Entity, sink: Sink, error: ErrorValue): void {
   const head = headOf(entity);
@@ -335,6 +359,8 @@ export function applyDrained(entity: Entity, sink: Sink, drained: Drained): void
     head.queries = drained.handlers.queries;
     head.updates = drained.handlers.updates;
   }
+  head.nextStep = drained.nextStep;
+  if (head.careful !== undefined) head.careful = nextCare(drained);
   // The one activation after a resume point either fails the run of that step, or the run
   // has handled the failure and goes on: then there is nothing to go back to.
   const failsOfStep = head.resumeVersion === head.version - 1 && isFailure(drained);
@@ -357,6 +383,12 @@ export function applyDrained(entity: Entity, sink: Sink, drained: Drained): void
     pushInput(entity, sink, { kind: "continue" });
   }
   if (drained.records.length > 0 || drained.commands.length > 0) sink.notify(entity);
+}
+
+/** What follows from a step runs apart from the step after it. */
+function nextCare(drained: Drained): RunHead["careful"] {
+  if (drained.state !== "yielded") return undefined;
+  return drained.nextStep === undefined ? "find" : "one";
 }
 
 function isFailure(drained: Drained): boolean {
