@@ -154,7 +154,8 @@ export function runInfo(entity: Entity): RunInfo {
     tenant: tenantOf(entity.key),
     name: refOf(entity).type,
     component: head.component,
-    attempt: 1,
+    // Each turn is a life of its own: idempotency keys of its steps must differ.
+    attempt: actorHead(entity).turns + 1,
     startedAtMs: head.createdAtMs,
     seed: seedOf(`${entity.key}#${head.life}`),
   };
