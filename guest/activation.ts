@@ -280,7 +280,8 @@ export class Machine {
 
   /** Queues a command; encoded at once, so that one that can't be fails where it was made. */
   queue(command: Command): void {
-    if (this.#isDone) return;
+    // A run that is over still answers queries.
+    if (this.#isDone && command.kind !== "reply") return;
     if (
       this.#isReadonly &&
       command.kind !== "reply" &&
