@@ -144,9 +144,7 @@ const levels = { debug: 0, info: 1, warn: 2, error: 3 };
 function humanLog(print: (line: string) => void): Observer["log"] {
   const least = levels[(process.env.SPORE_LOG ?? "warn") as keyof typeof levels] ?? levels.warn;
   return (level, message, fields) => {
-    // What workflows log themselves is what their author wants to see.
-    const isGuest = "runId" in fields && "step" in fields;
-    if (levels[level] < least && !isGuest) return;
+    if (levels[level] < least) return;
     const { error, ...rest } = fields;
     const details = Object.keys(rest).length === 0 ? "" : ` ${pc.dim(JSON.stringify(rest))}`;
     print(`${level === "error" ? pc.red(level) : level} ${message}${details}`);
