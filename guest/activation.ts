@@ -9,7 +9,7 @@
  *   G3 A result that arrives for a wait that was given up goes to the next wait, not away.
  *   G4 A read-only turn or query queues nothing but its reply and log lines.
  */
-import { CborError, decode, encode, Raw } from "./cbor.ts";
+import { CborError, decode, encode, encodeSequence, ItemList, Raw } from "./cbor.ts";
 import {
   type ActorEntry,
   definitions,
@@ -97,8 +97,8 @@ export class Machine {
   #nowMs = 0;
   #random = randomSource(emptySeed);
   #nextId = 1;
-  #commands: Raw[] = [];
-  #records: Uint8Array[] = [];
+  readonly #commands = new ItemList();
+  readonly #records = new ItemList();
   readonly #pending = new Map<number, Pending>();
   /** Waits given up in this activation: a result may be on its way in the same one (G3). */
   readonly #dropped = new Map<number, string>();
@@ -124,8 +124,8 @@ export class Machine {
     this.steps = new Steps({
       nowMs: () => this.#nowMs,
       random: () => this.#random.next(),
-      record: (bytes) => {
-        if (!this.#isDone && !this.#isReadonly) this.#records.push(bytes);
+      record: (parts) => {
+        if (!this.#isDone && !this.#isReadonly) this.#records.pushWrapped(parts);
       },
       timer: (atMs, label, fire) => this.#timer(atMs, label, fire),
       drop: (id) => this.drop(id),
@@ -219,23 +219,21 @@ export class Machine {
   }
 
   #drained(): Uint8Array {
-    const drained: { -readonly [Key in keyof Drained]: unknown } = {
-      state: this.#state(),
-      commands: this.#commands,
-      records: this.#records,
-    };
-    if (drained.state === "waiting") drained.waitingFor = this.#waitingFor();
-    if (drained.state === "yielded") {
-      const { resumePoint, next } = this.steps;
-      if (resumePoint !== undefined) drained.resumePoint = resumePoint;
-      if (next !== undefined) drained.nextStep = next;
-    }
+    const state = this.#state();
+    const entries: unknown[] = ["state", state];
+    entries.push("commands", ...this.#commands.parts(), "records", ...this.#records.parts());
+    if (state === "waiting") entries.push("waitingFor", this.#waitingFor());
+    const { resumePoint } = this.steps;
+    if (state === "yielded" && resumePoint !== undefined) entries.push("resumePoint", resumePoint);
     if (this.#handlersChanged) {
-      drained.handlers = { queries: [...this.#queries.keys()], updates: [...this.#updates.keys()] };
+      const handlers = { queries: [...this.#queries.keys()], updates: [...this.#updates.keys()] };
+      entries.push("handlers", handlers);
     }
-    const bytes = encode(drained);
-    this.#commands = [];
-    this.#records = [];
+    // The two lists have a head and items each, which makes six parts of two entries.
+    const head = new Raw(Uint8Array.of(0xa0 | ((entries.length - 2) / 2)));
+    const bytes = encodeSequence([head, ...entries]);
+    this.#commands.clear();
+    this.#records.clear();
     this.#handlersChanged = false;
     return bytes;
   }
@@ -265,8 +263,8 @@ export class Machine {
 
   /** The machine itself failed: the run ends with that, and says so. */
   #break(error: unknown): void {
-    this.#commands = [];
-    this.#records = [];
+    this.#commands.clear();
+    this.#records.clear();
     this.#isDone = false;
     const value: ErrorValue = { ...toErrorValue(error), class: "host" };
     if (error instanceof CborError || this.#turn === undefined) {
@@ -294,7 +292,7 @@ export class Machine {
         retryable: false,
       });
     }
-    this.#commands.push(new Raw(encode(command)));
+    this.#commands.push(command);
   }
 
   /** Queues a command with an id; `ask` gets its result. Throws if the command can't be made. */

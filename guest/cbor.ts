@@ -177,23 +177,91 @@ export function encodeSequence(items: readonly unknown[]): Uint8Array {
   isWriting = true;
   hasGraphs = false;
   try {
-    for (let i = 0; i < items.length; i++) {
-      const item = items[i];
-      if (item instanceof Raw) writeRaw(item.bytes);
-      else if (typeof item === "string") writeText(item);
-      else if (item instanceof Uint8Array) writeBytes(item);
-      else write(item, 0);
-    }
+    writeSequence(items);
     return target.slice(0, at);
   } finally {
     endWriting();
   }
 }
 
+function writeSequence(items: readonly unknown[]): void {
+  for (let i = 0; i < items.length; i++) {
+    const item = items[i];
+    if (item instanceof Raw) writeRaw(item.bytes);
+    else if (typeof item === "string") writeText(item);
+    else if (item instanceof Uint8Array) writeBytes(item);
+    else write(item, 0);
+  }
+}
+
+/**
+ * An array that is encoded as it grows. One buffer, not one for each item: what is freed
+ * stays in the memory image as it was, so little is left behind, and only zeros.
+ */
+export class ItemList {
+  #bytes: Uint8Array = new Uint8Array(1024);
+  #length = 0;
+  #count = 0;
+
+  get count(): number {
+    return this.#count;
+  }
+
+  push(value: unknown): void {
+    const bytes = encode(value);
+    this.#append(bytes, bytes.length);
+    this.#count++;
+  }
+
+  /** Adds a byte string of the items. */
+  pushWrapped(items: readonly unknown[]): void {
+    if (isWriting) throw new SerialisationError("$", "a list grows while something is encoded");
+    isWriting = true;
+    hasGraphs = false;
+    try {
+      writeSequence(items);
+      const end = at;
+      writeHead(0x40, end);
+      // The head was written behind what it belongs in front of.
+      this.#append(target.subarray(end, at), at - end);
+      this.#append(target.subarray(0, end), end);
+      this.#count++;
+    } finally {
+      endWriting();
+    }
+  }
+
+  #append(bytes: Uint8Array, count: number): void {
+    const needed = this.#length + count;
+    if (needed > this.#bytes.length) {
+      const larger = new Uint8Array(Math.max(needed, this.#bytes.length * 2));
+      larger.set(this.#bytes);
+      this.#bytes.fill(0);
+      this.#bytes = larger;
+    }
+    this.#bytes.set(bytes, this.#length);
+    this.#length = needed;
+  }
+
+  /** The array's head and its items, for `encodeSequence`. */
+  parts(): readonly [Raw, Raw] {
+    const count = this.#count;
+    const head = Uint8Array.of(0x9a, count >>> 24, count >>> 16, count >>> 8, count);
+    return [new Raw(head), new Raw(this.#bytes.subarray(0, this.#length))];
+  }
+
+  clear(): void {
+    this.#bytes.fill(0, 0, this.#length);
+    if (this.#bytes.length > scratchBytesMax) this.#bytes = new Uint8Array(1024);
+    this.#length = 0;
+    this.#count = 0;
+  }
+}
+
 function endWriting(): void {
   // Zeros again: leftovers would only make the memory image larger.
+  target.fill(0, 0, at);
   if (target.length > scratchBytesMax) target = new Uint8Array(1024);
-  else target.fill(0, 0, at);
   at = 0;
   isWriting = false;
   containers.length = 0;
@@ -241,6 +309,7 @@ function reserve(count: number): void {
   }
   const larger = new Uint8Array(Math.max(needed, target.length * 2));
   larger.set(target.subarray(0, at));
+  target.fill(0, 0, at);
   target = larger;
 }
 

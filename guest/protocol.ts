@@ -54,8 +54,8 @@ export interface Activation {
   readonly nowMs: number;
   /**
    * Step bodies that may begin in this activation; further ones stay queued, and the
-   * guest answers `state: "yielded"`. Bounds the work between two commits, and lets the
-   * host run one step at a time to find the one that spins.
+   * guest answers `state: "yielded"`. Bounds the work between two commits. With 1, that body
+   * and nothing that follows from it runs, so that the host finds the one that spins.
    */
   readonly stepsMax: number;
   readonly inputs: readonly Input[];
@@ -124,6 +124,8 @@ export interface Drained {
    * resumed) runs the step again with a fresh budget instead.
    */
   readonly resumePoint?: string | undefined;
+  /** Yielded only: the step whose body begins next. A host that runs one at a time knows who spins. */
+  readonly nextStep?: string | undefined;
   /** Waiting only: one sentence on what for (`signal approve since …`), without times. */
   readonly waitingFor?: string | undefined;
   /** Names of query and update handlers registered at this point; present when changed. */

@@ -22,7 +22,7 @@ import {
   type StepOptions,
 } from "./options.ts";
 import type { StepRecord } from "./protocol.ts";
-import { encodePlainRecord, type RecordParts } from "./records.ts";
+import { plainRecord, type RecordParts } from "./records.ts";
 import { type AbortScope, abortScope } from "./scope.ts";
 import { type Duration, durationMs } from "./time.ts";
 
@@ -30,7 +30,8 @@ import { type Duration, durationMs } from "./time.ts";
 export interface StepPorts {
   nowMs(): number;
   random(): number;
-  record(bytes: Uint8Array): void;
+  /** Keeps a record, given as the parts of one item. */
+  record(parts: readonly unknown[]): void;
   /** Calls back at that time, unless dropped. Returns the command's id. */
   timer(atMs: number, label: string, fire: () => void): number;
   drop(id: number): void;
@@ -236,9 +237,9 @@ export class Steps {
     return this.#ready.length > 0 || this.#held.length > 0 || this.#settled.length > 0;
   }
 
-  /** The step whose body begins next, if one waits for its turn. */
+  /** The step whose body begins next, if one waits for its turn and nothing is to be done first. */
   get next(): string | undefined {
-    return this.#ready.peek()?.id;
+    return this.#settled.length > 0 ? undefined : this.#ready.peek()?.id;
   }
 
   /** The first step whose failure is held back. */
@@ -803,7 +804,7 @@ export class Steps {
     const nowMs = this.#ports.nowMs();
     if (isPlain && more?.error === undefined && task.attempt === 1) {
       const kept = hasValue ? value : undefined;
-      this.#ports.record(encodePlainRecord({ event, nowMs, name }, task.id, kept));
+      this.#ports.record(plainRecord({ event, nowMs, name }, task.id, kept));
       return;
     }
     const record: { -readonly [Key in keyof StepRecord]: StepRecord[Key] } = {
@@ -818,7 +819,7 @@ export class Steps {
     if (more?.nextAtMs !== undefined) record.nextAtMs = more.nextAtMs;
     if (more?.into !== undefined) record.into = more.into;
     if (event === "started" && options.metadata !== undefined) record.metadata = options.metadata;
-    this.#ports.record(encode(record));
+    this.#ports.record([record]);
   }
 
   /** The abort signal of the attempt that runs. */

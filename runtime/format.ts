@@ -110,6 +110,12 @@ export interface RunHead extends MachineHead {
   /** Version after which the memory stands right before the failed step's rejection. */
   resumeVersion?: number | undefined;
   resumeStep?: string | undefined;
+  /**
+   * After a fault, while its step is looked for: `find` lets no step begin, `one` lets one
+   * begin in each activation, `nextStep`.
+   */
+  careful?: "find" | "one" | undefined;
+  nextStep?: string | undefined;
   /** Highest command id given so far, and at the resume point. */
   lastCommand: number;
   resumeCommand: number;

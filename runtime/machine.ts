@@ -10,7 +10,7 @@
  * - M3 A resolve for a command that isn't pending (dropped, or of an earlier life) is
  *   ignored.
  */
-import { encode } from "../guest/cbor.ts";
+import { decode, encode } from "../guest/cbor.ts";
 import type {
   Activation,
   Command,
@@ -56,7 +56,7 @@ export function beginActivation(entity: Entity, sink: Sink): Begun {
   head.lastNowMs = Math.max(head.lastNowMs, sink.nowMs);
   const value: Activation = {
     nowMs: head.lastNowMs,
-    stepsMax,
+    stepsMax: stepsMaxOf(entity),
     inputs: taken.map(({ input }) => input),
   };
   const activation = encode(value);
@@ -69,6 +69,36 @@ export function beginActivation(entity: Entity, sink: Sink): Begun {
   entity.isActive = true;
   sink.changes.touch(entity);
   return { activation, journal, version };
+}
+
+function stepsMaxOf({ head }: Entity): number {
+  if (head.kind !== "run" || head.careful === undefined) return stepsMax;
+  return head.careful === "find" ? 0 : 1;
+}
+
+/**
+ * Takes the last activation out of the journal, as if it had not been delivered: its memory
+ * is gone or not wanted. Returns its inputs; whoever calls decides which to deliver again.
+ */
+export function takeBackActivation(entity: Entity, sink: Sink): readonly Input[] {
+  const { head } = entity;
+  const last = entity.journal.pop();
+  assert(last !== undefined, `${entity.key} has a journal`);
+  sink.changes.delete(rowKeys.journal(entity.key, head.version));
+  head.version -= 1;
+  head.applied = head.version;
+  sink.changes.touch(entity);
+  const { inputs } = decode(last.activation) as Activation; // encoded by beginActivation
+  return inputs;
+}
+
+/** Puts inputs before those that wait already. */
+export function pushInputsFirst(entity: Entity, sink: Sink, inputs: readonly Input[]): void {
+  const later = entity.inputs;
+  entity.inputs = [];
+  for (const { index } of later) sink.changes.delete(rowKeys.input(entity.key, index));
+  for (const input of inputs) pushInput(entity, sink, input);
+  for (const { input } of later) pushInput(entity, sink, input);
 }
 
 /** The last journaled activation once more, after a crash (M2). */

@@ -49,10 +49,10 @@ import type { ActivateResult, JournalEntry, Ports } from "./ports.ts";
 import {
   applyDrained,
   cancel,
-  close,
   createRun,
   headOf,
   isClosed,
+  survive,
   suspend,
   terminate,
   watch,
@@ -639,9 +639,7 @@ export class Partition {
     } else if (result.fault === "guest-diverged" || result.fault === "corrupt-image") {
       suspend(entity, sink, hostError(result.fault, result.message));
     } else {
-      headOf(entity).applied = headOf(entity).version;
-      headOf(entity).resumeVersion = undefined;
-      close(entity, sink, "FAILED", failed(error));
+      survive(entity, sink, error);
     }
     sink.changes.touch(entity);
   }
