@@ -30,17 +30,15 @@ const started = new Map<string, Raw>();
 const ended = new Map<string, Raw>();
 let headsMs = 0;
 
-/** The record of a first attempt that began or succeeded, with no more than a value. */
-export function encodePlainRecord(
+/** The parts of the record of a first attempt that began or succeeded, with no more than a value. */
+export function plainRecord(
   head: RecordHead,
   id: string,
   value: Uint8Array | undefined,
-): Uint8Array {
-  return encodeSequence(
-    value === undefined
-      ? [mapOfFive, headOf(head), id]
-      : [mapOfSix, valueKey, value, headOf(head), id],
-  );
+): readonly unknown[] {
+  return value === undefined
+    ? [mapOfFive, headOf(head), id]
+    : [mapOfSix, valueKey, value, headOf(head), id];
 }
 
 /** Everything but value and id, kept as long as the time is the same. */
