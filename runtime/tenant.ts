@@ -75,12 +75,10 @@ class Tenant implements TenantHost {
   // -------------------------------------------------------------- components
 
   async deploy(source: ComponentSource): Promise<{ id: string; manifest: Manifest }> {
-    const { ports, prefix, deployments } = this.#parts;
-    const { id, bytes, manifest } = await ports.sandbox.prepare(source);
+    const { ports, deployments } = this.#parts;
+    const { id, bytes } = await ports.sandbox.prepare(source);
     // The code first, then the pointer to it: a crash between leaves an unused object.
-    await this.#parts.retrier.run("component put", () =>
-      ports.store.put(`${prefix}components/${id}`, bytes, { ifAbsent: true }),
-    );
+    const manifest = await this.#storeComponent(id, bytes);
     this.#parts.know(id, manifest);
     const value = encode({ component: id, atMs: ports.clock.nowMs() });
     let latest = await deployments.readLatest();
@@ -96,6 +94,24 @@ class Tenant implements TenantHost {
       }
       latest = result.found;
     }
+  }
+
+  /**
+   * Two builds of one source differ in a few bytes (hash seeds), and images are bound to the
+   * exact memory: what the bucket has under the id is the component, on every host.
+   */
+  async #storeComponent(id: string, bytes: Uint8Array): Promise<Manifest> {
+    const { ports, prefix, retrier } = this.#parts;
+    const key = `${prefix}components/${id}`;
+    await retrier.run("component put", () => ports.store.put(key, bytes, { ifAbsent: true }));
+    const stored = await retrier.run("component get", () => ports.store.get(key));
+    if (stored === undefined) {
+      throw new SporeError(
+        "component-not-found",
+        `component ${id} was deleted while it was deployed`,
+      );
+    }
+    return ports.sandbox.load(id, stored);
   }
 
   async currentComponent(): Promise<ComponentView | undefined> {
