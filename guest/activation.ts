@@ -28,6 +28,7 @@ import {
   middleOut,
   toErrorValue,
 } from "./errors.ts";
+import { graphFromValue } from "./graph.ts";
 import type { CommandPromise, Kernel, LogLevel } from "./kernel.ts";
 import {
   type Activation,
@@ -43,7 +44,7 @@ import {
 } from "./protocol.ts";
 import { randomSource } from "./random.ts";
 import { type AbortScope, abortScope } from "./scope.ts";
-import { graphFromValue, Steps } from "./steps.ts";
+import { Steps } from "./steps.ts";
 
 export type { CommandPromise, Kernel, LogLevel } from "./kernel.ts";
 
@@ -266,6 +267,7 @@ export class Machine {
     this.#commands.clear();
     this.#records.clear();
     this.#isDone = false;
+    this.#isReadonly = false;
     const value: ErrorValue = { ...toErrorValue(error), class: "host" };
     if (error instanceof CborError || this.#turn === undefined) {
       this.#finish({ kind: "complete", outcome: { kind: "error", error: value } });

@@ -1,7 +1,7 @@
 import { beforeEach, expect, test } from "vitest";
 import { decode, encode } from "../../guest/cbor.ts";
 import * as guest from "../../guest/index.ts";
-import { errorOf, resultOf, TestHost } from "./host.ts";
+import { errorOf, resultOf, runInfo, TestHost } from "./host.ts";
 
 const double = guest.step("actors.double", (n: number) => 2 * n);
 
@@ -232,6 +232,24 @@ test.each<[string, () => unknown, string]>([
   ["no class", () => guest.actor("x.4", 5 as never), "needs a function"],
 ])("%s is refused with a clear error", (_, define, message) => {
   expect(define).toThrow(message);
+});
+
+test("an input that can't be read ends a readonly turn with an answer", async () => {
+  await host.deliver(
+    {
+      kind: "turn",
+      run: runInfo(""),
+      actor: { type: "Counter", key: "k" },
+      method: "late",
+      args: encode([]),
+      state: encode({ n: 1 }),
+      id: "call_1",
+      readonly: true,
+    },
+    { kind: "nonsense" } as never,
+  );
+  expect(host.kinds()).toBe("reply turned");
+  expect(errorOf(host.last("reply").outcome).class).toBe("host");
 });
 
 test("a turn may wait, and its state is saved at the end", async () => {
