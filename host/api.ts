@@ -476,10 +476,12 @@ async function start(exchange: Exchange, what: Partial<StartRequest>): Promise<R
     tags,
     metadata: metadata === undefined ? undefined : encodeCbor(metadata),
   };
-  const result =
+  const started =
     derived === undefined
       ? await exchange.tenant.startRun(request)
       : await startOnce(exchange.tenant, { ...request, id: derived });
+  // Without the engine's outcome: that is encoded, and `?wait` shows it.
+  const result = { id: started.id, status: started.status, created: started.created };
   const location = { location: `/v1/runs/${encodeURIComponent(result.id)}` };
   if (exchange.query.wait === undefined) {
     return send(exchange, result.created ? 201 : 200, { ...result }, { headers: location });
