@@ -100,7 +100,10 @@ export interface ActivateRequest {
    * methods: I6 by construction).
    */
   readonly after: "keep" | "discard";
-  /** Take an image when kept, not done, and guest time since the last image passes this. */
+  /**
+   * Take an image when kept and guest time since the last image passes this. A guest that
+   * yielded goes on at once, so it may go longer without.
+   */
   readonly imageAfterMs: number;
 }
 

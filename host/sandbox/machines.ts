@@ -14,6 +14,7 @@
  * M2 after a fault the instance is dropped, never pooled.
  * M3 `discard` runs in another instance than the machine's own.
  */
+import type { Drained } from "../../guest/protocol.ts";
 import { assert, SporeError } from "../../runtime/errors.ts";
 import {
   applyDifference,
@@ -94,6 +95,8 @@ interface Work {
 }
 
 const spilledOverheadBytes = 512;
+/** How many times longer a yielding guest may go without an image than a quiet one. */
+const yieldedPatience = 25;
 
 export class Machines {
   readonly #ports: MachinesPorts;
@@ -251,11 +254,14 @@ export class Machines {
     const beforeMs = work.guestMs;
     const { drained, drainedHash } = this.#enter(work, request.activation);
     const guestMs = work.guestMs - beforeMs;
-    if (request.after === "discard" || isDone(drained)) {
+    const state = stateOf(drained);
+    if (request.after === "discard" || state === "done") {
       this.#giveBack(work.instance);
       return { kind: "ok", drained, drainedHash, guestMs, image: undefined };
     }
-    const isImageDue = work.guestMs >= request.imageAfterMs;
+    // A guest that yielded goes on at once: an image is only worth a longer recomputation.
+    const patience = state === "yielded" ? yieldedPatience : 1;
+    const isImageDue = work.guestMs >= request.imageAfterMs * patience;
     const image = isImageDue
       ? takeImage(work.instance.memory(), work.base, this.#ports.codec)
       : undefined;
@@ -399,22 +405,25 @@ function faultOf(error: unknown): ActivateResult {
 }
 
 /**
- * Whether a Drained says `state: "done"`. Looks at the map's entries without decoding
- * them, because drained bytes may be megabytes that only the engine needs to see; bytes
- * that aren't a Drained are not done, which keeps memory that nobody asks for a while.
+ * What a Drained says of its state. Looks at the map's entries without decoding them,
+ * because drained bytes may be megabytes that only the engine needs to see; bytes that
+ * aren't a Drained are waiting, which keeps memory that nobody asks for a while.
  */
-export function isDone(drained: Uint8Array): boolean {
+export function stateOf(drained: Uint8Array): Drained["state"] {
   const first = readHead(drained, 0);
-  if (first === undefined || first.major !== 5) return false;
+  if (first === undefined || first.major !== 5) return "waiting";
   let at: number | undefined = first.next;
   for (let rest = first.value; rest > 0 && at !== undefined; rest--) {
     const isState = hasText(drained, at, "state");
     const value = skipItem(drained, at);
-    if (value === undefined) return false;
-    if (isState) return hasText(drained, value, "done");
+    if (value === undefined) return "waiting";
+    if (isState) {
+      if (hasText(drained, value, "done")) return "done";
+      return hasText(drained, value, "yielded") ? "yielded" : "waiting";
+    }
     at = skipItem(drained, value);
   }
-  return false;
+  return "waiting";
 }
 
 interface Head {
