@@ -224,8 +224,11 @@ export class Machine {
     const entries: unknown[] = ["state", state];
     entries.push("commands", ...this.#commands.parts(), "records", ...this.#records.parts());
     if (state === "waiting") entries.push("waitingFor", this.#waitingFor());
-    const { resumePoint } = this.steps;
-    if (state === "yielded" && resumePoint !== undefined) entries.push("resumePoint", resumePoint);
+    if (state === "yielded") {
+      const { resumePoint, next } = this.steps;
+      if (resumePoint !== undefined) entries.push("resumePoint", resumePoint);
+      if (next !== undefined) entries.push("nextStep", next);
+    }
     if (this.#handlersChanged) {
       const handlers = { queries: [...this.#queries.keys()], updates: [...this.#updates.keys()] };
       entries.push("handlers", handlers);

@@ -559,3 +559,17 @@ test("two machines that get the same activations drain the same bytes", async ()
     host.journal.map(({ drained }) => drained),
   );
 });
+
+test("a guest that may begin no step, or one, says which begins next", async () => {
+  // What a host relies on that looks for a step that spins (PROTOCOL 1.9).
+  const name = unique("each");
+  const each = guest.step(name, (n: number) => n);
+  guest.workflow(`${name}.w`, () => Promise.all([each(1), each(2)]));
+  host.stepsMax = 0;
+  expect(await host.start(`${name}.w`)).toMatchObject({ state: "yielded", nextStep: name });
+  host.stepsMax = 1;
+  expect((await host.deliver({ kind: "continue" })).nextStep).toBeUndefined();
+  host.stepsMax = 0;
+  expect(await host.deliver({ kind: "continue" })).toMatchObject({ nextStep: `${name}_1` });
+  expect(host.events()).toEqual([`${name}:started`, `${name}:succeeded`]);
+});
