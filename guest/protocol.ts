@@ -198,7 +198,7 @@ export type Command =
   | { readonly kind: "turned" }
   | { readonly kind: "complete"; readonly outcome: Outcome }
   | { readonly kind: "continueAsNew"; readonly args: Encoded }
-  /** A value that outsiders can read (GET /v1/runs/{id}/published/{key}). */
+  /** A value that outsiders can read: the event `published` in the history. */
   | { readonly kind: "publish"; readonly key: string; readonly value: Encoded }
   | { readonly kind: "tags"; readonly tags: Readonly<Record<string, string | undefined>> }
   | {

@@ -2,7 +2,7 @@
 /**
  * The command line: a table of verbs. A verb is a client call and a printer: a table for
  * people, one JSON document a line with `--json`. Exit codes: 0 done, 1 the run failed,
- * 2 wrong usage, 3 not found, 4 conflict, 5 unavailable.
+ * 2 wrong usage or no permission, 3 not found, 4 conflict, 5 the host can't do it.
  */
 import { readFileSync } from "node:fs";
 import { Command, CommanderError, InvalidArgumentError, Option } from "commander";
@@ -107,17 +107,15 @@ export function exitCodeOf(error: unknown): number {
   if (error.code === "run-canceled" || error.code === "build-failed") return exitCodes.runFailed;
   switch (error.kind) {
     case "invalid":
+    case "denied":
       return exitCodes.usage;
     case "missing":
       return exitCodes.notFound;
     case "conflict":
       return exitCodes.conflict;
-    case "limit":
-    case "unavailable":
-    case "moved":
-      return exitCodes.unavailable;
+    // The host couldn't do it: nothing is said about the run.
     default:
-      return exitCodes.runFailed;
+      return exitCodes.unavailable;
   }
 }
 

@@ -10,7 +10,8 @@ import { parseWait } from "./waits.ts";
 
 // ---------------------------------------------------------------- parameters
 
-const idPattern = /^(?!\.+$)[A-Za-z0-9._:~@-]{1,200}$/;
+/** As in runtime/ids.ts: what a guest may start, a client must be able to name. */
+const idPattern = /^(?!\.+$)[A-Za-z0-9._:~@+=,-]{1,200}$/;
 /** Names of definitions, methods, signals: free, but never a path, a control character or dots only. */
 const namePattern = /^(?!\.+$)[^\u0000-\u001f\u007f-\u009f/\\\ud800-\udfff\ufffd]{1,200}$/u;
 
@@ -18,7 +19,7 @@ export function isId(text: string): boolean {
   return idPattern.test(text);
 }
 
-const id = z.string().regex(idPattern, "1 to 200 of A-Z a-z 0-9 . _ : ~ @ -, not only dots");
+const id = z.string().regex(idPattern, "1 to 200 of A-Z a-z 0-9 . _ : ~ @ + = , -, not only dots");
 const name = z.string().regex(namePattern, "1 to 200 characters, no / \\ or control characters");
 
 const wait = z

@@ -25,7 +25,8 @@ export interface TenantKey {
   readonly isOperator?: boolean | undefined;
 }
 
-const tenantPattern = /^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$/;
+/** As in runtime/ids.ts: a tenant is part of every object key and row key. */
+const tenantPattern = /^[a-z0-9][a-z0-9-]{0,62}$/;
 const hashPattern = /^[0-9a-f]{64}$/;
 const keyLengthMax = 512;
 

@@ -23,7 +23,7 @@ export type Status =
 export type IfExists = "resume" | "fail" | "start" | "terminate";
 
 export interface StartRequest {
-  /** Absent: a random id. 1 to 200 characters of `A-Z a-z 0-9 . _ : ~ @ -`, not only dots. */
+  /** Absent: a random id. 1 to 200 characters of `A-Z a-z 0-9 . _ : ~ @ + = , -`, not only dots. */
   readonly id?: string | undefined;
   /** Exactly one of `workflow` and `root`. */
   readonly workflow?: string | undefined;

@@ -1,5 +1,6 @@
 import { describe, expect, it } from "vitest";
 import { decode, encode } from "../../guest/cbor.ts";
+import { createTenants } from "../../host/tenants.ts";
 import { SporeError } from "../../runtime/errors.ts";
 import { createKit, digest } from "./kit.ts";
 
@@ -402,6 +403,15 @@ describe("event stream", () => {
   });
 });
 
+describe("ids", () => {
+  it("may be whatever a guest may give a run", async () => {
+    const { fetch, post } = createKit();
+    const id = "a+b=c,d.e:f~g@h-i_j";
+    expect((await post("/v1/workflows/echo", { id })).status).toBe(201);
+    expect((await fetch(`/v1/runs/${encodeURIComponent(id)}`)).status).toBe(200);
+  });
+});
+
 describe("who may ask", () => {
   const hash = (key: string) =>
     Buffer.from(digest.sha256(new TextEncoder().encode(key))).toString("hex");
@@ -422,6 +432,13 @@ describe("who may ask", () => {
     const right = await fetch("/v1/runs", { headers: { authorization: "Bearer key-a" } });
     expect(right.status).toBe(200);
     expect(host.asked.map((entry) => entry.tenant)).toEqual(["acme"]);
+  });
+
+  it("refuses keys of tenants that the engine can't name", () => {
+    for (const tenant of ["Acme", "acme_1", "-acme", ""]) {
+      const make = () => createTenants([{ tenant, sha256: hash("key-a") }], digest);
+      expect(make, tenant).toThrowError("is not valid");
+    }
   });
 
   it("shows metrics to operators only, and health to all", async () => {

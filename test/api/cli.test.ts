@@ -4,7 +4,8 @@ import { join } from "node:path";
 import { afterEach, describe, expect, it } from "vitest";
 import { createClient } from "../../client/index.ts";
 import { decode } from "../../guest/cbor.ts";
-import { readArgs, runCli } from "../../host/cli.ts";
+import { exitCodeOf, readArgs, runCli } from "../../host/cli.ts";
+import { SporeError } from "../../runtime/errors.ts";
 import { createKit } from "./kit.ts";
 
 const folders: string[] = [];
@@ -76,9 +77,18 @@ describe("exit codes", () => {
     const { spore, kit } = createShell();
     await spore("run", "wait", "--id", "a", "--detach");
     expect((await spore("run", "wait", "--id", "a", "--if-exists", "fail")).code).toBe(4);
-    const { SporeError } = await import("../../runtime/errors.ts");
     kit.host.failNext = new SporeError("host-stopping", "bye");
     expect((await spore("list")).code).toBe(5);
+  });
+});
+
+describe("an exit code", () => {
+  it("of 1 says that the run failed, never that the host did", () => {
+    expect(exitCodeOf(new Error("card declined"))).toBe(1);
+    expect(exitCodeOf(new SporeError("run-canceled", "run a was canceled"))).toBe(1);
+    expect(exitCodeOf(new SporeError("unauthorised", "no valid API key was given"))).toBe(2);
+    expect(exitCodeOf(new SporeError("corrupt-log", "log entry 7 is damaged"))).toBe(5);
+    expect(exitCodeOf(new SporeError("internal", "unexpected failure"))).toBe(5);
   });
 });
 
