@@ -67,6 +67,7 @@ export function createTenant(parts: TenantParts): TenantHost {
 class Tenant implements TenantHost {
   readonly #parts: TenantParts;
   #deployment: Deployment | undefined;
+  readonly #gates = new Map<string, Set<() => void>>();
 
   constructor(parts: TenantParts) {
     this.#parts = parts;
@@ -465,7 +466,10 @@ class Tenant implements TenantHost {
           isRemembered: isNamed,
           session,
         });
-        if (session !== undefined) sink.notify(actor);
+        if (session !== undefined) {
+          sink.notify(actor);
+          this.#openGate(entityKey, session);
+        }
         return undefined;
       });
       const waitMs = request.isAsync === true ? 0 : callWaitMsMax;
@@ -609,6 +613,7 @@ class Tenant implements TenantHost {
       );
       return found === undefined ? { kind: "pending" } : { kind: "ready", state: found.state };
     });
+    this.#openGate(key, session);
     return read.kind === "ready" ? read.state : undefined;
   }
 
@@ -619,11 +624,15 @@ class Tenant implements TenantHost {
     session: { readonly id: string; readonly seq: number },
   ): Promise<void> {
     checkId(session.id, "session");
-    const state = await this.#waitFor(partition, key, sessionWaitMs, async () => {
+    // The gate first: the call before this one may come while the actor is read.
+    const gate = Promise.withResolvers<true>();
+    const forget = this.#addGate(gateName(key, session.id, session.seq), () => gate.resolve(true));
+    try {
       const last = await ask(partition, key, (actor) => actor?.sessions.get(session.id) ?? 0);
-      return { kind: session.seq <= last + 1 ? "ready" : "pending" };
-    });
-    if (state.kind === "ready") return;
+      if (session.seq <= last + 1 || (await this.#within(gate.promise, sessionWaitMs))) return;
+    } finally {
+      forget();
+    }
     throw new SporeError(
       "host-busy",
       `call ${session.seq - 1} of session ${session.id} is missing`,
@@ -631,6 +640,22 @@ class Tenant implements TenantHost {
         hint: "Send the calls of a session in order, numbered from 1.",
       },
     );
+  }
+
+  /** Calls that came before their predecessors, each woken when it is its turn. */
+  #addGate(name: string, open: () => void): () => void {
+    const gates = this.#gates.get(name) ?? new Set();
+    this.#gates.set(name, gates);
+    gates.add(open);
+    return () => {
+      gates.delete(open);
+      if (gates.size === 0) this.#gates.delete(name);
+    };
+  }
+
+  #openGate(key: EntityKey, session: { readonly id: string; readonly seq: number }): void {
+    const gates = this.#gates.get(gateName(key, session.id, session.seq + 1));
+    if (gates !== undefined) for (const open of gates) open();
   }
 
   // -------------------------------------------------------------- waiting
@@ -926,6 +951,10 @@ function refuseOldSession(
     "idempotency-mismatch",
     `call ${session.seq} of its session was answered long ago`,
   );
+}
+
+function gateName(key: EntityKey, session: string, seq: number): string {
+  return `${key} ${session} ${seq}`;
 }
 
 function runNotFound(id: string): SporeError {
