@@ -199,7 +199,9 @@ function statusOf(error: unknown): number | undefined {
   return "httpStatusCode" in metadata ? Number(metadata.httpStatusCode) : undefined;
 }
 
+/** What to throw for a failed call; our own errors (a bad key) say enough as they are. */
 function unavailable(cause: unknown, what: string): SporeError {
+  if (cause instanceof SporeError) return cause;
   const reason = cause instanceof Error ? `${cause.name}: ${cause.message}` : String(cause);
   const status = statusOf(cause);
   return new SporeError("store-unavailable", `s3 store, ${what}: ${status ?? ""} ${reason}`, {
