@@ -71,6 +71,12 @@ export interface Neighbours {
   lost(partition: Partition, error: SporeError): void;
 }
 
+/** Somebody who waits for a call's outcome. */
+interface Reply {
+  readonly resolve: (outcome: Outcome) => void;
+  readonly reject: (error: SporeError) => void;
+}
+
 export interface Envelope {
   readonly index: number;
   readonly message: Uint8Array;
@@ -147,6 +153,7 @@ export class Partition {
   /** Every timer due before this is in the heap. */
   #timerHorizonMs = 0;
   #timerCancel: (() => void) | undefined;
+  #sweepCancel: (() => void) | undefined;
   #timerAtMs = Number.POSITIVE_INFINITY;
   #isFiring = false;
   /** Timers that were set while the heap is being refilled. */
@@ -159,7 +166,7 @@ export class Partition {
   readonly #receiving = new Map<number, Promise<void>>();
 
   readonly #watchers = new Map<EntityKey, Set<() => void>>();
-  readonly #replies = new Map<string, Set<(outcome: Outcome) => void>>();
+  readonly #replies = new Map<string, Set<Reply>>();
 
   constructor(ports: Ports, options: PartitionOptions, neighbours: Neighbours) {
     this.index = options.index;
@@ -235,7 +242,7 @@ export class Partition {
     const attentions = await scanAll(table, rowKeys.attentions);
     await this.#fillTimers();
     this.#state = "owned";
-    this.#ports.clock.after(sweepDelayMs, () => {
+    this.#sweepCancel = this.#ports.clock.after(sweepDelayMs, () => {
       if (this.#state === "owned") void this.#background(this.#sweep());
     });
     for (const [key, value] of messages) {
@@ -275,6 +282,7 @@ export class Partition {
     this.#table?.close();
     this.#lingerCancel?.();
     this.#timerCancel?.();
+    this.#sweepCancel?.();
     const lost = [this.#inFlight, this.#changes];
     this.#changes = new Changes(this.#changes.number + 1);
     for (const changes of lost) for (const fail of changes?.failures ?? []) fail(error);
@@ -284,8 +292,7 @@ export class Partition {
     }
     this.#entities.clear();
     for (const watchers of this.#watchers.values()) for (const wake of watchers) wake();
-    const outcome = failed(hostError(error.code, error.message, true));
-    for (const replies of this.#replies.values()) for (const reply of replies) reply(outcome);
+    for (const replies of this.#replies.values()) for (const reply of replies) reply.reject(error);
     if (state === "moved") this.#neighbours.lost(this, error);
   }
 
@@ -362,13 +369,15 @@ export class Partition {
     const name = `${key} ${callId}`;
     const waiting = this.#replies.get(name) ?? new Set();
     this.#replies.set(name, waiting);
-    let resolve: (outcome: Outcome) => void = () => undefined;
-    const outcome = new Promise<Outcome>((resolveOutcome) => {
-      resolve = resolveOutcome;
+    let reply: Reply = { resolve: () => undefined, reject: () => undefined };
+    const outcome = new Promise<Outcome>((resolve, reject) => {
+      reply = { resolve, reject };
     });
-    waiting.add(resolve);
+    // Who gives up waiting doesn't look at it any more.
+    outcome.catch(() => undefined);
+    waiting.add(reply);
     const forget = (): void => {
-      waiting.delete(resolve);
+      waiting.delete(reply);
       if (waiting.size === 0) this.#replies.delete(name);
     };
     return { outcome, forget };
@@ -546,7 +555,7 @@ export class Partition {
     const waiting = this.#replies.get(`${key} ${callId}`);
     if (waiting === undefined) return;
     this.#changes.releases.push(() => {
-      for (const resolve of [...waiting]) resolve(outcome);
+      for (const reply of [...waiting]) reply.resolve(outcome);
     });
     this.#demand();
   }
