@@ -20,6 +20,7 @@ import {
 } from "../client/index.ts";
 import { parseJson, valueOfJson } from "../client/json.ts";
 import { SporeError } from "../runtime/errors.ts";
+import type { RunningServer } from "./node.ts";
 import { printer } from "./print.ts";
 import { parseDuration } from "./waits.ts";
 
@@ -169,7 +170,7 @@ function addProjectVerbs(verb: Verb, ports: CliPorts): void {
       const given = serverOf(options, ports);
       const server = await startDev({ ...given, entry: entryOf(entry), print });
       stopOnSignals(server.stop);
-      await forever();
+      await untilMoved(server);
     }),
   );
   verb("build [entry]", "build the component into .spore").action(
@@ -208,7 +209,7 @@ function addProjectVerbs(verb: Verb, ports: CliPorts): void {
         print.result({ url: server.url, storage: server.storage }, () => [
           `Spore serves ${server.storage} at ${server.url}`,
         ]);
-        await forever();
+        await untilMoved(server);
       }),
     );
   verb("doctor", "check a storage: conditional creates, races, latency, permissions, clock")
@@ -641,9 +642,13 @@ function usage(message: string): SporeError {
   return new SporeError("invalid-request", message);
 }
 
-/** Until a signal ends the process. */
-function forever(): Promise<never> {
-  return new Promise(() => undefined);
+/** Until a signal ends the process, or another server has taken the storage over. */
+async function untilMoved(server: RunningServer): Promise<never> {
+  const { code, message } = await server.moved;
+  await server.stop();
+  throw new SporeError(code, message, {
+    hint: "this server has stopped; nothing that it acknowledged is lost",
+  });
 }
 
 if (import.meta.main) {

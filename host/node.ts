@@ -42,6 +42,8 @@ export interface RunningServer {
   readonly storage: string;
   readonly host: Host;
   readonly sandbox: Sandbox;
+  /** Resolves when another server has taken over: this one then answers nothing more. */
+  readonly moved: Promise<SporeError>;
   stop(): Promise<void>;
 }
 
@@ -72,7 +74,15 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
   opened.defer(() => sandbox.close());
   const outbound = createOutbound(options.outbound);
   const ports = { store, sandbox, clock, random, digest, outbound, observer };
-  const host = await createHost(ports, { ...options.engine, hostId: hostIdOf() });
+  const moved = Promise.withResolvers<SporeError>();
+  const host = await createHost(ports, {
+    ...options.engine,
+    hostId: hostIdOf(),
+    onMoved: (partition, error) => {
+      moved.resolve(error);
+      options.engine?.onMoved?.(partition, error);
+    },
+  });
   addGauges(metrics, host);
   const app = createApi({
     host,
@@ -102,6 +112,7 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
     storage: redactStorageUri(options.storage),
     host,
     sandbox,
+    moved: moved.promise,
     stop() {
       stopping ??= stopWithin({ server, host, resources, stopMsMax });
       return stopping;
