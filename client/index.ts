@@ -715,7 +715,9 @@ function errorOf(remote: RemoteError): Error {
   if (remote.cause !== undefined) hide(error, "cause", errorOf(remote.cause));
   assignErrorFields(error, remote.details);
   for (const key of ["code", "class", "retryable"] as const) {
-    if (remote[key] !== undefined && !Object.hasOwn(error, key)) hide(error, key, remote[key]);
+    // Where the guest's own classes are known, an error is made with these, as undefined.
+    const isSet = Reflect.get(error, key) !== undefined && Object.keys(error).includes(key);
+    if (remote[key] !== undefined && !isSet) hide(error, key, remote[key]);
   }
   return error;
 }
