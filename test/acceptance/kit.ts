@@ -16,7 +16,7 @@ import { type Client, createClient } from "../../client/index.ts";
 import { build } from "../../host/build.ts";
 import { createThreadSandbox } from "../../host/sandbox/threads.ts";
 
-vi.setConfig({ testTimeout: 90_000, hookTimeout: 120_000 });
+vi.setConfig({ testTimeout: 60_000, hookTimeout: 120_000 });
 
 export const root = fileURLToPath(new URL("../..", import.meta.url));
 const cli = join(root, "host/cli.ts");
