@@ -5,9 +5,11 @@
  * A put writes a temporary file in the same file system, flushes it, gives it its name
  * (`link`, which fails if the name is taken: create-if-absent; or `rename`, which
  * overwrites), and flushes the folder. Puts that wait for the same folder share one flush
- * of it. Only the two flushes leave the event loop: they take as long as the disk likes;
- * opening, writing a few kilobytes into the page cache and linking take microseconds, and
- * a thread-pool round trip for each would be most of the cost of a commit.
+ * of it. What may wait for the disk leaves the event loop: the two flushes, and making
+ * files, which a journaling file system holds up while it flushes. So the next temporary
+ * file is made beforehand, beside the flushes of this one. Writing a few kilobytes into the
+ * page cache, linking and unlinking take microseconds, and a thread-pool round trip for
+ * each would be most of the cost of a commit.
  *
  * Several processes may use one folder. Limits: the file system must be local (`link` over
  * some network file systems is not exclusive) and case-sensitive; and no key may be a
@@ -22,8 +24,8 @@ import { checkKey } from "./key.ts";
 
 const fdatasync = promisify(fs.fdatasync);
 const fsync = promisify(fs.fsync);
+const open = promisify(fs.open);
 const read = promisify(fs.read);
-const unlink = promisify(fs.unlink);
 const write = promisify(fs.write);
 
 /** Starts with a dot, which no encoded segment does. */
@@ -32,6 +34,14 @@ const temporaryFolder = ".temporary";
 const temporaryAgeMaxMs = 60_000;
 /** Above this a write or read leaves the event loop too. */
 const inlineBytesMax = 64 * 1024;
+/** Folders kept open for their flushes. */
+const folderFdsMax = 64;
+
+interface Temporary {
+  readonly file: string;
+  readonly fd: number;
+  readonly madeAtMs: number;
+}
 
 export class FileStore implements Store {
   readonly #root: string;
@@ -40,7 +50,10 @@ export class FileStore implements Store {
   readonly #folders = new Set<string>();
   readonly #flushes = new Map<string, Promise<void>>();
   readonly #flushesQueued = new Map<string, Promise<void>>();
-  readonly #removals = new Set<Promise<void>>();
+  /** Folders that are flushed again and again, by path. */
+  readonly #folderFds = new Map<string, number>();
+  /** A temporary file made beforehand. */
+  #spare: Promise<Temporary> | undefined;
   readonly #token = `${process.pid}-${Math.random().toString(36).slice(2, 10)}`;
   #counter = 0;
 
@@ -85,21 +98,23 @@ export class FileStore implements Store {
     const target = this.#pathOf(key);
     const isExclusive = options.ifAbsent === true;
     return guarded(key, async () => {
-      // An early answer only: `link` below decides. The winner's flush may still be under
-      // way, so the loser waits for one too: what it reads back must not vanish.
-      if (isExclusive && isFile(target)) {
-        await this.#flushFolder(path.dirname(target));
-        return "exists";
-      }
       const folder = path.dirname(target);
-      assert(!isFolder(target) && !this.#isBelowFile(folder), `no key is a folder of "${key}"`);
+      assert(!this.#isBelowFile(folder), `no key is a folder of "${key}"`);
       await this.#makeFolder(folder);
       const source = await this.#writeTemporary(bytes);
-      const result = isExclusive
-        ? linkIfFree(source, target, () => this.#discard(source))
-        : overwrite(source, target, () => this.#discard(source));
-      await this.#flushFolder(folder);
-      return result;
+      try {
+        const result = isExclusive ? linkIfFree(source, target) : overwrite(source, target);
+        // The winner's flush may still be under way, so the loser waits for one too: what
+        // it reads back must not vanish.
+        await this.#flushFolder(folder);
+        return result;
+      } catch (error) {
+        assert(!isFolder(target), `no key is a folder of "${key}"`);
+        throw error;
+      } finally {
+        // After the flush, which would otherwise wait for this too.
+        if (isExclusive) removeIfThere(source);
+      }
     });
   }
 
@@ -133,8 +148,14 @@ export class FileStore implements Store {
   }
 
   async close(): Promise<void> {
-    const flushes = [...this.#flushes.values(), ...this.#flushesQueued.values()];
-    await Promise.allSettled([...flushes, ...this.#removals]);
+    await Promise.allSettled([...this.#flushes.values(), ...this.#flushesQueued.values()]);
+    for (const fd of this.#folderFds.values()) fs.closeSync(fd);
+    this.#folderFds.clear();
+    const spare = await this.#spare?.catch(() => undefined);
+    this.#spare = undefined;
+    if (spare === undefined) return;
+    fs.closeSync(spare.fd);
+    removeIfThere(spare.file);
   }
 
   #pathOf(key: string): string {
@@ -147,23 +168,38 @@ export class FileStore implements Store {
   }
 
   async #writeTemporary(bytes: Uint8Array): Promise<string> {
-    this.#counter += 1;
-    const file = path.join(this.#temporary, `${this.#token}-${this.#counter}`);
-    const fd = fs.openSync(file, "wx");
+    const { file, fd } = (await this.#takeSpare()) ?? (await this.#makeTemporary());
     try {
       await writeAll(fd, bytes);
-      await fdatasync(fd);
+      const flushed = fdatasync(fd);
+      this.#spare ??= this.#makeTemporary();
+      this.#spare.catch(() => {}); // the put that takes it hears of it
+      await flushed;
+    } catch (error) {
+      removeIfThere(file);
+      throw error;
     } finally {
       fs.closeSync(fd);
     }
     return file;
   }
 
-  /** Nobody waits for it; what stays behind after a crash is removed by a later `open`. */
-  #discard(temporary: string): void {
-    const removal = unlink(temporary).catch(() => {});
-    this.#removals.add(removal);
-    removal.finally(() => this.#removals.delete(removal));
+  /** An old one may be gone: another process that opens the folder takes it for a dead one's. */
+  async #takeSpare(): Promise<Temporary | undefined> {
+    const taken = this.#spare;
+    this.#spare = undefined;
+    const spare = await taken;
+    if (spare === undefined) return undefined;
+    if (performance.now() - spare.madeAtMs < temporaryAgeMaxMs / 2) return spare;
+    fs.closeSync(spare.fd);
+    removeIfThere(spare.file);
+    return undefined;
+  }
+
+  async #makeTemporary(): Promise<Temporary> {
+    this.#counter += 1;
+    const file = path.join(this.#temporary, `${this.#token}-${this.#counter}`);
+    return { file, fd: await open(file, "wx"), madeAtMs: performance.now() };
   }
 
   #removeIfOld(name: string): void {
@@ -208,11 +244,23 @@ export class FileStore implements Store {
   }
 
   #startFlush(folder: string): Promise<void> {
-    const flush = syncFolder(folder).finally(() => {
+    const flush = this.#syncFolder(folder).finally(() => {
       if (this.#flushes.get(folder) === flush) this.#flushes.delete(folder);
     });
     this.#flushes.set(folder, flush);
     return flush;
+  }
+
+  async #syncFolder(folder: string): Promise<void> {
+    let fd = this.#folderFds.get(folder);
+    if (fd !== undefined) return fsync(fd);
+    fd = fs.openSync(folder, "r");
+    try {
+      await fsync(fd);
+    } finally {
+      if (this.#folderFds.size < folderFdsMax) this.#folderFds.set(folder, fd);
+      else fs.closeSync(fd);
+    }
   }
 
   /** Objects below a folder in code-unit order of their keys; skips what can't match. */
@@ -253,25 +301,32 @@ function encodeSegment(segment: string): string {
   });
 }
 
-function linkIfFree(source: string, target: string, discard: () => void): PutResult {
+function linkIfFree(source: string, target: string): PutResult {
   try {
     fs.linkSync(source, target);
     return "created";
   } catch (error) {
-    if (isCode(error, "EEXIST")) return "exists";
+    if (isCode(error, "EEXIST") && !isFolder(target)) return "exists";
     throw error;
-  } finally {
-    discard();
   }
 }
 
-function overwrite(source: string, target: string, discard: () => void): PutResult {
+function overwrite(source: string, target: string): PutResult {
   try {
     fs.renameSync(source, target);
     return "created";
   } catch (error) {
-    discard();
+    removeIfThere(source);
     throw error;
+  }
+}
+
+function removeIfThere(file: string): void {
+  try {
+    fs.unlinkSync(file);
+  } catch (error) {
+    // What stays behind is removed by a later `open`, by its age.
+    if (!isCode(error, "ENOENT", "EACCES", "EIO", "EROFS")) throw error;
   }
 }
 
@@ -297,15 +352,6 @@ async function readAll(fd: number, offset: number, length: number): Promise<Uint
     at += count;
   }
   return at === length ? bytes : bytes.slice(0, at);
-}
-
-async function syncFolder(folder: string): Promise<void> {
-  const fd = fs.openSync(folder, "r");
-  try {
-    await fsync(fd);
-  } finally {
-    fs.closeSync(fd);
-  }
 }
 
 function openIfThere(file: string): number | undefined {
