@@ -90,7 +90,10 @@ export interface TurnInput {
   readonly kind: "turn";
   readonly run: RunInfo;
   readonly actor: ActorRef;
-  /** "" runs the constructor (creation); otherwise a method's name. */
+  /**
+   * A method's name. "" without state runs the constructor (creation); "" with state is an
+   * upgrade: the class's `upgrade` makes new state of what an earlier component left.
+   */
   readonly method: string;
   readonly args: Encoded;
   /** Committed state; absent at creation. */
@@ -99,6 +102,8 @@ export interface TurnInput {
   readonly id: string;
   /** True: no command but `reply` and `log` is allowed, and the state is thrown away. */
   readonly readonly: boolean;
+  /** Who called: a run's id or an actor's `type/key`; absent for clients and reminders. */
+  readonly caller?: string | undefined;
 }
 
 export interface ActorRef {
@@ -194,6 +199,23 @@ export type Command =
   | { readonly kind: "reply"; readonly id: string; readonly outcome: Outcome }
   /** An actor's state after a method (also intermediate, in a turn that returns a graph of its methods). */
   | { readonly kind: "state"; readonly value: Encoded }
+  /**
+   * Actors: calls `method` of this actor at a time, again every `everyMs` or at the times of
+   * `cron`, until forgotten. A name has one reminder; the newer one wins. Part of the turn.
+   */
+  | {
+      readonly kind: "remind";
+      readonly name: string;
+      readonly method: string;
+      readonly args: Encoded;
+      /** Absent with `cron`: its next time. */
+      readonly atMs?: number | undefined;
+      readonly everyMs?: number | undefined;
+      readonly cron?: string | undefined;
+      /** IANA name; default UTC. */
+      readonly zone?: string | undefined;
+    }
+  | { readonly kind: "forgetReminder"; readonly name: string }
   /** The turn is over (its `reply` and last `state` are among the commands so far). */
   | { readonly kind: "turned" }
   | { readonly kind: "complete"; readonly outcome: Outcome }
@@ -277,4 +299,12 @@ export interface Definition {
   readonly name: string;
   /** Actors: methods in order, and which of them only read. */
   readonly methods?: readonly { readonly name: string; readonly readonly: boolean }[] | undefined;
+  /** Actors: the class has `static upgrade(state)`. */
+  readonly upgrades?: boolean | undefined;
+  /** Actors: a call that comes back to an actor which waits for it runs within its turn. */
+  readonly reentrant?: boolean | undefined;
+  /** Actors: deleted after this long without a call. */
+  readonly expiresAfterMs?: number | undefined;
+  /** Actors: a method that throws stops the actor until somebody resumes it. */
+  readonly stopsOnError?: boolean | undefined;
 }
