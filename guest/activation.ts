@@ -650,10 +650,8 @@ export class Machine {
   // ---- what definitions call
 
   step(body: GraphNode["body"], args: readonly unknown[]): Promise<unknown> {
-    return settledPromise((settle) => {
-      if (this.#isReadonly) return settle(false, notReadonly("a step"));
-      this.steps.call(body, args, settle);
-    });
+    if (!this.#isReadonly) return this.steps.call(body, args);
+    return settledPromise((settle) => settle(false, notReadonly("a step")));
   }
 
   evaluate(node: GraphNode): Promise<unknown> {

@@ -168,6 +168,60 @@ export class Task implements Waiter {
   }
 }
 
+/** A step that was called and hasn't begun: as little as can be, as there may be 100,000. */
+class Call {
+  readonly id: string;
+  readonly body: Body;
+  readonly args: readonly unknown[];
+  settled: { readonly isOk: boolean; readonly value: unknown } | undefined = undefined;
+  promise: Promise<unknown> | undefined = undefined;
+  resolve: ((value: unknown) => void) | undefined = undefined;
+  reject: ((error: unknown) => void) | undefined = undefined;
+
+  constructor(id: string, body: Body, args: readonly unknown[]) {
+    this.id = id;
+    this.body = body;
+    this.args = args;
+  }
+
+  settle(isOk: boolean, value: unknown): void {
+    this.settled = { isOk, value };
+    if (isOk) {
+      this.resolve?.(value);
+    } else if (this.reject !== undefined) {
+      this.promise?.catch(ignore);
+      this.reject(value);
+    }
+  }
+
+  /** Of what `settle` says; already resolved if it has. */
+  toPromise(): Promise<unknown> {
+    if (this.settled === undefined) {
+      called = this;
+      this.promise = new Promise(keepResolvers);
+      return this.promise;
+    }
+    const { isOk, value } = this.settled;
+    if (isOk) return Promise.resolve(value);
+    const rejected = Promise.reject(value);
+    rejected.catch(ignore);
+    return rejected;
+  }
+}
+
+/** For `keepResolvers`, which is one function for all calls instead of a closure for each. */
+let called: Call | undefined;
+
+function keepResolvers(resolve: (value: unknown) => void, reject: (error: unknown) => void): void {
+  if (called === undefined) return;
+  called.resolve = resolve;
+  called.reject = reject;
+  called = undefined;
+}
+
+/** A step that nobody awaits may fail; its record says so. */
+function ignore(): void {}
+
 /** First in, first out, without moving what is left. */
 class Queue<Item> {
   #items: Item[] = [];
@@ -183,6 +237,14 @@ class Queue<Item> {
 
   peek(): Item | undefined {
     return this.#items[this.#head];
+  }
+
+  /** Takes all items out, in order. */
+  takeAll(): Item[] {
+    const items = this.#items.slice(this.#head);
+    this.#items = [];
+    this.#head = 0;
+    return items;
   }
 
   shift(): Item | undefined {
@@ -202,7 +264,7 @@ export class Steps {
   readonly #ports: StepPorts;
   /** How many steps of each name there were. */
   readonly #counts = new Map<string, number>();
-  readonly #ready = new Queue<Task>();
+  readonly #ready = new Queue<Task | Call>();
   readonly #settled = new Queue<Cell>();
   /** Bodies that haven't answered yet, and tasks between two attempts. */
   readonly running = new Map<string, Task>();
@@ -282,19 +344,12 @@ export class Steps {
     if (parked !== undefined) for (const task of parked) this.#ready.push(task);
   }
 
-  /** Runs one step; `settle` is called once, possibly before this returns. */
-  call(
-    body: Body,
-    args: readonly unknown[],
-    settle: (isOk: boolean, value: unknown) => void,
-  ): void {
-    const evaluation = new Evaluation(this, settle);
-    const cell = new Cell(this);
-    const task = this.#task(body, args, body.options, { evaluation, cell });
-    cell.waiters = [evaluation];
-    this.#ready.push(task);
+  /** Runs one step. */
+  call(body: Body, args: readonly unknown[]): Promise<unknown> {
+    const call = new Call(this.#identity(body.options.name ?? body.name), body, args);
+    this.#ready.push(call);
     this.pump();
-    if (!evaluation.isSettled) this.#live.add(evaluation);
+    return call.toPromise();
   }
 
   /** Runs a graph; `settle` is called once, possibly before this returns. */
@@ -311,6 +366,10 @@ export class Steps {
     for (const evaluation of [...this.#live]) {
       evaluation.fail(error);
       evaluation.finish(false, error);
+    }
+    for (const item of this.#ready.takeAll()) {
+      if (item instanceof Call) item.settle(false, error);
+      else this.#ready.push(item);
     }
     for (const task of this.running.values()) task.scope?.abort(error);
   }
@@ -336,8 +395,9 @@ export class Steps {
           continue;
         }
         if (this.#begun >= this.#begunMax || this.#ready.length === 0) return;
-        const task = this.#ready.shift();
-        if (task !== undefined) this.#begin(task);
+        const next = this.#ready.shift();
+        if (next instanceof Call) this.#beginCall(next);
+        else if (next !== undefined) this.#begin(next);
       }
     } finally {
       this.#isPumping = false;
@@ -486,6 +546,18 @@ export class Steps {
   }
 
   // ---- attempts
+
+  #beginCall(call: Call): void {
+    const { id, body, args } = call;
+    const evaluation = new Evaluation(this, (isOk, value) => call.settle(isOk, value));
+    const cell = new Cell(this);
+    cell.id = id;
+    cell.waiters = [evaluation];
+    const { options } = body;
+    this.#begin(new Task(this, { id, body, args, options, evaluation, cell }));
+    // One that has its value by now is settled in this activation, unless that ends here.
+    if (cell.state === pendingState || this.#begunMax === 1) this.#live.add(evaluation);
+  }
 
   #begin(task: Task): void {
     const { evaluation } = task;
