@@ -77,6 +77,8 @@ interface Resident {
   readonly version: number;
   /** Guest time since the last image. */
   readonly guestMs: number;
+  /** How long the last image took. */
+  readonly imageMs: number;
   readonly memory:
     | { readonly kind: "live"; readonly instance: GuestInstance }
     | { readonly kind: "spilled"; readonly pages: number; readonly plain: Uint8Array };
@@ -92,11 +94,14 @@ interface Work {
   readonly base: Base;
   readonly version: number;
   guestMs: number;
+  readonly imageMs: number;
 }
 
 const spilledOverheadBytes = 512;
 /** How many times longer a yielding guest may go without an image than a quiet one. */
 const yieldedPatience = 25;
+/** While a guest goes on, its images take at most one part in so many of its time. */
+const imageShare = 10;
 
 export class Machines {
   readonly #ports: MachinesPorts;
@@ -188,7 +193,7 @@ export class Machines {
     const base = this.#base(request.component);
     const instance = this.#acquire(pagesOf(base.pristine));
     resetMemory(instance.memory(), base.pristine, base.extent);
-    return { instance, base, version: 0, guestMs: 0 };
+    return { instance, base, version: 0, guestMs: 0, imageMs: 0 };
   }
 
   #fromResident(request: ActivateRequest, version: number): Work | undefined {
@@ -200,21 +205,21 @@ export class Machines {
       return undefined;
     }
     const base = this.#base(component);
-    const { guestMs, memory } = resident;
+    const { guestMs, imageMs, memory } = resident;
     if (request.after === "keep") this.#take(machine);
     if (memory.kind === "live" && request.after === "keep") {
-      return { instance: memory.instance, base, version, guestMs };
+      return { instance: memory.instance, base, version, guestMs, imageMs };
     }
     if (memory.kind === "live") {
       const source = memory.instance.memory();
       const instance = this.#acquire(pagesOf(source));
       instance.memory().set(source);
-      return { instance, base, version, guestMs };
+      return { instance, base, version, guestMs, imageMs };
     }
     const instance = this.#acquire(memory.pages);
     resetMemory(instance.memory(), base.pristine, base.extent);
     applyDifference(memory.plain, instance.memory());
-    return { instance, base, version, guestMs };
+    return { instance, base, version, guestMs, imageMs };
   }
 
   #rebuild(request: ActivateRequest, from: ActivateRequest["from"] & { kind: "rebuild" }): Work {
@@ -228,7 +233,7 @@ export class Machines {
     const instance = this.#acquire(image?.pages ?? pagesOf(base.pristine));
     resetMemory(instance.memory(), base.pristine, base.extent);
     if (image !== undefined) applyDifference(image.difference, instance.memory());
-    const work = { instance, base, version: from.version, guestMs: 0 };
+    const work = { instance, base, version: from.version, guestMs: 0, imageMs: 0 };
     for (const [index, entry] of from.journal.entries()) {
       const { drainedHash } = this.#enter(work, entry.activation);
       if (drainedHash === entry.drainedHash) continue;
@@ -261,14 +266,19 @@ export class Machines {
     }
     // A guest that yielded goes on at once: an image is only worth a longer recomputation.
     const patience = state === "yielded" ? yieldedPatience : 1;
-    const isImageDue = work.guestMs >= request.imageAfterMs * patience;
+    // A large memory takes long to save: that may cost a fraction of the guest's own time.
+    const costMs = state === "yielded" ? work.imageMs * imageShare : 0;
+    const isImageDue = work.guestMs >= Math.max(request.imageAfterMs * patience, costMs);
+    const startMs = this.#ports.nowMs();
     const image = isImageDue
       ? takeImage(work.instance.memory(), work.base, this.#ports.codec)
       : undefined;
+    const imageMs = isImageDue ? this.#ports.nowMs() - startMs : work.imageMs;
     this.#keep(request.machine, {
       component: request.component,
       version: work.version + 1,
       guestMs: isImageDue ? 0 : work.guestMs,
+      imageMs,
       memory: { kind: "live", instance: work.instance },
     });
     return { kind: "ok", drained, drainedHash, guestMs, image };
