@@ -15,7 +15,9 @@ import type {
   StartResult,
   TenantHost,
 } from "../runtime/index.ts";
-import type { Clock, Digest, Observer, Random } from "../runtime/ports.ts";
+import type { Clock, ComponentSource, Digest, Observer, Random } from "../runtime/ports.ts";
+import { detachFromBundle, mapOfComponent } from "./attached-map.ts";
+import type { ComponentMaps } from "./component-maps.ts";
 import { eventStream } from "./event-stream.ts";
 import { isId, type RouteName, routeConfig, routes } from "./openapi.ts";
 import { ProblemError, problemHeaders, problemOf, sporeErrorOf } from "./problems.ts";
@@ -38,6 +40,8 @@ export interface ApiOptions {
   readonly random: Random;
   readonly digest: Digest;
   readonly observer: Observer;
+  /** Source maps of what is deployed; absent: stacks stay as the guest made them. */
+  readonly maps?: ComponentMaps | undefined;
   /** Prometheus text; absent: /metrics is no route. */
   readonly metrics?: (() => string) | undefined;
   /** Which `Host` headers are answered; absent: all. Guards loopback against DNS rebinding. */
@@ -431,6 +435,28 @@ function shownIn(exchange: Exchange): views.Show {
   return exchange.wantsCbor ? rawValue : showTagged;
 }
 
+/** The same with stacks at their author's lines; the component is asked for only if need be. */
+async function explainedIn(
+  exchange: Exchange,
+  componentOf: () => Promise<string>,
+  show: views.Show = shownIn(exchange),
+): Promise<views.Shower> {
+  const { maps } = exchange.options;
+  if (maps === undefined) return { show };
+  let component: string;
+  try {
+    component = await componentOf();
+  } catch {
+    return { show }; // Deleted meanwhile: its last error is worth more than its lines.
+  }
+  const mapper = await maps.mapper(exchange.caller.tenant, component);
+  return { show, explain: mapper && ((stack) => mapper.explain(stack)) };
+}
+
+function componentOfRun(exchange: Exchange, id: string): () => Promise<string> {
+  return async () => (await exchange.tenant.getRun(id)).component;
+}
+
 const showTagged: views.Show = (encoded) => {
   const value = shownValue(encoded);
   return value === undefined ? undefined : jsonOfValue(value);
@@ -491,7 +517,7 @@ async function start(exchange: Exchange, what: Partial<StartRequest>): Promise<R
     const headers = { location: `${location.location}/output` };
     return send(exchange, 202, { ...result, status: output.status }, { headers });
   }
-  const value = outputValue(exchange, result.id, output);
+  const value = await outputValue(exchange, result.id, output);
   const body = { ...result, status: output.status, output: value };
   return send(exchange, result.created ? 201 : 200, body, { headers: location });
 }
@@ -533,41 +559,63 @@ function idempotencyMismatch(cause: SporeError): SporeError {
   );
 }
 
-function outputValue(
+async function outputValue(
   exchange: Exchange,
   id: string,
   output: { readonly outcome: Outcome; readonly status: string },
   step?: string,
-): unknown {
+): Promise<unknown> {
   if (output.outcome.kind === "ok") return shownIn(exchange)(output.outcome.value);
   const { error } = output.outcome;
   const code = output.status === "CANCELED" ? "run-canceled" : "run-failed";
   const verb = output.status === "CANCELED" ? "was canceled" : "failed";
   const who = step === undefined ? `run ${id}` : `step ${step} of run ${id}`;
+  const shower = await explainedIn(exchange, componentOfRun(exchange, id));
   throw new ProblemError(code, `${who} ${verb}: ${error.message}`, {
+    ...(output.status === "FAILED" ? { hint: failedHint(id) } : {}),
     members: {
       id,
       runStatus: output.status,
       step,
-      error: views.errorView(error, shownIn(exchange)),
+      error: views.errorView(error, shower),
     },
     headers: { location: `/v1/runs/${encodeURIComponent(id)}` },
   });
 }
 
+function failedHint(id: string): string {
+  return `spore steps ${id} shows what it did; spore resume ${id} tries the failed step again`;
+}
+
 async function runAnswer(exchange: Exchange, view: Promise<RunView>): Promise<Response> {
-  return send(exchange, 200, views.runView(await view, shownIn(exchange)));
+  const run = await view;
+  const shower =
+    run.error === undefined
+      ? { show: shownIn(exchange) }
+      : await explainedIn(exchange, async () => run.component);
+  return send(exchange, 200, views.runView(run, shower));
 }
 
 // ---------------------------------------------------------------- calls
 
-function callAnswer(exchange: Exchange, result: CallResult, location?: string): Response {
+/** Of what was called: its component, and where its result will be. */
+interface Callee {
+  readonly componentOf: () => Promise<string>;
+  readonly location?: string | undefined;
+}
+
+async function callAnswer(
+  exchange: Exchange,
+  result: CallResult,
+  { componentOf, location }: Callee,
+): Promise<Response> {
   const headers: Record<string, string> = {};
   if (result.kind === "accepted") {
     if (location !== undefined) headers.location = location;
     return send(exchange, 202, { callId: result.callId }, { headers });
   }
-  const value = resultValue(exchange, result.outcome, { callId: result.callId });
+  const members = { callId: result.callId };
+  const value = await resultValue(exchange, result.outcome, { members, componentOf });
   return send(exchange, 200, { callId: result.callId, result: value });
 }
 
@@ -576,11 +624,30 @@ function resultValue(exchange: Exchange, outcome: Outcome, members: object): unk
   throw callFailed(exchange, outcome.error, members);
 }
 
+/** What the SDK itself answers for the user's code: not that code's failure. */
+const codesOfGuest = ["query-not-found", "update-not-found", "run-closed"] as const;
+
 function callFailed(exchange: Exchange, error: ErrorValue, members: object): SporeError {
+  const code = codesOfGuest.find((each) => error.name === "GuestError" && each === error.code);
+  if (code !== undefined) return new ProblemError(code, error.message, { members: { ...members } });
   const shown = views.errorView(error, shownIn(exchange));
   return new ProblemError("call-failed", `${error.name}: ${error.message}`, {
     members: { ...members, error: shown },
   });
+}
+
+/** An actor that wasn't born: its error is of the code that is current. */
+async function throwInitFailure(exchange: Exchange, thrown: unknown): Promise<never> {
+  const isInit = thrown instanceof SporeError && thrown.code === "actor-init-failed";
+  if (!isInit || !isErrorValue(thrown.cause)) throw thrown;
+  const componentOf = async (): Promise<string> =>
+    (await exchange.tenant.currentComponent())?.id ?? "";
+  const error = views.errorView(thrown.cause, await explainedIn(exchange, componentOf));
+  throw new ProblemError(thrown.code, thrown.message, { cause: thrown, members: { error } });
+}
+
+function isErrorValue(cause: unknown): cause is ErrorValue {
+  return typeof cause === "object" && cause !== null && "name" in cause && "message" in cause;
 }
 
 function callLocation(params: Readonly<Record<string, string>>, callId: string): string {
@@ -602,16 +669,13 @@ async function callActor(exchange: Exchange): Promise<Response> {
   };
   const isAsync = query.async === true || query.wait !== undefined;
   const result = await tenant.callActor({ ...request, isAsync });
-  const location = callLocation(exchange.params, result.callId);
+  const callee = calleeOf(exchange, result.callId);
   if (result.kind === "done" || query.async === true || query.wait === undefined) {
-    return callAnswer(exchange, result, location);
+    return callAnswer(exchange, result, callee);
   }
   const waitMs = query.wait;
-  return callAnswer(
-    exchange,
-    await tenant.callResult(type, key, result.callId, { waitMs }),
-    location,
-  );
+  const later = await tenant.callResult(type, key, result.callId, { waitMs });
+  return callAnswer(exchange, later, callee);
 }
 
 // ---------------------------------------------------------------- the table of handlers
@@ -642,10 +706,9 @@ const handlers: Handlers = {
     }
     const bytes = await readBytes(exchange, exchange.limits.componentBytesMax);
     if (bytes.length === 0) throw new SporeError("invalid-component", "the body is empty");
-    const deployed = await exchange.tenant.deploy(
-      isJavascript ? { kind: "javascript", code: textOf(bytes) } : { kind: "component", bytes },
-    );
-    const { id, manifest } = deployed;
+    const { source, map } = isJavascript ? bundleSource(textOf(bytes)) : componentSource(bytes);
+    const { id, manifest } = await exchange.tenant.deploy(source);
+    if (map !== undefined) await exchange.options.maps?.keep(exchange.caller.tenant, id, map);
     return send(exchange, 200, { id, definitions: manifest.definitions });
   },
   async currentComponent(exchange) {
@@ -693,31 +756,38 @@ const handlers: Handlers = {
       const headers = { location: exchange.path };
       return send(exchange, 202, { id, status: output.status }, { headers });
     }
-    const value = outputValue(exchange, id, output, step);
+    const value = await outputValue(exchange, id, output, step);
     return send(exchange, 200, { id, status: output.status, output: value });
   },
   async steps(exchange) {
-    const steps = await exchange.tenant.steps(exchange.params.id ?? "", exchange.query);
-    const show = shownIn(exchange);
-    return send(exchange, 200, { steps: steps.map((step) => views.stepView(step, show)) });
+    const { id = "" } = exchange.params;
+    const steps = await exchange.tenant.steps(id, exchange.query);
+    const shower = steps.some((step) => step.error !== undefined)
+      ? await explainedIn(exchange, componentOfRun(exchange, id))
+      : { show: shownIn(exchange) };
+    return send(exchange, 200, { steps: steps.map((step) => views.stepView(step, shower)) });
   },
   async history(exchange) {
-    const events = await exchange.tenant.history(exchange.params.id ?? "", exchange.query);
-    const show = shownIn(exchange);
-    return send(exchange, 200, { events: events.map((event) => views.eventView(event, show)) });
+    const { id = "" } = exchange.params;
+    const events = await exchange.tenant.history(id, exchange.query);
+    const shower = events.some(views.hasStack)
+      ? await explainedIn(exchange, componentOfRun(exchange, id))
+      : { show: shownIn(exchange) };
+    return send(exchange, 200, { events: events.map((event) => views.eventView(event, shower)) });
   },
   async events(exchange) {
     const { id = "" } = exchange.params;
     const last = exchange.context.req.header("last-event-id");
     const from = last !== undefined && /^\d{1,12}$/.test(last) ? Number(last) + 1 : undefined;
     // Asked first, so that an unknown run is a 404 and not an empty stream.
-    await exchange.tenant.getRun(id);
+    const { component } = await exchange.tenant.getRun(id);
+    const shower = await explainedIn(exchange, async () => component, showTagged);
     const body = eventStream({
       events: (signal) =>
         exchange.tenant.events(id, { from: from ?? exchange.query.from ?? 0, signal }),
       clock: exchange.options.clock,
       heartbeatMs: exchange.limits.heartbeatMs,
-      write: (event) => JSON.stringify(views.eventView(event, showTagged)),
+      write: (event) => JSON.stringify(views.eventView(event, shower)),
       onError: (error) => problemOf(sporeErrorOf(error), exchange),
     });
     const ids = { "x-request-id": exchange.requestId, "content-type": "text/event-stream" };
@@ -758,7 +828,9 @@ const handlers: Handlers = {
     const { id = "", name = "" } = exchange.params;
     const args = encodedArgs(exchange.body.args);
     const outcome = await exchange.tenant.queryRun(id, name, args);
-    return send(exchange, 200, { result: resultValue(exchange, outcome, { id }) });
+    const componentOf = componentOfRun(exchange, id);
+    const result = await resultValue(exchange, outcome, { members: { id }, componentOf });
+    return send(exchange, 200, { result });
   },
   async update(exchange) {
     const { id = "", name = "" } = exchange.params;
@@ -767,13 +839,15 @@ const handlers: Handlers = {
       ...(updateId === undefined ? {} : { updateId }),
       waitMs: exchange.query.wait ?? exchange.limits.updateWaitMs,
     });
-    return callAnswer(exchange, result);
+    return callAnswer(exchange, result, { componentOf: componentOfRun(exchange, id) });
   },
 
   async ensureActor(exchange) {
     const { type = "", key = "" } = exchange.params;
     const args = encodedArgs(exchange.body.args);
-    const { created, actor } = await exchange.tenant.ensureActor(type, key, args);
+    const { created, actor } = await exchange.tenant
+      .ensureActor(type, key, args)
+      .catch((error: unknown) => throwInitFailure(exchange, error));
     return send(exchange, created ? 201 : 200, { ...views.actorView(actor), created });
   },
   async getActor(exchange) {
@@ -790,11 +864,25 @@ const handlers: Handlers = {
     const { type = "", key = "", callId = "" } = exchange.params;
     const waitMs = exchange.query.wait ?? 0;
     const result = await exchange.tenant.callResult(type, key, callId, { waitMs });
-    return callAnswer(exchange, result, callLocation(exchange.params, callId));
+    return callAnswer(exchange, result, calleeOf(exchange, callId));
   },
 };
 
 // ---------------------------------------------------------------- small things
+
+interface Upload {
+  readonly source: ComponentSource;
+  readonly map: string | undefined;
+}
+
+function bundleSource(text: string): Upload {
+  const { code, map } = detachFromBundle(text);
+  return { source: { kind: "javascript", code }, map };
+}
+
+function componentSource(bytes: Uint8Array): Upload {
+  return { source: { kind: "component", bytes }, map: mapOfComponent(bytes) };
+}
 
 function textOf(bytes: Uint8Array): string {
   try {
