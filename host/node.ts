@@ -102,6 +102,7 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
   } catch (error) {
     server.closeAllConnections();
     server.close();
+    await host.stop();
     throw error;
   }
   const resources = opened.move();

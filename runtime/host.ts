@@ -128,7 +128,23 @@ class EngineHost implements Host {
   }
 
   async start(): Promise<void> {
-    await Promise.all(this.#partitions.map((partition) => partition.open()));
+    await Promise.all(this.#partitions.map((partition) => this.#open(partition)));
+  }
+
+  /** A partition whose objects are damaged refuses its own requests; the others serve. */
+  async #open(partition: Partition): Promise<void> {
+    try {
+      await partition.open();
+    } catch (error) {
+      if (!(error instanceof SporeError) || error.kind !== "corrupt") throw error;
+      this.#ports.observer.log("error", error.message, { code: error.code });
+      this.#reopenLater(partition.index);
+    }
+  }
+
+  /** Somebody may put the object back, or the store may have been wrong. */
+  #reopenLater(index: number): void {
+    this.#ports.clock.after(reopenDelayMs * 20, () => void this.#reopen(index));
   }
 
   async stop(): Promise<void> {
@@ -209,7 +225,13 @@ class EngineHost implements Host {
     if (bytes === undefined) {
       throw new SporeError("component-not-found", `there is no component ${id}`);
     }
-    return this.#ports.sandbox.load(id, bytes);
+    try {
+      return await this.#ports.sandbox.load(id, bytes);
+    } catch (error) {
+      if (!(error instanceof SporeError) || error.kind !== "corrupt") throw error;
+      const { code, message } = error;
+      throw new SporeError(code, `${key}: ${message}`, { cause: error });
+    }
   }
 
   #onLost(partition: Partition, error: SporeError): void {
@@ -235,7 +257,7 @@ class EngineHost implements Host {
       if (error instanceof SporeError && error.kind === "moved") {
         this.#options.onMoved?.(index, error);
       } else {
-        this.#ports.clock.after(reopenDelayMs * 20, () => void this.#reopen(index));
+        this.#reopenLater(index);
       }
     }
   }

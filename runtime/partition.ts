@@ -209,6 +209,16 @@ export class Partition {
 
   /** Takes the partition over and goes on where its last owner stopped. */
   async open(): Promise<void> {
+    try {
+      await this.#takeOver();
+    } catch (error) {
+      // Until it is opened again, requests are refused with what is wrong.
+      if (error instanceof SporeError) this.#lostError = error;
+      throw error;
+    }
+  }
+
+  async #takeOver(): Promise<void> {
     const claim = await this.#log.claim(this.#options.claimInfo);
     if (claim.kind === "lost") {
       throw new SporeError(
