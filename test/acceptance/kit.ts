@@ -108,23 +108,27 @@ export async function launch(setup: ServerSetup): Promise<ServerProcess> {
     ([code, signal]): ExitStatus => ({ code, signal }) as ExitStatus,
   );
   const isRunning = (): boolean => child.exitCode === null && child.signalCode === null;
-  await until("the server prints its address", async () => {
-    if (!isRunning()) throw new Error(`the server ended:\n${printed}`);
-    return addressPattern.test(printed);
-  });
-  const port = Number(addressPattern.exec(printed)?.[1]);
-  const url = `http://127.0.0.1:${port}`;
   const end = async (signal: NodeJS.Signals): Promise<ExitStatus> => {
     child.kill(signal);
     const status = await exited;
     running.delete(server);
     return status;
   };
+  const portOf = (): number => Number(addressPattern.exec(printed)?.[1]);
+  const urlOf = (): string => `http://127.0.0.1:${portOf()}`;
+  let client: Client | undefined;
   const server: ServerProcess = {
-    url,
-    port,
+    get url() {
+      return urlOf();
+    },
+    get port() {
+      return portOf();
+    },
     folder: setup.folder,
-    client: createClient({ url, attemptsMax: setup.attemptsMax ?? 4 }),
+    get client() {
+      client ??= createClient({ url: urlOf(), attemptsMax: setup.attemptsMax ?? 4 });
+      return client;
+    },
     exited,
     isRunning,
     printed: () => printed,
@@ -132,6 +136,10 @@ export async function launch(setup: ServerSetup): Promise<ServerProcess> {
     stop: () => end("SIGTERM"),
   };
   running.add(server);
+  await until("the server prints its address", () => {
+    if (!isRunning()) throw new Error(`the server ended:\n${printed}`);
+    return addressPattern.test(printed);
+  });
   return server;
 }
 
