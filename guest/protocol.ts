@@ -69,7 +69,13 @@ export type Input =
   /** First and only input of an actor's turn, always into pristine memory. */
   | TurnInput
   /** The command `id` has its result. */
-  | { readonly kind: "resolve"; readonly id: number; readonly outcome: Outcome }
+  | {
+      readonly kind: "resolve";
+      readonly id: number;
+      readonly outcome: Outcome;
+      /** Of a `wait`: which signal this is. The host's own note, for a wait that was given up. */
+      readonly signal?: { readonly name: string; readonly index: number } | undefined;
+    }
   /** Answered by exactly one `reply` command, in this or a later activation. */
   | { readonly kind: "update"; readonly id: string; readonly name: string; readonly args: Encoded }
   /** Into a throw-away copy of the memory; answered by one `reply` in the same activation. */

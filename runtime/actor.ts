@@ -66,10 +66,7 @@ export interface Call {
 /** Puts a call into the mailbox. A known call id changes nothing. */
 export function acceptCall(entity: Entity, sink: Sink, call: Call): void {
   const head = actorHead(entity);
-  if (call.isRemembered) {
-    if (entity.calls.has(call.callId)) return;
-    rememberCall(entity, sink, call.callId, undefined);
-  }
+  if (call.isRemembered && entity.calls.has(call.callId)) return;
   if (entity.mail.length >= mailMax) {
     throw new SporeError(
       "too-many-messages",
@@ -79,6 +76,7 @@ export function acceptCall(entity: Entity, sink: Sink, call: Call): void {
       },
     );
   }
+  if (call.isRemembered) rememberCall(entity, sink, call.callId, undefined);
   if (call.session !== undefined) rememberSession(entity, sink, call.session);
   const mail: Mail = {
     index: head.nextMail++,

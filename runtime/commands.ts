@@ -4,7 +4,7 @@
  */
 import type { Command, Encoded } from "../guest/protocol.ts";
 import { SporeError, unreachable } from "./errors.ts";
-import { encodeRow, type ReplyTo, rowKeys } from "./format.ts";
+import { encodeRow, type ReplyTo, rowKeys, type SignalRow } from "./format.ts";
 import { actorKey, checkId, nameOf, runKey, tenantOf } from "./ids.ts";
 import {
   addPending,
@@ -44,16 +44,18 @@ export function applyCommon(entity: Entity, sink: Sink, command: CommonCommand):
       sink.perform(entity, command.id);
       return;
     case "wait": {
-      const value = takeSignal(entity, sink, command.signal);
-      if (value === undefined) {
+      const signal = takeSignal(entity, sink, command.signal);
+      if (signal === undefined) {
         addPending(entity, sink, command.id, { kind: "wait", signal: command.signal });
       } else {
-        pushInput(entity, sink, { kind: "resolve", id: command.id, outcome: okEncoded(value) });
+        resolveWait(entity, sink, command.id, signal);
       }
       return;
     }
     case "drop":
-      removePending(entity, sink, command.id);
+      if (removePending(entity, sink, command.id) === undefined) {
+        returnSignals(entity, sink, (id) => id === command.id);
+      }
       return;
     case "start":
       startOther(entity, sink, command);
@@ -173,31 +175,87 @@ function childId(parent: string, life: number, id: number): string {
 
 export function acceptSignal(entity: Entity, sink: Sink, name: string, value: Encoded): void {
   const { head } = entity;
-  addHostEvent(entity, sink, "signal.received", { name });
-  for (const [id, pending] of entity.pending) {
-    if (pending.kind === "wait" && pending.signal === name) {
-      removePending(entity, sink, id);
-      pushInput(entity, sink, { kind: "resolve", id, outcome: okEncoded(value) });
-      return;
-    }
-  }
-  if (entity.signals.length >= signalsMax) {
+  const wait = waitFor(entity, name);
+  if (wait === undefined && entity.signals.length >= signalsMax) {
     throw new SporeError(
       "too-many-messages",
       `run ${nameOf(entity.key)} has ${signalsMax} unread signals`,
       { hint: "Let the run read some, then send again." },
     );
   }
-  const row = { index: head.nextSignal++, name, value };
-  entity.signals.push(row);
-  sink.changes.putFresh(rowKeys.signal(entity.key, row.index), () => encodeRow(row));
+  addHostEvent(entity, sink, "signal.received", { name });
+  const row: SignalRow = { index: head.nextSignal++, name, value };
+  if (wait === undefined) {
+    entity.signals.push(row);
+    sink.changes.putFresh(rowKeys.signal(entity.key, row.index), () => encodeRow(row));
+    return;
+  }
+  removePending(entity, sink, wait);
+  resolveWait(entity, sink, wait, row);
 }
 
-function takeSignal(entity: Entity, sink: Sink, name: string): Encoded | undefined {
+/** The oldest pending wait for a signal of that name. */
+function waitFor(entity: Entity, name: string): number | undefined {
+  for (const [id, pending] of entity.pending) {
+    if (pending.kind === "wait" && pending.signal === name) return id;
+  }
+  return undefined;
+}
+
+function resolveWait(entity: Entity, sink: Sink, id: number, row: SignalRow): void {
+  const signal = { name: row.name, index: row.index };
+  pushInput(entity, sink, { kind: "resolve", id, outcome: okEncoded(row.value), signal });
+}
+
+function takeSignal(entity: Entity, sink: Sink, name: string): SignalRow | undefined {
   const at = entity.signals.findIndex((signal) => signal.name === name);
   const signal = entity.signals[at];
   if (signal === undefined) return undefined;
   entity.signals.splice(at, 1);
   sink.changes.delete(rowKeys.signal(entity.key, signal.index));
-  return signal.value;
+  return signal;
+}
+
+/**
+ * Signals that were on their way to waits which were given up meanwhile: they go back to
+ * where they were, before younger ones (I4).
+ */
+export function returnSignals(
+  entity: Entity,
+  sink: Sink,
+  isGivenUp: (waitId: number) => boolean,
+): void {
+  const kept: Entity["inputs"] = [];
+  const returned = new Set<string>();
+  for (const item of entity.inputs) {
+    const { input } = item;
+    const isReturned =
+      input.kind === "resolve" &&
+      input.signal !== undefined &&
+      input.outcome.kind === "ok" &&
+      isGivenUp(input.id);
+    if (!isReturned) {
+      kept.push(item);
+      continue;
+    }
+    sink.changes.delete(rowKeys.input(entity.key, item.index));
+    const row: SignalRow = { ...input.signal, value: input.outcome.value };
+    entity.signals.push(row);
+    sink.changes.put(rowKeys.signal(entity.key, row.index), () => encodeRow(row));
+    returned.add(row.name);
+  }
+  if (returned.size === 0) return;
+  entity.inputs = kept;
+  entity.signals.sort((left, right) => left.index - right.index);
+  sink.changes.touch(entity);
+  // A wait that began before the other was given up.
+  for (const name of returned) {
+    for (let id = waitFor(entity, name); id !== undefined; id = waitFor(entity, name)) {
+      if (isGivenUp(id)) break;
+      const signal = takeSignal(entity, sink, name);
+      if (signal === undefined) break;
+      removePending(entity, sink, id);
+      resolveWait(entity, sink, id, signal);
+    }
+  }
 }

@@ -43,6 +43,9 @@ export const rowKeys = {
   timers: "t/",
   attention: (key: EntityKey) => `a/${key}`,
   attentions: "a/",
+  /** An entity that is deleted and whose other rows may still be there. */
+  removal: (key: EntityKey) => `z/${key}`,
+  removals: "z/",
   outbox: (partition: number, index: number) => `o/${hex(partition, 4)}/${hex(index, 12)}`,
   outboxes: "o/",
   outboxCounter: (partition: number) => `p/${hex(partition, 4)}`,

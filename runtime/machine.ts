@@ -194,6 +194,9 @@ export function removePending(entity: Entity, sink: Sink, id: number): Pending |
   const pending = entity.pending.get(id);
   if (pending === undefined) return undefined;
   entity.pending.delete(id);
+  // The id may be given again (another life, a rewound memory): nothing of this one may answer it.
+  entity.inFlight.get(id)?.();
+  entity.inFlight.delete(id);
   sink.changes.delete(rowKeys.command(entity.key, id));
   if (pending.kind === "timer") {
     sink.changes.delete(rowKeys.timer(pending.atMs, entity.key, id));

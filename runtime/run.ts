@@ -4,8 +4,16 @@
  * `setStatus`.
  */
 import { encode } from "../guest/cbor.ts";
-import type { Command, Drained, Encoded, ErrorValue, Outcome, RunInfo } from "../guest/protocol.ts";
-import { applyCommon } from "./commands.ts";
+import type {
+  Command,
+  Drained,
+  Encoded,
+  ErrorValue,
+  Input,
+  Outcome,
+  RunInfo,
+} from "../guest/protocol.ts";
+import { applyCommon, returnSignals } from "./commands.ts";
 import { assert, SporeError } from "./errors.ts";
 import { encodeRow, type ReplyTo, type RunHead, rowKeys, type StartMessage } from "./format.ts";
 import { type EntityKey, nameOf, runKey, tenantOf } from "./ids.ts";
@@ -229,6 +237,7 @@ function rewindToFailure(entity: Entity, sink: Sink): void {
   for (const id of [...entity.pending.keys()]) {
     if (id > resumeCommand) removePending(entity, sink, id);
   }
+  returnSignals(entity, sink, (id) => id > resumeCommand);
   const waiting = entity.inputs.map(({ input }) => input);
   for (const { index } of entity.inputs) sink.changes.delete(rowKeys.input(entity.key, index));
   entity.inputs = [];
@@ -265,6 +274,7 @@ export function close(entity: Entity, sink: Sink, status: Status, outcome: Outco
   head.closedAtMs = Math.max(sink.nowMs, head.lastNowMs);
   head.waitingFor = undefined;
   addHostEvent(entity, sink, closeEvents[status] ?? "run.closed", eventData(outcome));
+  refuseUpdates(entity, sink);
   if (status !== "FAILED") forgetResumePoint(head);
   if (head.resumeVersion !== undefined) {
     // Memory, pending commands and their results stay, for `resume`.
@@ -281,6 +291,21 @@ export function close(entity: Entity, sink: Sink, status: Status, outcome: Outco
   closeChildren(entity, sink);
   sink.changes.touch(entity);
   sink.notify(entity);
+}
+
+/** Updates that were accepted and that no code will see any more get their answer. */
+function refuseUpdates(entity: Entity, sink: Sink): void {
+  const refused = entity.inputs.filter(({ input }) => input.kind === "update");
+  entity.inputs = entity.inputs.filter(({ input }) => input.kind !== "update");
+  const outcome = failed(
+    hostError("run-closed", `run ${nameOf(entity.key)} ended before the update was handled`),
+  );
+  for (const { index, input } of refused) {
+    sink.changes.delete(rowKeys.input(entity.key, index));
+    if (input.kind !== "update") continue;
+    rememberCall(entity, sink, input.id, outcome);
+    sink.replied(entity, input.id, outcome);
+  }
 }
 
 const closeEvents: Partial<Record<Status, string>> = {
@@ -430,6 +455,9 @@ function complete(entity: Entity, sink: Sink, outcome: Outcome): void {
 function continueAsNew(entity: Entity, sink: Sink, args: Encoded): void {
   const head = headOf(entity);
   const seed = head.inputHash.slice(0, 16);
+  // What this life has accepted and not seen belongs to the next one (I4).
+  returnSignals(entity, sink, () => true);
+  const inherited = entity.inputs.map(({ input }) => input).filter(isInherited);
   forgetMemory(entity, sink);
   head.attempt += 1;
   head.queries = [];
@@ -437,6 +465,11 @@ function continueAsNew(entity: Entity, sink: Sink, args: Encoded): void {
   addHostEvent(entity, sink, "run.continued", { attempt: head.attempt });
   seed[0] = (seed[0] ?? 0) ^ (head.attempt & 0xff);
   beginLife(entity, sink, seed, { args });
+  for (const input of inherited) pushInput(entity, sink, input);
+}
+
+function isInherited(input: Input): boolean {
+  return input.kind === "update" || input.kind === "cancel";
 }
 
 function mergeTags(
