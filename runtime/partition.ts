@@ -250,8 +250,13 @@ export class Partition {
     }
     const messages = await scanAll(table, rowKeys.outboxes);
     const attentions = await scanAll(table, rowKeys.attentions);
+    const removals = await scanAll(table, rowKeys.removals);
     await this.#fillTimers();
     this.#state = "owned";
+    for (const [key] of removals) {
+      // First, so that requests for the key wait for it. Written by rowKeys.
+      void this.#background(this.#clear(key.slice(rowKeys.removals.length) as EntityKey));
+    }
     this.#sweepCancel = this.#ports.clock.after(sweepDelayMs, () => {
       if (this.#state === "owned") void this.#background(this.#sweep());
     });
@@ -483,11 +488,17 @@ export class Partition {
 
   #remove(entity: Entity, sink: Sink): Promise<void> {
     this.#unlist(entity, sink);
-    const { key } = entity;
+    return this.#clear(entity.key);
+  }
+
+  /** Deletes what a removed entity has left; goes on after a crash, so that nothing stays. */
+  #clear(key: EntityKey): Promise<void> {
     const removal = (async () => {
       await this.durable();
       await this.#deleteRows(rowKeys.entity(key));
       await this.#deleteRows(rowKeys.historyOf(key));
+      this.#changes.delete(rowKeys.removal(key));
+      this.#linger();
       await this.durable();
     })().finally(() => this.#loading.delete(key));
     this.#loading.set(key, removal);
@@ -498,6 +509,7 @@ export class Partition {
     entity.isDeleted = true;
     for (const abort of entity.inFlight.values()) abort();
     this.#ports.sandbox.release(machineOf(entity));
+    sink.changes.put(rowKeys.removal(entity.key), new Uint8Array(0));
     sink.changes.delete(rowKeys.head(entity.key));
     if (entity.listedKey !== undefined) sink.changes.delete(entity.listedKey);
     if (entity.hasAttention) sink.changes.delete(rowKeys.attention(entity.key));
@@ -708,10 +720,13 @@ export class Partition {
 
   #perform(entity: Entity, id: number): void {
     const { key } = entity;
+    const pending = entity.pending.get(id);
+    if (pending === undefined) return;
     this.#changes.releases.push(() => {
       const resident = this.#entities.get(key);
-      const pending = resident?.pending.get(id);
-      if (resident === undefined || pending === undefined || resident.inFlight.has(id)) return;
+      // Meanwhile the id may have been given to another command, which isn't durable yet.
+      if (resident === undefined || resident.pending.get(id) !== pending) return;
+      if (resident.inFlight.has(id)) return;
       const effect = performEffect(this.#ports, this.#options.prefix, key, pending);
       resident.inFlight.set(id, effect.abort);
       void this.#background(

@@ -673,16 +673,20 @@ class Tenant implements TenantHost {
 
   #closedOutcome(partition: Partition, key: EntityKey, waitMs: number): Promise<OutputResult> {
     return this.#waitFor(partition, key, waitMs, async (): Promise<OutputResult> => {
-      const run = await ask(partition, key, (found) => found);
-      if (run === undefined) throw runNotFound(nameOf(key));
+      const run = await ask(partition, key, (found) => {
+        if (found === undefined) throw runNotFound(nameOf(key));
+        return found;
+      });
       const { status, outcome } = headOf(run);
       if (!isClosed(status)) {
         if (waitMs === 0) await partition.durable();
         return { kind: "pending", status };
       }
       assert(outcome !== undefined, `${key} is closed with an outcome`);
-      // An outcome never changes, so it needs to be durable but can't be stale.
-      await partition.settled(run);
+      // An outcome never changes, so it needs to be durable but can't be stale; unless it is
+      // a failure, which a resume takes back.
+      if (status === "FAILED") await partition.durable();
+      else await partition.settled(run);
       return { kind: "ready", outcome, status };
     });
   }
