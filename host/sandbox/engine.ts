@@ -101,8 +101,8 @@ export const engineLimits = Object.freeze({
   modulesMax: 64,
   sectionsMax: 10_000,
   segmentsMax: 100_000,
-  /** Default cap of a guest's memory: 64 MiB. */
-  pagesMax: 1024,
+  /** Default cap of a guest's memory: 128 MiB, which a fan-out of 100,000 steps nearly fills. */
+  pagesMax: 2048,
   /** Default cap of what one activation drains: 16 MiB. */
   drainedBytesMax: 16 * 1024 * 1024,
 });

@@ -62,7 +62,7 @@ interface Settings extends MachinesLimits {
   readonly threads: number;
   /** Time that a guest may take for one activation. Default 5 s. */
   readonly activationMsMax: number;
-  /** Cap of each guest's memory, in 64 KiB pages. Default 1024. */
+  /** Cap of each guest's memory, in 64 KiB pages. Default 2048. */
   readonly memoryPagesMax: number;
   /** Time to evaluate a module at build time. Default 30 s. */
   readonly compileMsMax: number;
@@ -214,7 +214,8 @@ class ThreadSandbox implements Sandbox {
       digest: nodeCodec.digest,
     });
     const bytes = encodeBaseline(baseline, baselineCodec);
-    return { id, bytes, manifest: await this.#know(id, bytes) };
+    const prepared = { id, bytes, manifest: await this.#know(id, bytes) };
+    return source.kind === "component" ? prepared : { ...prepared, component };
   }
 
   /** Makes a component known under these bytes once its manifest has been read. */
