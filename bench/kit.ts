@@ -8,6 +8,7 @@ import { fileURLToPath } from "node:url";
 import { decode, encode } from "../guest/cbor.ts";
 import type { Drained, Outcome } from "../guest/protocol.ts";
 import { build } from "../host/build.ts";
+import { calendar } from "../host/calendar.ts";
 import { clock, digest, random } from "../host/node.ts";
 import { createThreadSandbox } from "../host/sandbox/threads.ts";
 import { FileStore } from "../host/store/file.ts";
@@ -121,7 +122,7 @@ async function openEngine(
     observe() {},
   };
   const host = await createHost(
-    { store, sandbox, clock, random, digest, outbound, observer },
+    { store, sandbox, clock, calendar, random, digest, outbound, observer },
     { hostId: "bench", ...(limits === undefined ? {} : { limits }) },
   );
   await host.start();
@@ -176,11 +177,22 @@ function counted(store: Store): { readonly store: Store; readonly traffic: Traff
 
 // ---------------------------------------------------------------- load
 
+export interface Load {
+  readonly inFlight: number;
+  readonly ms?: number;
+  readonly warmMs?: number;
+}
+
 /** How often a second `call` completes with so many of them under way, after a warm-up. */
-export async function rate(
+export async function rate(call: (index: number) => Promise<unknown>, load: Load): Promise<number> {
+  return (await rateAndCost(call, load)).perSecond;
+}
+
+/** The rate, and the processor time of this process for each call: what other work disturbs less. */
+export async function rateAndCost(
   call: (index: number) => Promise<unknown>,
-  load: { readonly inFlight: number; readonly ms?: number; readonly warmMs?: number },
-): Promise<number> {
+  load: Load,
+): Promise<{ readonly perSecond: number; readonly cpuUs: number }> {
   const { inFlight, ms = 3000, warmMs = 1000 } = load;
   const startMs = performance.now();
   const fromMs = startMs + warmMs;
@@ -188,18 +200,23 @@ export async function rate(
   let index = 0;
   let done = 0;
   let lastMs = fromMs;
+  let cpu = process.cpuUsage();
+  let isWarm = false;
   await Promise.all(
     Array.from({ length: inFlight }, async () => {
       while (performance.now() < endMs) {
         await call(index++);
         const nowMs = performance.now();
         if (nowMs < fromMs) continue;
+        if (!isWarm) cpu = process.cpuUsage();
+        isWarm = true;
         done += 1;
         lastMs = nowMs;
       }
     }),
   );
-  return (done * 1000) / (lastMs - fromMs);
+  const { user, system } = process.cpuUsage(cpu);
+  return { perSecond: (done * 1000) / (lastMs - fromMs), cpuUs: (user + system) / done };
 }
 
 /** How long each of so many calls takes, one after the other; sorted. */

@@ -12,6 +12,8 @@ import { SporeError } from "../runtime/errors.ts";
 import { createHost, type Host, type HostOptions } from "../runtime/index.ts";
 import type { Clock, Digest, Observer, Random, Sandbox } from "../runtime/ports.ts";
 import { type ApiLimits, createApi } from "./api.ts";
+import { type ComponentMaps, createComponentMaps } from "./component-maps.ts";
+import { calendar } from "./calendar.ts";
 import { createMetrics, type Metrics } from "./metrics.ts";
 import { createOutbound, type OutboundOptions } from "./outbound.ts";
 import { createThreadSandbox, type ThreadSandboxOptions } from "./sandbox/threads.ts";
@@ -42,6 +44,7 @@ export interface RunningServer {
   readonly storage: string;
   readonly host: Host;
   readonly sandbox: Sandbox;
+  readonly maps: ComponentMaps;
   /** Resolves when another server has taken over: this one then answers nothing more. */
   readonly moved: Promise<SporeError>;
   stop(): Promise<void>;
@@ -73,7 +76,7 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
   const sandbox = await createThreadSandbox(options.sandbox);
   opened.defer(() => sandbox.close());
   const outbound = createOutbound(options.outbound);
-  const ports = { store, sandbox, clock, random, digest, outbound, observer };
+  const ports = { store, sandbox, clock, calendar, random, digest, outbound, observer };
   const moved = Promise.withResolvers<SporeError>();
   const host = await createHost(ports, {
     ...options.engine,
@@ -84,8 +87,10 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
     },
   });
   addGauges(metrics, host);
+  const maps = createComponentMaps(ports, { prefix: options.engine?.prefix });
   const app = createApi({
     host,
+    maps,
     clock,
     random,
     digest,
@@ -113,6 +118,7 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
     storage: redactStorageUri(options.storage),
     host,
     sandbox,
+    maps,
     moved: moved.promise,
     stop() {
       stopping ??= stopWithin({ server, host, resources, stopMsMax });

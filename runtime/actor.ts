@@ -8,23 +8,37 @@
  *   they commit together or not at all.
  * - A3 A turn that throws stages no state.
  */
-import type { Drained, Encoded, Outcome, RunInfo } from "../guest/protocol.ts";
+import type { Command, Drained, Encoded, Outcome, RunInfo, TurnInput } from "../guest/protocol.ts";
 import { applyCommon } from "./commands.ts";
 import { assert, SporeError } from "./errors.ts";
-import { type ActorHead, encodeRow, type Mail, type ReplyTo, rowKeys } from "./format.ts";
-import { type EntityKey, nameOf, tenantOf } from "./ids.ts";
-import { answer, failed, forgetMemory, hostError, pushInput, rememberCall } from "./machine.ts";
 import {
-  addHistory,
-  addHostEvent,
-  type Entity,
-  newEntity,
-  type Sink,
-  sessionRowKey,
-} from "./state.ts";
+  type ActorHead,
+  encodeRow,
+  type Mail,
+  type PreviousRow,
+  type ReminderRow,
+  type ReplyTo,
+  rowKeys,
+  systemTimers,
+} from "./format.ts";
+import { type EntityKey, nameOf, tenantOf } from "./ids.ts";
+import {
+  addSystemTimer,
+  answer,
+  failed,
+  forgetMemory,
+  hostError,
+  pushInput,
+  rememberCall,
+  removeSystemTimer,
+} from "./machine.ts";
+import { addHostEvent, type Entity, newEntity, type Sink, sessionRowKey } from "./state.ts";
 
 /** Calls that may wait in one mailbox before callers get `too-many-messages`. */
 export const mailMax = 1000;
+/** Bytes of one actor's encoded state. */
+export const stateBytesMax = 16 * 1024 * 1024;
+export const remindersMax = 1000;
 /** Client sessions remembered per actor. */
 export const sessionsMax = 256;
 
@@ -52,7 +66,19 @@ export function createActor(key: EntityKey, component: string, sink: Sink): Enti
   return entity;
 }
 
-export interface Call {
+/** An actor that begins with another one's state. */
+export function forkOf(
+  key: EntityKey,
+  origin: { readonly state: Encoded; readonly component: string; readonly from: string },
+  sink: Sink,
+): Entity {
+  const actor = createActor(key, origin.component, sink);
+  setState(actor, sink, origin.state);
+  addHostEvent(actor, sink, "actor.forked", { from: origin.from });
+  return actor;
+}
+
+export interface Call extends Pick<Mail, "upgradeTo" | "chain" | "caller"> {
   readonly method: string;
   readonly args: Encoded;
   readonly callId: string;
@@ -87,6 +113,9 @@ export function acceptCall(entity: Entity, sink: Sink, call: Call): void {
     ...(call.create === undefined ? {} : { create: call.create }),
     ...(call.replyTo === undefined ? {} : { replyTo: call.replyTo }),
     ...(call.session === undefined ? {} : { session: call.session.id }),
+    ...(call.upgradeTo === undefined ? {} : { upgradeTo: call.upgradeTo }),
+    ...(call.chain === undefined ? {} : { chain: call.chain }),
+    ...(call.caller === undefined ? {} : { caller: call.caller }),
   };
   entity.mail.push(mail);
   sink.changes.putFresh(rowKeys.mail(entity.key, mail.index), () => encodeRow(mail));
@@ -127,12 +156,17 @@ function rememberSession(entity: Entity, sink: Sink, session: { id: string; seq:
 /** Starts the next turn if the actor is free. Returns whether there is one. */
 export function beginTurn(entity: Entity, sink: Sink): boolean {
   const head = actorHead(entity);
-  if (head.turn !== undefined) return false;
+  if (head.turn !== undefined || head.isStopped === true) return false;
   const mail = entity.mail.shift();
   if (mail === undefined) return false;
   sink.changes.delete(rowKeys.mail(entity.key, mail.index));
   head.turn = mail;
-  pushInput(entity, sink, {
+  pushInput(entity, sink, turnInput(entity, mail));
+  return true;
+}
+
+function turnInput(entity: Entity, mail: Mail): TurnInput {
+  return {
     kind: "turn",
     run: runInfo(entity),
     actor: refOf(entity),
@@ -141,8 +175,34 @@ export function beginTurn(entity: Entity, sink: Sink): boolean {
     ...(entity.state === undefined ? {} : { state: entity.state }),
     id: mail.callId,
     readonly: false,
-  });
-  return true;
+    ...(mail.caller === undefined ? {} : { caller: mail.caller }),
+  };
+}
+
+/**
+ * A call that comes back to an actor while the actor waits for the caller. It would wait for
+ * ever in the mailbox: a re-entrant actor runs it within its turn, any other refuses it.
+ * Returns why it is refused.
+ */
+export function acceptReturningCall(entity: Entity, sink: Sink, call: Call): string | undefined {
+  const head = actorHead(entity);
+  const { type } = refOf(entity);
+  const chain = [...(call.chain ?? []), nameOf(entity.key)].join(" → ");
+  const definition = sink.actorDefinition(head.component, type);
+  if (definition?.reentrant !== true || head.turn === undefined) {
+    return `a call would wait for itself: ${chain}`;
+  }
+  const { session: _none, ...rest } = call;
+  const mail: Mail = { ...rest, index: 0 };
+  head.nested = [...(head.nested ?? []), mail];
+  pushInput(entity, sink, turnInput(entity, mail));
+  return undefined;
+}
+
+/** Component whose code runs in the turn that is going on. */
+export function componentOf(entity: Entity): string {
+  const { head } = entity;
+  return head.kind === "actor" ? (head.turn?.upgradeTo ?? head.component) : head.component;
 }
 
 export function runInfo(entity: Entity): RunInfo {
@@ -179,17 +239,30 @@ export function refOf(entity: Entity): { type: string; key: string } {
 
 export function applyTurn(entity: Entity, sink: Sink, drained: Drained): void {
   const head = actorHead(entity);
-  for (const record of drained.records) addHistory(entity, sink, { kind: "record", record });
+  const large = drained.commands.find(
+    (command) => command.kind === "state" && command.value.length > stateBytesMax,
+  );
+  if (large !== undefined) {
+    const message = `the state would take more than ${stateBytesMax} bytes`;
+    failTurn(entity, sink, hostError("value-too-large", message));
+    return;
+  }
   for (const command of drained.commands) {
     switch (command.kind) {
       case "state":
-        entity.state = command.value;
-        head.stateBytes = command.value.length;
-        sink.changes.put(rowKeys.state(entity.key), command.value);
-        sink.changes.touch(entity);
+        keepPrevious(entity, sink);
+        setState(entity, sink, command.value);
         break;
       case "reply":
-        replyTurn(entity, sink, command.outcome);
+        if (!replyNested(entity, sink, command.id, command.outcome)) {
+          replyTurn(entity, sink, command.outcome);
+        }
+        break;
+      case "remind":
+        remind(entity, sink, command);
+        break;
+      case "forgetReminder":
+        forgetReminder(entity, sink, command.name);
         break;
       case "turned":
         endTurn(entity, sink);
@@ -210,25 +283,259 @@ export function applyTurn(entity: Entity, sink: Sink, drained: Drained): void {
 }
 
 function replyTurn(entity: Entity, sink: Sink, outcome: Outcome): void {
-  const { turn } = actorHead(entity);
+  const head = actorHead(entity);
+  const { turn } = head;
   assert(turn !== undefined, `${entity.key} replies within a turn`);
+  if (turn.upgradeTo !== undefined) {
+    endUpgrade(entity, sink, turn.upgradeTo, outcome);
+    return;
+  }
   if (turn.method === "") entity.constructorOutcome = outcome;
   if (turn.isRemembered) rememberCall(entity, sink, turn.callId, outcome);
   answer(sink, turn.replyTo, outcome);
   sink.replied(entity, turn.callId, outcome);
+  addTurnEvent(entity, sink, turn, outcome);
+  const definition = sink.actorDefinition(head.component, refOf(entity).type);
+  if (outcome.kind === "error" && definition?.stopsOnError === true && turn.method !== "") {
+    head.isStopped = true;
+    addHostEvent(entity, sink, "actor.stopped", { method: turn.method, error: outcome.error });
+  }
+}
+
+/** Values over this are left out of an actor's history. */
+const eventBytesMax = 4096;
+
+function addTurnEvent(entity: Entity, sink: Sink, turn: Mail, outcome: Outcome): void {
+  const { state } = entity;
   addHostEvent(entity, sink, outcome.kind === "ok" ? "turn.succeeded" : "turn.failed", {
     method: turn.method,
+    ...(turn.args.length <= eventBytesMax ? { args: turn.args } : {}),
+    ...(turn.caller === undefined ? {} : { caller: turn.caller }),
     ...(outcome.kind === "ok" ? {} : { error: outcome.error }),
+    ...(state !== undefined && state.length <= eventBytesMax ? { state } : {}),
   });
+}
+
+function replyNested(entity: Entity, sink: Sink, callId: string, outcome: Outcome): boolean {
+  const head = actorHead(entity);
+  const mail = head.nested?.find((nested) => nested.callId === callId);
+  if (mail === undefined) return false;
+  head.nested = head.nested?.filter((nested) => nested !== mail);
+  answer(sink, mail.replyTo, outcome);
+  addTurnEvent(entity, sink, mail, outcome);
+  return true;
+}
+
+/** The new state was staged by the turn; with it comes the new component, or neither does. */
+function endUpgrade(entity: Entity, sink: Sink, component: string, outcome: Outcome): void {
+  const head = actorHead(entity);
+  if (outcome.kind === "error") {
+    head.failedUpgrade = component;
+    addHostEvent(entity, sink, "actor.upgrade-failed", { component, error: outcome.error });
+    return;
+  }
+  const from = head.component;
+  head.previousComponent = from;
+  head.component = component;
+  head.failedUpgrade = undefined;
+  addHostEvent(entity, sink, "actor.upgraded", { component, from });
+}
+
+/** Puts an upgrade before all waiting calls, unless it is done, under way or has failed. */
+export function requestUpgrade(
+  entity: Entity,
+  sink: Sink,
+  component: string,
+  isForced: boolean,
+): boolean {
+  const head = actorHead(entity);
+  if (head.component === component || entity.state === undefined) return false;
+  if (head.failedUpgrade === component && !isForced) return false;
+  if ([head.turn, ...entity.mail].some((mail) => mail?.upgradeTo === component)) return false;
+  const args = encodeRow([]);
+  const callId = `.upgrade.${head.nextMail}`;
+  acceptCall(entity, sink, { method: "", args, callId, isRemembered: false, upgradeTo: component });
+  return true;
+}
+
+/** Component and state as they were before the last upgrade; later changes are lost. */
+export function rollBack(entity: Entity, sink: Sink, previous: PreviousRow): void {
+  const head = actorHead(entity);
+  assertIdle(entity);
+  head.failedUpgrade = head.component;
+  head.component = previous.component;
+  head.previousComponent = undefined;
+  setState(entity, sink, previous.state);
+  sink.changes.delete(rowKeys.previous(entity.key));
+  addHostEvent(entity, sink, "actor.rolled-back", { component: previous.component });
+}
+
+/** Replaces the state by hand, if nobody was faster. */
+export function editState(entity: Entity, sink: Sink, state: Encoded, turns: number): void {
+  assertIdle(entity);
+  const head = actorHead(entity);
+  if (head.turns !== turns) {
+    throw new SporeError(
+      "state-changed",
+      `actor ${nameOf(entity.key)} has had ${head.turns} turns, not ${turns}`,
+      { hint: "Read the state again, then decide." },
+    );
+  }
+  checkStateSize(entity, state);
+  setState(entity, sink, state);
+  head.turns += 1;
+  addHostEvent(entity, sink, "actor.edited", state.length <= eventBytesMax ? { state } : {});
+}
+
+function assertIdle(entity: Entity): void {
+  if (actorHead(entity).turn === undefined) return;
+  throw new SporeError("actor-busy", `actor ${nameOf(entity.key)} is in a turn`, {
+    hint: "Try again when the turn is over.",
+  });
+}
+
+function setState(entity: Entity, sink: Sink, state: Encoded): void {
+  entity.state = state;
+  actorHead(entity).stateBytes = state.length;
+  sink.changes.put(rowKeys.state(entity.key), state);
+  sink.changes.touch(entity);
+}
+
+function checkStateSize(entity: Entity, state: Encoded): void {
+  if (state.length <= stateBytesMax) return;
+  throw new SporeError(
+    "value-too-large",
+    `the state of actor ${nameOf(entity.key)} would take ${state.length} bytes`,
+    { hint: `At most ${stateBytesMax}. Keep large parts as objects: put and get.` },
+  );
+}
+
+/** Goes on after a stop by policy, with the call after the one that failed. */
+export function resumeActor(entity: Entity, sink: Sink): void {
+  actorHead(entity).isStopped = undefined;
+  addHostEvent(entity, sink, "actor.resumed");
 }
 
 function endTurn(entity: Entity, sink: Sink): void {
   const head = actorHead(entity);
-  const isConstructor = head.turn?.method === "";
+  const isConstructor = head.turn?.method === "" && head.turn.upgradeTo === undefined;
+  for (const nested of head.nested ?? []) {
+    answer(sink, nested.replyTo, failed(hostError("call-failed", "the outer call has ended")));
+  }
   head.turns += 1;
   head.turn = undefined;
+  head.nested = undefined;
   forgetMemory(entity, sink);
+  armExpiry(entity, sink);
   if (isConstructor && entity.state === undefined) refuseMail(entity, sink);
+}
+
+/** Before an upgrade's new state replaces the old one. */
+function keepPrevious(entity: Entity, sink: Sink): void {
+  const { turn, component } = actorHead(entity);
+  if (turn?.upgradeTo === undefined || entity.state === undefined) return;
+  const previous: PreviousRow = { component, state: entity.state };
+  sink.changes.put(rowKeys.previous(entity.key), encodeRow(previous));
+}
+
+// ---------------------------------------------------------------- time
+
+/** The expiry timer is set once and moves itself on: no timer is written for each turn. */
+function armExpiry(entity: Entity, sink: Sink): void {
+  const head = actorHead(entity);
+  const isArmed = head.lastTurnAtMs !== undefined;
+  const ttlMs = sink.actorDefinition(head.component, refOf(entity).type)?.expiresAfterMs;
+  if (ttlMs === undefined) return;
+  head.lastTurnAtMs = sink.nowMs;
+  if (!isArmed) addSystemTimer(entity, sink, systemTimers.expiry, sink.nowMs + ttlMs);
+}
+
+/** Whether the actor has been idle for its time and is to be deleted. */
+export function isExpired(entity: Entity, sink: Sink): boolean {
+  const head = actorHead(entity);
+  const ttlMs = sink.actorDefinition(head.component, refOf(entity).type)?.expiresAfterMs;
+  if (ttlMs === undefined || head.lastTurnAtMs === undefined) return false;
+  const isIdle = head.turn === undefined && entity.mail.length === 0;
+  const dueMs = head.lastTurnAtMs + ttlMs;
+  if (isIdle && sink.nowMs >= dueMs) return true;
+  addSystemTimer(entity, sink, systemTimers.expiry, Math.max(dueMs, sink.nowMs + 1000));
+  return false;
+}
+
+function remind(entity: Entity, sink: Sink, command: Extract<Command, { kind: "remind" }>): void {
+  const head = actorHead(entity);
+  const { name, method, args, everyMs, cron, zone } = command;
+  const atMs =
+    command.atMs ?? (cron === undefined ? undefined : sink.nextCron(cron, zone, sink.nowMs));
+  forgetReminder(entity, sink, name);
+  const isNameFit = /^[A-Za-z0-9._:~@+=,-]{1,200}$/.test(name);
+  if (atMs === undefined || !isNameFit || entity.reminders.size >= remindersMax) {
+    const reason = isNameFit
+      ? atMs === undefined
+        ? "never comes"
+        : "is one too many"
+      : "has a bad name";
+    addHostEvent(entity, sink, "reminder.refused", { name, reason });
+    return;
+  }
+  head.nextReminder = (head.nextReminder ?? 0) + 1;
+  putReminder(entity, sink, {
+    name,
+    index: head.nextReminder,
+    method,
+    args,
+    atMs,
+    everyMs: everyMs === undefined ? undefined : Math.max(1000, everyMs),
+    cron,
+    zone,
+  });
+}
+
+function putReminder(entity: Entity, sink: Sink, reminder: ReminderRow): void {
+  entity.reminders.set(reminder.name, reminder);
+  sink.changes.put(rowKeys.reminder(entity.key, reminder.name), encodeRow(reminder));
+  addSystemTimer(entity, sink, systemTimers.reminder(reminder.index), reminder.atMs);
+  sink.changes.touch(entity);
+}
+
+function forgetReminder(entity: Entity, sink: Sink, name: string): void {
+  const reminder = entity.reminders.get(name);
+  if (reminder === undefined) return;
+  entity.reminders.delete(name);
+  sink.changes.delete(rowKeys.reminder(entity.key, name));
+  removeSystemTimer(entity, sink, systemTimers.reminder(reminder.index), reminder.atMs);
+}
+
+/** A reminder's time has come: its call goes into the mailbox, and the next time is set. */
+export function fireReminder(entity: Entity, sink: Sink, timerId: number, atMs: number): void {
+  for (const reminder of [...entity.reminders.values()]) {
+    if (systemTimers.reminder(reminder.index) !== timerId || reminder.atMs !== atMs) continue;
+    forgetReminder(entity, sink, reminder.name);
+    if (entity.mail.length >= mailMax) {
+      putReminder(entity, sink, { ...reminder, atMs: sink.nowMs + 1000 });
+      return;
+    }
+    const callId = `.reminder.${reminder.index}.${atMs}`;
+    const { method, args } = reminder;
+    acceptCall(entity, sink, { method, args, callId, isRemembered: false });
+    const nextMs = nextReminderMs(reminder, sink);
+    if (nextMs !== undefined) putReminder(entity, sink, { ...reminder, atMs: nextMs });
+  }
+}
+
+/** Times that passed while nobody looked are one call, not many. */
+function nextReminderMs(
+  { atMs, everyMs, cron, zone }: ReminderRow,
+  sink: Sink,
+): number | undefined {
+  if (cron !== undefined) return sink.nextCron(cron, zone, sink.nowMs);
+  if (everyMs === undefined) return undefined;
+  return atMs + everyMs * Math.max(1, Math.ceil((sink.nowMs - atMs + 1) / everyMs));
+}
+
+/** Removes the timers that a deleted actor leaves. */
+export function dropTimers(entity: Entity, sink: Sink): void {
+  for (const name of [...entity.reminders.keys()]) forgetReminder(entity, sink, name);
 }
 
 /** The constructor failed: nobody who waits for this actor will be served. */

@@ -21,7 +21,15 @@ import { addHostEvent, type Entity, type Sink } from "./state.ts";
 export const signalsMax = 10_000;
 
 /** Commands that only one kind of entity may give. */
-type OwnCommand = "reply" | "complete" | "continueAsNew" | "tags" | "state" | "turned";
+type OwnCommand =
+  | "reply"
+  | "complete"
+  | "continueAsNew"
+  | "tags"
+  | "state"
+  | "turned"
+  | "remind"
+  | "forgetReminder";
 
 export type CommonCommand = Exclude<Command, { kind: OwnCommand }>;
 
@@ -98,6 +106,8 @@ export function applyCommon(entity: Entity, sink: Sink, command: CommonCommand):
         create: command.create,
         component: head.component,
         isOneWay: command.oneWay === true,
+        ...(command.oneWay === true ? {} : { chain: chainOf(entity) }),
+        caller: nameOf(entity.key),
         replyTo: to,
       }));
       return;
@@ -115,6 +125,13 @@ export function applyCommon(entity: Entity, sink: Sink, command: CommonCommand):
     default:
       unreachable(command);
   }
+}
+
+/** The entities that wait for what this one asks, itself last. */
+function chainOf(entity: Entity): readonly string[] {
+  const { head } = entity;
+  const before = head.kind === "actor" ? (head.turn?.chain ?? []) : [];
+  return [...before, nameOf(entity.key)];
 }
 
 /** Registers the command and sends its message, or answers at once if it can't be made. */

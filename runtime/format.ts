@@ -30,8 +30,10 @@ export const rowKeys = {
   mail: (key: EntityKey, index: number) => `e/${key}/m/${hex(index, 10)}`,
   input: (key: EntityKey, index: number) => `e/${key}/n/${hex(index, 10)}`,
   state: (key: EntityKey) => `e/${key}/o`,
+  reminder: (key: EntityKey, name: string) => `e/${key}/r/${name}`,
   signal: (key: EntityKey, index: number) => `e/${key}/s/${hex(index, 10)}`,
   session: (key: EntityKey, session: string) => `e/${key}/u/${session}`,
+  previous: (key: EntityKey) => `e/${key}/v`,
   watcher: (key: EntityKey, index: number) => `e/${key}/w/${hex(index, 10)}`,
   history: (key: EntityKey, index: number) => `h/${key}/${hex(index, 10)}`,
   historyOf: (key: EntityKey) => `h/${key}/`,
@@ -39,6 +41,7 @@ export const rowKeys = {
   listed: (tenant: string, kind: string, status: string, createdAtMs: number, name: string) =>
     `x/${tenant}/${kind}/${status}/${hex(timeMax - createdAtMs, 12)}/${name}`,
   listedIn: (tenant: string, kind: string, status: string) => `x/${tenant}/${kind}/${status}/`,
+  listedActors: (tenant: string) => `x/${tenant}/a/`,
   timer: (atMs: number, key: EntityKey, id: number) => `t/${hex(atMs, 12)}/${hex(id, 8)}/${key}`,
   timers: "t/",
   attention: (key: EntityKey) => `a/${key}`,
@@ -72,7 +75,8 @@ export function timerOfRow(rowKey: string): { atMs: number; id: number; key: Ent
 
 /** Common part of both heads: the machine whose memory is (image, journal since). */
 export interface MachineHead {
-  readonly component: string;
+  /** A run keeps its own for ever; an actor moves on by upgrades. */
+  component: string;
   /** Activations journaled so far in this life of the machine. */
   version: number;
   /** Activations whose commands are applied: `version` or `version - 1`. */
@@ -119,6 +123,11 @@ export interface RunHead extends MachineHead {
    */
   careful?: "find" | "one" | undefined;
   nextStep?: string | undefined;
+  /** PENDING until then. */
+  startAtMs?: number | undefined;
+  /** Canceled then, and FAILED of it. */
+  deadlineMs?: number | undefined;
+  isOverdue?: boolean | undefined;
   /** Highest command id given so far, and at the resume point. */
   lastCommand: number;
   resumeCommand: number;
@@ -134,6 +143,16 @@ export interface ActorHead extends MachineHead {
   stateBytes: number;
   /** The call whose turn is going on. */
   turn?: Mail | undefined;
+  /** Calls that came back to this actor while it waits for them, by call id. */
+  nested?: readonly Mail[] | undefined;
+  /** Stopped by its policy after a method threw; waits for `resume`. */
+  isStopped?: boolean | undefined;
+  lastTurnAtMs?: number | undefined;
+  nextReminder?: number | undefined;
+  /** Component whose upgrade failed: not tried again by itself. */
+  failedUpgrade?: string | undefined;
+  /** Component before the last upgrade; its state is in the row `v`. */
+  previousComponent?: string | undefined;
 }
 
 export type Head = RunHead | ActorHead;
@@ -158,6 +177,12 @@ export interface Mail {
   readonly replyTo?: ReplyTo | undefined;
   /** The client session that it came in. */
   readonly session?: string | undefined;
+  /** An upgrade to this component instead of a call. */
+  readonly upgradeTo?: string | undefined;
+  /** Entities that wait for this call, outermost first. */
+  readonly chain?: readonly string[] | undefined;
+  /** Who called, if an entity did. */
+  readonly caller?: string | undefined;
 }
 
 export interface ReplyTo {
@@ -165,6 +190,24 @@ export interface ReplyTo {
   readonly id: number;
   /** Life of the machine that asked: an answer to an earlier life is dropped. */
   readonly life: number;
+}
+
+/** A durable reminder of an actor. */
+export interface ReminderRow {
+  readonly name: string;
+  readonly index: number;
+  readonly method: string;
+  readonly args: Encoded;
+  readonly atMs: number;
+  readonly everyMs?: number | undefined;
+  readonly cron?: string | undefined;
+  readonly zone?: string | undefined;
+}
+
+/** What an actor was before its last upgrade. */
+export interface PreviousRow {
+  readonly component: string;
+  readonly state: Encoded;
 }
 
 export interface SignalRow {
@@ -229,6 +272,9 @@ export type Message =
       readonly create?: Encoded | undefined;
       readonly component: string;
       readonly isOneWay: boolean;
+      /** Entities that wait for the answer, outermost first. */
+      readonly chain?: readonly string[] | undefined;
+      readonly caller?: string | undefined;
       readonly replyTo?: ReplyTo | undefined;
     };
 
@@ -243,11 +289,25 @@ export interface StartMessage {
   readonly options?: StartOptions | undefined;
 }
 
+/** Timer ids from here on are the engine's own; a guest's are below. */
+export const systemTimers = {
+  min: 0xf000_0000,
+  reminder: (index: number) => 0xf000_0000 + (index % 0x0fff_0000),
+  expiry: 0xffff_fffd,
+  start: 0xffff_fffe,
+  deadline: 0xffff_ffff,
+} as const;
+
+/** Events kept of an actor: each has its place in a ring, the oldest is overwritten. */
+export const actorEventsMax = 1024;
+
 /** One history row: events that were appended in one commit, `index` of the first in the key. */
 export interface HistoryRow {
   readonly atMs: number;
   /** Encoded StepRecord items and HostEvent items, in order. */
   readonly events: readonly HistoryItem[];
+  /** Index of the first event; actors' rows are named by their place in a ring instead. */
+  readonly index?: number | undefined;
 }
 
 export type HistoryItem =

@@ -88,6 +88,7 @@ class EngineHost implements Host {
   readonly #partitionCount: number;
   readonly #partitions: Partition[];
   readonly #components = new Map<string, Promise<Manifest>>();
+  readonly #manifests = new Map<string, Manifest>();
   readonly #tenants = new Map<string, TenantHost>();
   #isStopped = false;
 
@@ -121,6 +122,10 @@ class EngineHost implements Host {
         loadComponent: async (id) => {
           await this.#manifest(id);
         },
+        actorDefinition: (component, type) =>
+          this.#manifests
+            .get(component)
+            ?.definitions.find((item) => item.kind === "actor" && item.name === type),
         deliver: (target, source, messages) => this.#deliver(target, source, messages),
         lost: (partition, error) => this.#onLost(partition, error),
       },
@@ -182,7 +187,10 @@ class EngineHost implements Host {
       partition: (key) => this.#partitionOf(key),
       manifest: (id) => this.#manifest(id),
       retrier: this.#retrier,
-      know: (id, manifest) => this.#components.set(id, Promise.resolve(manifest)),
+      know: (id, manifest) => {
+        this.#manifests.set(id, manifest);
+        this.#components.set(id, Promise.resolve(manifest));
+      },
       deployments: new Register({
         store: this.#ports.store,
         prefix: `${this.#prefix}tenants/${name}/deployments`,

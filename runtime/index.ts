@@ -36,6 +36,10 @@ export interface StartRequest {
   readonly component?: string | undefined;
   readonly tags?: Readonly<Record<string, string>> | undefined;
   readonly metadata?: Encoded | undefined;
+  /** PENDING until then. */
+  readonly startAtMs?: number | undefined;
+  /** Canceled then if it isn't closed, and FAILED with a TimeoutError. */
+  readonly deadlineMs?: number | undefined;
   /**
    * Answer when the run has closed, or after this long. Saves the commit that an answer
    * before the end would need.
@@ -142,6 +146,36 @@ export interface ActorView {
   readonly stateBytes: number;
   readonly mailbox: number;
   readonly busy: boolean;
+  /** Stopped by its policy (`onError: "stop"`) until resumed. */
+  readonly stopped: boolean;
+  readonly reminders: readonly {
+    readonly name: string;
+    readonly method: string;
+    readonly atMs: number;
+  }[];
+  /** Component before the last upgrade: what a rollback goes back to. */
+  readonly previousComponent?: string | undefined;
+}
+
+export interface ListActorsRequest {
+  readonly type?: string | undefined;
+  /** Only with `type`. */
+  readonly keyPrefix?: string | undefined;
+  /** 1 to 1000; default 100. */
+  readonly limit?: number | undefined;
+  readonly cursor?: string | undefined;
+}
+
+export interface ListActorsResult {
+  /** By type and key. */
+  readonly actors: readonly ActorView[];
+  readonly cursor?: string | undefined;
+}
+
+export interface ActorState {
+  readonly state: Encoded;
+  /** For `editActor`: the state is that after this many turns. */
+  readonly turns: number;
 }
 
 export interface CallRequest {
@@ -249,5 +283,45 @@ export interface TenantHost {
     options?: { waitMs?: number },
   ): Promise<CallResult>;
   getActor(type: string, key: string): Promise<ActorView>;
+  listActors(request: ListActorsRequest): Promise<ListActorsResult>;
+  actorState(type: string, key: string): Promise<ActorState>;
+  /** Replaces the state if the actor is idle and has had exactly `turns` turns. */
+  editActor(type: string, key: string, edit: ActorState): Promise<ActorView>;
+  /** A new actor under another key with the state as it is now. Throws actor-exists. */
+  forkActor(type: string, key: string, into: string): Promise<ActorView>;
+  /** The last events, oldest first; see `HistoryEvent`. */
+  actorHistory(
+    type: string,
+    key: string,
+    options?: { from?: number; limit?: number },
+  ): Promise<readonly HistoryEvent[]>;
+  /** The last events from `from` on, then live until `signal` aborts or the actor is deleted. */
+  actorEvents(
+    type: string,
+    key: string,
+    options: { from: number; signal: AbortSignalLike },
+  ): AsyncIterable<HistoryEvent>;
+  signalActor(
+    type: string,
+    key: string,
+    name: string,
+    value: Encoded,
+    options?: { messageId?: string },
+  ): Promise<{ duplicate: boolean }>;
+  /** Goes on after a stop by policy. */
+  resumeActor(type: string, key: string): Promise<ActorView>;
+  /**
+   * Moves actors to a component at their next turn boundary through the class's `upgrade`:
+   * one key, keys with a prefix, or all of a type. Calls do so by themselves.
+   */
+  upgradeActors(request: {
+    readonly type: string;
+    readonly key?: string | undefined;
+    readonly keyPrefix?: string | undefined;
+    /** Default: the current one. */
+    readonly component?: string | undefined;
+  }): Promise<{ readonly requested: number }>;
+  /** Back to component and state before the last upgrade; what happened since is lost. */
+  rollBackActor(type: string, key: string): Promise<ActorView>;
   deleteActor(type: string, key: string): Promise<void>;
 }

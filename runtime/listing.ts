@@ -4,7 +4,8 @@
  */
 import { SporeError } from "./errors.ts";
 import { decodeRow, type ListedRow, rowKeys } from "./format.ts";
-import type { ListRequest, ListResult, RunSummary, Status } from "./index.ts";
+import { checkName } from "./ids.ts";
+import type { ListActorsRequest, ListRequest, ListResult, RunSummary, Status } from "./index.ts";
 import type { Partition } from "./partition.ts";
 import { statuses } from "./run.ts";
 
@@ -44,6 +45,42 @@ export async function listRuns(
     if (runs.length >= limit) break;
   }
   return { runs, cursor: last };
+}
+
+export interface ActorNames {
+  readonly names: readonly { readonly type: string; readonly key: string }[];
+  readonly cursor?: string | undefined;
+}
+
+/** Actors by type and key over all partitions. */
+export async function listActorNames(
+  tenant: string,
+  partitions: readonly Partition[],
+  request: ListActorsRequest,
+): Promise<ActorNames> {
+  const limit = Math.min(Math.max(1, request.limit ?? limitDefault), limitMax);
+  const all = rowKeys.listedActors(tenant);
+  const typed =
+    request.type === undefined ? all : `${all}${checkName(request.type, "actor type")}/`;
+  const prefix = typed + (request.type === undefined ? "" : (request.keyPrefix ?? ""));
+  const after =
+    request.cursor === undefined ? {} : { after: all + checkActorCursor(request.cursor) };
+  await Promise.all(partitions.map((partition) => partition.durable()));
+  const pages = await Promise.all(
+    partitions.map((partition) => partition.scan(prefix, { limit, ...after })),
+  );
+  const found = pages.flatMap((page) => page.entries.map(([key]) => key.slice(all.length))).sort();
+  const names = found.slice(0, limit).map((name) => {
+    const slash = name.indexOf("/");
+    return { type: name.slice(0, slash), key: name.slice(slash + 1) };
+  });
+  const isMore = found.length > limit || pages.some((page) => !page.isDone);
+  return isMore ? { names, cursor: found[Math.min(limit, found.length) - 1] } : { names };
+}
+
+function checkActorCursor(cursor: string): string {
+  if (/^[A-Za-z0-9_$.-]{1,128}\/[A-Za-z0-9._:~@+=,-]{1,200}$/.test(cursor)) return cursor;
+  throw new SporeError("invalid-request", "the cursor is not one that a list gave");
 }
 
 async function takeNewest(sources: readonly Source[]): Promise<Listed | undefined> {

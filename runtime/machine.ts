@@ -205,6 +205,16 @@ export function removePending(entity: Entity, sink: Sink, id: number): Pending |
   return pending;
 }
 
+/** A timer of the engine's own; `id` is one of `systemTimers`. */
+export function addSystemTimer(entity: Entity, sink: Sink, id: number, atMs: number): void {
+  sink.changes.putFresh(rowKeys.timer(atMs, entity.key, id), new Uint8Array(0));
+  sink.setTimer(entity, id, atMs);
+}
+
+export function removeSystemTimer(entity: Entity, sink: Sink, id: number, atMs: number): void {
+  sink.changes.delete(rowKeys.timer(atMs, entity.key, id));
+}
+
 /** A command's result arrives (M3). Returns whether it was still wanted. */
 export function resolveCommand(entity: Entity, sink: Sink, id: number, outcome: Outcome): boolean {
   if (removePending(entity, sink, id) === undefined) return false;

@@ -17,21 +17,35 @@
  *   the cursor rises in the same batch as the effect (I4).
  */
 import { decode, encode } from "../guest/cbor.ts";
-import type { Drained, Input, Outcome } from "../guest/protocol.ts";
+import type { Definition, Drained, Input, Outcome } from "../guest/protocol.ts";
 import {
   acceptCall,
+  acceptReturningCall,
   actorHead,
   applyTurn,
   beginTurn,
+  type Call,
+  componentOf,
   createActor,
+  dropTimers,
   failTurn,
+  fireReminder,
+  isExpired,
   isUnborn,
 } from "./actor.ts";
 import { decodeBatch, encodeBatch } from "./batch.ts";
 import { acceptSignal } from "./commands.ts";
 import { performEffect } from "./effects.ts";
 import { assert, SporeError, unreachable } from "./errors.ts";
-import { decodeRow, encodeRow, type Message, type ReplyTo, rowKeys, timerOfRow } from "./format.ts";
+import {
+  decodeRow,
+  encodeRow,
+  type Message,
+  type ReplyTo,
+  rowKeys,
+  systemTimers,
+  timerOfRow,
+} from "./format.ts";
 import { type EntityKey, isActorKey, nameOf, partitionOf, tenantOf } from "./ids.ts";
 import { Log } from "./log.ts";
 import {
@@ -50,6 +64,7 @@ import {
   applyDrained,
   cancel,
   createRun,
+  fireRunTimer,
   headOf,
   isClosed,
   survive,
@@ -67,6 +82,8 @@ export interface Neighbours {
   loadComponent(id: string): Promise<void>;
   /** Resolves when the messages are durable at their target. */
   deliver(target: number, source: number, messages: readonly Envelope[]): Promise<void>;
+  /** What a loaded component says of an actor type. */
+  actorDefinition(component: string, type: string): Definition | undefined;
   /** The partition can't go on: moved to another owner, or a fault of ours. */
   lost(partition: Partition, error: SporeError): void;
 }
@@ -513,6 +530,7 @@ export class Partition {
     sink.changes.delete(rowKeys.head(entity.key));
     if (entity.listedKey !== undefined) sink.changes.delete(entity.listedKey);
     if (entity.hasAttention) sink.changes.delete(rowKeys.attention(entity.key));
+    if (entity.head.kind === "actor") dropTimers(entity, sink);
     for (const [id, pending] of entity.pending) {
       if (pending.kind === "timer")
         sink.changes.delete(rowKeys.timer(pending.atMs, entity.key, id));
@@ -557,11 +575,23 @@ export class Partition {
       setTimer: (entity, id, atMs) => this.#setTimer(entity.key, id, atMs),
       notify: (entity) => this.#notifyAfterCommit(entity.key),
       replied: (entity, callId, outcome) => this.#repliedAfterCommit(entity.key, callId, outcome),
+      actorDefinition: (component, type) => this.#neighbours.actorDefinition(component, type),
+      nextCron: (cron, zone, afterMs) => this.#nextCron(cron, zone, afterMs),
       log: (entity, level, message) => {
         const fields = { tenant: tenantOf(entity.key), run: nameOf(entity.key) };
         changes.releases.push(() => this.#ports.observer.log(level, message, fields));
       },
     };
+  }
+
+  /** A guest's bad expression is the guest's business: it never comes. */
+  #nextCron(cron: string, zone: string | undefined, afterMs: number): number | undefined {
+    try {
+      return this.#ports.calendar.next(cron, zone, afterMs);
+    } catch (error) {
+      if (error instanceof SporeError && error.kind === "invalid") return undefined;
+      throw error;
+    }
   }
 
   #notifyAfterCommit(key: EntityKey): void {
@@ -623,16 +653,15 @@ export class Partition {
   }
 
   async #runGuest(entity: Entity, begun: Begun): Promise<ActivateResult> {
-    const { head } = entity;
     try {
-      await this.#neighbours.loadComponent(head.component);
+      await this.#neighbours.loadComponent(componentOf(entity));
     } catch (error) {
-      return { kind: "fault", fault: "guest-diverged", message: messageOf(error) };
+      return { kind: "fault", fault: "component-not-found", message: messageOf(error) };
     }
     const { limits } = this.#options;
     const journalBytes = begun.journal.reduce((sum, row) => sum + row.activation.length, 0);
     const request = {
-      component: head.component,
+      component: componentOf(entity),
       machine: machineOf(entity),
       activation: begun.activation,
       after: "keep",
@@ -667,7 +696,7 @@ export class Partition {
     if (entity.head.kind === "actor") {
       failTurn(entity, sink, error);
       this.#dropUnborn(entity, sink);
-    } else if (result.fault === "guest-diverged" || result.fault === "corrupt-image") {
+    } else if (hostFaults.has(result.fault)) {
       suspend(entity, sink, hostError(result.fault, result.message));
     } else {
       survive(entity, sink, error);
@@ -864,7 +893,7 @@ export class Partition {
         return;
       case "signal":
         this.#answering(sink, message.replyTo, entity, (run) => {
-          assertOpen(run);
+          if (run.head.kind === "run") assertOpen(run);
           acceptSignal(run, sink, message.name, message.value);
         });
         return;
@@ -924,19 +953,38 @@ export class Partition {
     sink: Sink,
     message: Extract<Message, { kind: "call" }>,
   ): void {
+    if (entity === undefined && message.create === undefined) {
+      answer(
+        sink,
+        message.replyTo,
+        failed(hostError("actor-not-found", `there is no ${nameOf(message.to)}`)),
+      );
+      return;
+    }
     const actor = entity ?? this.newActor(message.to, message.component, message.create, sink);
     if (message.method === "") {
       answer(sink, message.replyTo, ok(undefined));
       return;
     }
+    const call: Call = {
+      method: message.method,
+      args: message.args,
+      callId: `.${actorHead(actor).nextMail}`,
+      isRemembered: false,
+      caller: message.caller,
+      chain: message.chain,
+      ...(message.isOneWay || message.replyTo === undefined ? {} : { replyTo: message.replyTo }),
+    };
+    if (message.chain?.includes(nameOf(actor.key))) {
+      actorHead(actor).nextMail += 1; // its call id is used up
+      const refusal = acceptReturningCall(actor, sink, call);
+      if (refusal !== undefined) {
+        answer(sink, message.replyTo, failed(hostError("call-deadlock", refusal)));
+      }
+      return;
+    }
     try {
-      acceptCall(actor, sink, {
-        method: message.method,
-        args: message.args,
-        callId: `.${actorHead(actor).nextMail}`,
-        isRemembered: false,
-        ...(message.isOneWay || message.replyTo === undefined ? {} : { replyTo: message.replyTo }),
-      });
+      acceptCall(actor, sink, call);
       if (message.isOneWay) answer(sink, message.replyTo, ok(undefined));
     } catch (error) {
       if (!(error instanceof SporeError)) throw error;
@@ -1012,15 +1060,27 @@ export class Partition {
         }
         this.#timers.pop();
         await this.request(timer.key, (entity, sink) => {
-          const pending = entity?.pending.get(timer.id);
-          if (entity === undefined || pending?.kind !== "timer" || pending.atMs > nowMs) return;
-          resolveCommand(entity, sink, timer.id, ok(undefined));
+          if (entity !== undefined) this.#fire(entity, sink, timer);
         });
       }
     } finally {
       this.#isFiring = false;
       this.#armTimer();
     }
+  }
+
+  #fire(entity: Entity, sink: Sink, { id, atMs }: Timer): void {
+    if (id < systemTimers.min) {
+      const pending = entity.pending.get(id);
+      if (pending?.kind === "timer" && pending.atMs <= sink.nowMs) {
+        resolveCommand(entity, sink, id, ok(undefined));
+      }
+      return;
+    }
+    sink.changes.delete(rowKeys.timer(atMs, entity.key, id));
+    if (entity.head.kind === "run") fireRunTimer(entity, sink, id);
+    else if (id !== systemTimers.expiry) fireReminder(entity, sink, id, atMs);
+    else if (isExpired(entity, sink)) void this.#background(this.#remove(entity, sink));
   }
 
   /** Refills the heap from the table: the next window of durable timers. */
@@ -1229,6 +1289,13 @@ export class Partition {
 }
 
 // ---------------------------------------------------------------- helpers
+
+/** Faults that aren't the run's own: it waits, untouched, until somebody resumes it. */
+const hostFaults: ReadonlySet<string> = new Set([
+  "guest-diverged",
+  "corrupt-image",
+  "component-not-found",
+]);
 
 function machineOf(entity: Entity): string {
   return `${entity.key}#${entity.head.life}`;

@@ -71,6 +71,8 @@ export interface PreparedComponent {
   /** What to store, and later to give to `load`. */
   readonly bytes: Uint8Array;
   readonly manifest: Manifest;
+  /** Of JavaScript that was compiled just now: the component, to be kept or sent elsewhere. */
+  readonly component?: Uint8Array | undefined;
 }
 
 export interface ActivateRequest {
@@ -133,7 +135,8 @@ export type ActivateResult =
         | "guest-memory"
         | "guest-output"
         | "guest-diverged"
-        | "corrupt-image";
+        | "corrupt-image"
+        | "component-not-found";
       readonly message: string;
     };
 
@@ -147,6 +150,12 @@ export interface Clock {
 }
 
 export type Cancel = () => void;
+
+/** Calendar arithmetic with time zones. */
+export interface Calendar {
+  /** The next time of a cron expression after `afterMs`; throws invalid-request for a bad one. */
+  next(cron: string, zone: string | undefined, afterMs: number): number | undefined;
+}
 
 export interface Random {
   bytes(count: number): Uint8Array;
@@ -193,6 +202,7 @@ export interface Ports {
   readonly store: Store;
   readonly sandbox: Sandbox;
   readonly clock: Clock;
+  readonly calendar: Calendar;
   readonly random: Random;
   readonly digest: Digest;
   readonly outbound: Outbound;

@@ -15,10 +15,18 @@ import type {
 } from "../guest/protocol.ts";
 import { applyCommon, returnSignals } from "./commands.ts";
 import { assert, SporeError } from "./errors.ts";
-import { encodeRow, type ReplyTo, type RunHead, rowKeys, type StartMessage } from "./format.ts";
+import {
+  encodeRow,
+  type ReplyTo,
+  type RunHead,
+  rowKeys,
+  type StartMessage,
+  systemTimers,
+} from "./format.ts";
 import { type EntityKey, nameOf, runKey, tenantOf } from "./ids.ts";
 import type { Status } from "./index.ts";
 import {
+  addSystemTimer,
   answer,
   failed,
   forgetMemory,
@@ -27,16 +35,17 @@ import {
   pushInputsFirst,
   rememberCall,
   removePending,
+  removeSystemTimer,
   takeBackActivation,
 } from "./machine.ts";
 import { addHistory, addHostEvent, type Entity, newEntity, type Sink } from "./state.ts";
 
 /** Which status may follow which. docs/ARCHITECTURE.md shows the same table. */
 const transitions: Readonly<Record<Status, readonly Status[]>> = {
-  PENDING: ["RUNNING", "CANCELED"],
+  PENDING: ["RUNNING", "FAILED", "CANCELED"],
   RUNNING: ["SUCCESSFUL", "FAILED", "CANCELED", "PAUSED", "RESUMABLE"],
   PAUSED: ["RUNNING", "SUCCESSFUL", "FAILED", "CANCELED", "RESUMABLE"],
-  RESUMABLE: ["RUNNING", "CANCELED"],
+  RESUMABLE: ["RUNNING", "FAILED", "CANCELED"],
   FAILED: ["RUNNING"],
   SUCCESSFUL: [],
   CANCELED: [],
@@ -96,6 +105,7 @@ export function createRun(key: EntityKey, start: NewRun, sink: Sink): Entity {
     resumeCommand: 0,
   };
   const entity = newEntity(key, head, sink.nowMs);
+  setTimes(entity, sink, start);
   addHostEvent(entity, sink, "run.started", {
     name: start.name,
     component: start.component,
@@ -104,6 +114,38 @@ export function createRun(key: EntityKey, start: NewRun, sink: Sink): Entity {
   beginLife(entity, sink, start.seed, start);
   return entity;
 }
+
+/** Start delay and deadline are timers of the engine's own. */
+function setTimes(entity: Entity, sink: Sink, { options }: NewRun): void {
+  const head = headOf(entity);
+  if (options?.startAtMs !== undefined && options.startAtMs > sink.nowMs) {
+    head.status = "PENDING";
+    head.startAtMs = options.startAtMs;
+    addSystemTimer(entity, sink, systemTimers.start, options.startAtMs);
+  }
+  if (options?.deadlineMs !== undefined) {
+    head.deadlineMs = options.deadlineMs;
+    addSystemTimer(entity, sink, systemTimers.deadline, options.deadlineMs);
+  }
+}
+
+/** A timer of the engine's own has come for this run. */
+export function fireRunTimer(entity: Entity, sink: Sink, id: number): void {
+  const head = headOf(entity);
+  if (id === systemTimers.start && head.status === "PENDING") {
+    setStatus(head, "RUNNING");
+    addHostEvent(entity, sink, "run.due");
+    sink.notify(entity);
+  }
+  if (id === systemTimers.deadline && !isClosed(head.status)) {
+    addHostEvent(entity, sink, "run.deadline");
+    head.isOverdue = true;
+    if (head.status === "RUNNING") pushInput(entity, sink, { kind: "cancel", reason: overdue });
+    else terminate(entity, sink, overdue);
+  }
+}
+
+const overdue = "the deadline has passed";
 
 function beginLife(
   entity: Entity,
@@ -267,13 +309,27 @@ function closedError(entity: Entity): SporeError {
 }
 
 /** Closes the run: tells waiters and children, and drops what it doesn't need any more. */
-export function close(entity: Entity, sink: Sink, status: Status, outcome: Outcome): void {
+export function close(entity: Entity, sink: Sink, asked: Status, given: Outcome): void {
   const head = headOf(entity);
+  // A run that is canceled by its deadline has failed of it.
+  const isLate = head.isOverdue === true && asked === "CANCELED";
+  const status = isLate ? "FAILED" : asked;
+  const outcome = isLate ? failed(timeoutError()) : given;
   setStatus(head, status);
+  if (head.deadlineMs !== undefined) {
+    removeSystemTimer(entity, sink, systemTimers.deadline, head.deadlineMs);
+  }
+  if (head.startAtMs !== undefined) {
+    removeSystemTimer(entity, sink, systemTimers.start, head.startAtMs);
+  }
   head.outcome = outcome;
   head.closedAtMs = Math.max(sink.nowMs, head.lastNowMs);
   head.waitingFor = undefined;
   addHostEvent(entity, sink, closeEvents[status] ?? "run.closed", eventData(outcome));
+  if (status === "FAILED" && outcome.kind === "error") {
+    const { name, message, stack = "" } = outcome.error;
+    sink.log(entity, "warn", `run failed: ${name}: ${message}\n${stack}`.trimEnd());
+  }
   refuseUpdates(entity, sink);
   if (status !== "FAILED") forgetResumePoint(head);
   if (head.resumeVersion !== undefined) {
@@ -306,6 +362,16 @@ function refuseUpdates(entity: Entity, sink: Sink): void {
     rememberCall(entity, sink, input.id, outcome);
     sink.replied(entity, input.id, outcome);
   }
+}
+
+function timeoutError(): ErrorValue {
+  return {
+    name: "TimeoutError",
+    message: overdue,
+    code: "timeout",
+    class: "timeout",
+    retryable: false,
+  };
 }
 
 const closeEvents: Partial<Record<Status, string>> = {
@@ -439,6 +505,8 @@ function applyCommand(entity: Entity, sink: Sink, command: Command): void {
       return;
     case "state":
     case "turned":
+    case "remind":
+    case "forgetReminder":
       complete(entity, sink, failed(hostError("guest-trap", `a run can't send ${command.kind}`)));
       return;
     default:

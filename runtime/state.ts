@@ -11,9 +11,10 @@
  * - S2 Heads, history and markers are encoded when the batch is frozen, so an entity that
  *   changes ten times between two commits is written once.
  */
-import type { Encoded, Input, Outcome } from "../guest/protocol.ts";
+import type { Definition, Encoded, Input, Outcome } from "../guest/protocol.ts";
 import { assert } from "./errors.ts";
 import {
+  actorEventsMax,
   type CallRow,
   decodeRow,
   encodeRow,
@@ -26,6 +27,7 @@ import {
   type Mail,
   type Message,
   type Pending,
+  type ReminderRow,
   rowKeys,
   type SignalRow,
   type WatcherRow,
@@ -45,6 +47,7 @@ export interface Entity {
   /** Calls, updates and message ids already seen, oldest first. */
   readonly calls: Map<string, CallRow>;
   watchers: WatcherRow[];
+  readonly reminders: Map<string, ReminderRow>;
   /** Last executed `seq` of each client session. */
   readonly sessions: Map<string, number>;
   image: Uint8Array | undefined;
@@ -80,6 +83,7 @@ export function newEntity(key: EntityKey, head: Head, nowMs: number): Entity {
     mail: [],
     calls: new Map(),
     watchers: [],
+    reminders: new Map(),
     sessions: new Map(),
     image: undefined,
     journal: [],
@@ -139,12 +143,19 @@ function readRow(entity: Entity, rowKey: string, part: string, bytes: Uint8Array
     case "o":
       entity.state = bytes;
       break;
+    case "r": {
+      const reminder = decodeRow<ReminderRow>(rowKey, bytes);
+      entity.reminders.set(reminder.name, reminder);
+      break;
+    }
     case "s":
       entity.signals.push(decodeRow<SignalRow>(rowKey, bytes));
       break;
     case "u":
       entity.sessions.set(part.slice(2), decodeRow<number>(rowKey, bytes));
       break;
+    case "v":
+      break; // what the actor was before its upgrade; read when somebody asks for it
     case "w":
       entity.watchers.push(decodeRow<WatcherRow>(rowKey, bytes));
       break;
@@ -170,7 +181,7 @@ function listedKeyOf(entity: Entity): string {
   const tenant = tenantOf(key);
   return head.kind === "run"
     ? rowKeys.listed(tenant, "r", head.status, head.createdAtMs, nameOf(key))
-    : rowKeys.listed(tenant, "a", "ACTIVE", head.createdAtMs, nameOf(key));
+    : `${rowKeys.listedActors(tenant)}${nameOf(key)}`;
 }
 
 function listedRowOf(head: Head): ListedRow {
@@ -265,9 +276,25 @@ export class Changes {
 
   #stageHistory(entity: Entity): void {
     if (entity.history.length === 0) return;
+    if (entity.head.kind === "actor") {
+      this.#stageRing(entity);
+      return;
+    }
     const row: HistoryRow = { atMs: entity.head.lastNowMs, events: entity.history };
     const first = entity.head.nextHistory - entity.history.length;
     this.put(rowKeys.history(entity.key, first), encodeRow(row));
+    entity.history = [];
+  }
+
+  /** An actor may live for ever, so its events overwrite each other in a ring. */
+  #stageRing(entity: Entity): void {
+    const atMs = entity.head.lastNowMs;
+    let index = entity.head.nextHistory - entity.history.length;
+    for (const event of entity.history) {
+      const row: HistoryRow = { atMs, events: [event], index };
+      this.put(rowKeys.history(entity.key, index % actorEventsMax), encodeRow(row));
+      index += 1;
+    }
     entity.history = [];
   }
 }
@@ -288,6 +315,10 @@ export interface Sink {
   notify(entity: Entity): void;
   /** Answers the local client that waits for this call, after the commit. */
   replied(entity: Entity, callId: string, outcome: Outcome): void;
+  /** What the component says of an actor type; undefined if it isn't loaded yet. */
+  actorDefinition(component: string, type: string): Definition | undefined;
+  /** The next time of a cron expression after `afterMs`; undefined if there is none. */
+  nextCron(cron: string, zone: string | undefined, afterMs: number): number | undefined;
   log(entity: Entity, level: "debug" | "info" | "warn" | "error", message: string): void;
 }
 

@@ -4,17 +4,32 @@
  */
 import { decode, encode } from "../guest/cbor.ts";
 import type { Drained, Encoded, ErrorValue, Manifest, Outcome } from "../guest/protocol.ts";
-import { acceptCall, actorHead, readInSession, refOf, runInfo } from "./actor.ts";
+import {
+  acceptCall,
+  actorHead,
+  editState,
+  forkOf,
+  readInSession,
+  refOf,
+  requestUpgrade,
+  resumeActor,
+  rollBack,
+  runInfo,
+} from "./actor.ts";
 import { acceptSignal } from "./commands.ts";
 import { assert, SporeError } from "./errors.ts";
+import { decodeRow, type PreviousRow, rowKeys } from "./format.ts";
 import { foldStep, readHistory } from "./history.ts";
 import { actorKey, checkId, checkName, type EntityKey, nameOf, runKey, toHex } from "./ids.ts";
 import type {
+  ActorState,
   ActorView,
   CallRequest,
   CallResult,
   ComponentView,
   HistoryEvent,
+  ListActorsRequest,
+  ListActorsResult,
   ListRequest,
   ListResult,
   OutputResult,
@@ -25,7 +40,7 @@ import type {
   StepView,
   TenantHost,
 } from "./index.ts";
-import { listRuns } from "./listing.ts";
+import { listActorNames, listRuns } from "./listing.ts";
 import { failed, hostError, pushInput, rememberCall } from "./machine.ts";
 import type { Partition } from "./partition.ts";
 import type { AbortSignalLike, ComponentSource, Ports } from "./ports.ts";
@@ -165,7 +180,11 @@ class Tenant implements TenantHost {
       args: request.root === undefined ? (request.args ?? encode([])) : undefined,
       root: request.root,
       metadata: request.metadata,
-      options: request.tags === undefined ? undefined : { tags: request.tags },
+      options: {
+        tags: request.tags,
+        startAtMs: request.startAtMs,
+        deadlineMs: request.deadlineMs,
+      },
     };
     const inputHash = partition.inputHash(start);
     const ifExists = request.ifExists ?? "resume";
@@ -254,11 +273,20 @@ class Tenant implements TenantHost {
     return events;
   }
 
-  async *events(
+  events(
     id: string,
     options: { from: number; signal: AbortSignalLike },
   ): AsyncIterable<HistoryEvent> {
     const key = runKey(this.#parts.name, checkId(id, "run id"));
+    return this.#follow(key, options, async () => isClosed((await this.getRun(id)).status));
+  }
+
+  /** History, then what is added to it, until `isOver` said so before the last read. */
+  async *#follow(
+    key: EntityKey,
+    options: { from: number; signal: AbortSignalLike },
+    isOver: () => Promise<boolean>,
+  ): AsyncGenerator<HistoryEvent> {
     const partition = this.#parts.partition(key);
     let { from } = options;
     const wakeUp = new WakeUp();
@@ -267,12 +295,12 @@ class Tenant implements TenantHost {
     try {
       while (!options.signal.aborted) {
         wakeUp.reset();
-        const { status } = await this.getRun(id);
+        const isLast = await isOver();
         for await (const event of readHistory(partition, key, from)) {
           yield event;
           from = event.index + 1;
         }
-        if (isClosed(status)) return;
+        if (isLast) return;
         await wakeUp.wait;
       }
     } finally {
@@ -358,13 +386,10 @@ class Tenant implements TenantHost {
     options: { messageId?: string } = {},
   ): Promise<{ duplicate: boolean }> {
     checkName(name, "signal");
-    const { messageId } = options;
     return this.#onRun(id, (run, sink) => {
-      if (messageId !== undefined && run.calls.has(messageId)) return { duplicate: true };
-      refuseClosed(run);
-      acceptSignal(run, sink, name, value);
-      if (messageId !== undefined) rememberCall(run, sink, messageId, undefined);
-      return { duplicate: false };
+      const { messageId } = options;
+      if (messageId === undefined || !run.calls.has(messageId)) refuseClosed(run);
+      return takeSignal(run, sink, { name, value, messageId });
     });
   }
 
@@ -443,7 +468,8 @@ class Tenant implements TenantHost {
     const entityKey = this.#actorKey(request.type, request.key);
     const partition = this.#parts.partition(entityKey);
     const component = await this.#actorComponent(partition, entityKey, request.type);
-    const method = await this.#method(component, request.type, request.method);
+    const upgradeTo = await this.#upgradeFor(component, request.type);
+    const method = await this.#method(upgradeTo ?? component, request.type, request.method);
     if (method.readonly) return this.#readActor(partition, entityKey, request);
     const { session } = request;
     if (session !== undefined) await this.#awaitTurnOf(partition, entityKey, session);
@@ -459,6 +485,7 @@ class Tenant implements TenantHost {
         const seen = actor.calls.get(callId);
         if (seen !== undefined) return seen.outcome;
         refuseOldSession(actor, session);
+        if (upgradeTo !== undefined) requestUpgrade(actor, sink, upgradeTo, false);
         acceptCall(actor, sink, {
           method: request.method,
           args: request.args,
@@ -531,6 +558,159 @@ class Tenant implements TenantHost {
     return view;
   }
 
+  async listActors(request: ListActorsRequest): Promise<ListActorsResult> {
+    const page = await listActorNames(this.#parts.name, this.#parts.partitions, request);
+    const views = page.names.map(async ({ type, key }) => {
+      try {
+        return await this.getActor(type, key);
+      } catch (error) {
+        if (error instanceof SporeError && error.kind === "missing") return undefined; // deleted since
+        throw error;
+      }
+    });
+    const actors = (await Promise.all(views)).filter((view) => view !== undefined);
+    return page.cursor === undefined ? { actors } : { actors, cursor: page.cursor };
+  }
+
+  actorState(type: string, key: string): Promise<ActorState> {
+    return this.#onActor(type, key, (actor) => {
+      if (actor.state === undefined) throw actorNotFound(type, key);
+      return { state: actor.state, turns: actorHead(actor).turns };
+    });
+  }
+
+  editActor(type: string, key: string, edit: ActorState): Promise<ActorView> {
+    return this.#onActor(type, key, (actor, sink) => {
+      editState(actor, sink, edit.state, edit.turns);
+      return actorViewOf(actor);
+    });
+  }
+
+  async forkActor(type: string, key: string, into: string): Promise<ActorView> {
+    const from = await this.#onActor(type, key, (actor) => ({
+      state: actor.state,
+      component: actor.head.component,
+    }));
+    const { state, component } = from;
+    if (state === undefined) throw actorNotFound(type, key);
+    const entityKey = this.#actorKey(type, into);
+    const partition = this.#parts.partition(entityKey);
+    await ask(partition, entityKey, (actor, sink) => {
+      if (actor !== undefined) {
+        throw new SporeError("actor-exists", `actor ${type}/${into} exists`);
+      }
+      partition.add(forkOf(entityKey, { state, component, from: key }, sink));
+    });
+    return this.getActor(type, into);
+  }
+
+  async actorHistory(
+    type: string,
+    key: string,
+    options: { from?: number; limit?: number } = {},
+  ): Promise<HistoryEvent[]> {
+    await this.getActor(type, key);
+    const entityKey = this.#actorKey(type, key);
+    const events: HistoryEvent[] = [];
+    const limit = options.limit ?? stepsPerRead;
+    const partition = this.#parts.partition(entityKey);
+    for await (const event of readHistory(partition, entityKey, options.from ?? 0)) {
+      events.push(event);
+      if (events.length >= limit) break;
+    }
+    return events;
+  }
+
+  actorEvents(
+    type: string,
+    key: string,
+    options: { from: number; signal: AbortSignalLike },
+  ): AsyncIterable<HistoryEvent> {
+    const entityKey = this.#actorKey(type, key);
+    return this.#follow(entityKey, options, async () => {
+      await this.getActor(type, key);
+      return false;
+    });
+  }
+
+  signalActor(
+    type: string,
+    key: string,
+    name: string,
+    value: Encoded,
+    options: { messageId?: string } = {},
+  ): Promise<{ duplicate: boolean }> {
+    checkName(name, "signal");
+    return this.#onActor(type, key, (actor, sink) =>
+      takeSignal(actor, sink, { name, value, messageId: options.messageId }),
+    );
+  }
+
+  resumeActor(type: string, key: string): Promise<ActorView> {
+    return this.#onActor(type, key, (actor, sink) => {
+      resumeActor(actor, sink);
+      return actorViewOf(actor);
+    });
+  }
+
+  async upgradeActors(request: {
+    type: string;
+    key?: string;
+    keyPrefix?: string;
+    component?: string;
+  }): Promise<{ requested: number }> {
+    const { id, manifest } = await this.#componentFor(request.component);
+    const definition = definitionOf(manifest, "actor", request.type);
+    if (definition.upgrades !== true) {
+      throw new SporeError("invalid-request", `actor ${request.type} has no upgrade`, {
+        hint: "Give the class a `static upgrade(state)` and deploy it.",
+      });
+    }
+    const upgrade = (key: string): Promise<boolean> =>
+      this.#onActor(request.type, key, (actor, sink) => requestUpgrade(actor, sink, id, true));
+    if (request.key !== undefined) return { requested: (await upgrade(request.key)) ? 1 : 0 };
+    let requested = 0;
+    let cursor: string | undefined;
+    do {
+      const { type, keyPrefix } = request;
+      const page = await listActorNames(this.#parts.name, this.#parts.partitions, {
+        type,
+        keyPrefix,
+        limit: 1000,
+        cursor,
+      });
+      for (const { key } of page.names) if (await upgrade(key)) requested += 1;
+      cursor = page.cursor;
+    } while (cursor !== undefined);
+    return { requested };
+  }
+
+  async rollBackActor(type: string, key: string): Promise<ActorView> {
+    const entityKey = this.#actorKey(type, key);
+    const partition = this.#parts.partition(entityKey);
+    await partition.durable();
+    const prefix = rowKeys.previous(entityKey);
+    const row = (await partition.scan(prefix, { limit: 1 })).entries[0];
+    return this.#onActor(type, key, (actor, sink) => {
+      if (row === undefined || actorHead(actor).previousComponent === undefined) {
+        throw new SporeError("actor-not-found", `actor ${type}/${key} has had no upgrade`);
+      }
+      rollBack(actor, sink, decodeRow<PreviousRow>(row[0], row[1]));
+      return actorViewOf(actor);
+    });
+  }
+
+  async #onActor<T>(type: string, key: string, act: (actor: Entity, sink: Sink) => T): Promise<T> {
+    const entityKey = this.#actorKey(type, key);
+    const partition = this.#parts.partition(entityKey);
+    const result = await ask(partition, entityKey, (actor, sink) => {
+      if (actor === undefined) throw actorNotFound(type, key);
+      return act(actor, sink);
+    });
+    await partition.durable();
+    return result;
+  }
+
   async deleteActor(type: string, key: string): Promise<void> {
     const entityKey = this.#actorKey(type, key);
     await this.#parts.partition(entityKey).delete(entityKey, (actor) => {
@@ -549,6 +729,15 @@ class Tenant implements TenantHost {
     const { id, manifest } = await this.#componentFor(undefined);
     definitionOf(manifest, "actor", type);
     return id;
+  }
+
+  /** The current component, if an actor of another one is to move there by itself. */
+  async #upgradeFor(component: string, type: string): Promise<string | undefined> {
+    const current = await this.#currentId();
+    if (current === undefined || current === component) return undefined;
+    const { definitions } = await this.#parts.manifest(current);
+    const definition = definitions.find((item) => item.kind === "actor" && item.name === type);
+    return definition?.upgrades === true ? current : undefined;
   }
 
   async #method(
@@ -936,7 +1125,30 @@ function actorViewOf(actor: Entity): ActorView {
     stateBytes: head.stateBytes,
     mailbox: actor.mail.length,
     busy: head.turn !== undefined,
+    stopped: head.isStopped === true,
+    reminders: [...actor.reminders.values()].map(({ name, method, atMs }) => ({
+      name,
+      method,
+      atMs,
+    })),
+    ...(head.previousComponent === undefined ? {} : { previousComponent: head.previousComponent }),
   };
+}
+
+function takeSignal(
+  entity: Entity,
+  sink: Sink,
+  signal: {
+    readonly name: string;
+    readonly value: Encoded;
+    readonly messageId: string | undefined;
+  },
+): { duplicate: boolean } {
+  const { name, value, messageId } = signal;
+  if (messageId !== undefined && entity.calls.has(messageId)) return { duplicate: true };
+  acceptSignal(entity, sink, name, value);
+  if (messageId !== undefined) rememberCall(entity, sink, messageId, undefined);
+  return { duplicate: false };
 }
 
 function refuseClosed(run: Entity): void {

@@ -8,7 +8,9 @@
  * W2 What was on its way to the bucket when its host crashed may still be done.
  * W3 The bucket never lies: an answer is always true; only LIST may be stale.
  */
+
 import { createHash } from "node:crypto";
+import { calendar } from "../../host/calendar.ts";
 import { SporeError } from "../../runtime/errors.ts";
 import { createHost, type Host } from "../../runtime/index.ts";
 import type { PartitionLimits } from "../../runtime/partition.ts";
@@ -37,6 +39,9 @@ export interface FaultRates {
   /** Resident memories that the sandbox forgets, per activation. */
   readonly evict: number;
 }
+
+/** More than any simulation needs: something turns in circles. */
+const eventsMax = 400_000;
 
 export const noFaults: FaultRates = {
   failBefore: 0,
@@ -145,6 +150,10 @@ export class World {
         return false;
       }
       if (event.isCancelled) continue;
+      if (this.events >= eventsMax) {
+        this.laws.violate("liveness", `${eventsMax} events, and no end`);
+        return false;
+      }
       this.nowMs = event.atMs;
       this.events += 1;
       const work = event.run();
@@ -398,6 +407,7 @@ export class SimHost {
           };
         },
       },
+      calendar,
       random: { bytes: (count) => random.bytes(count) },
       digest: { sha256: (bytes) => new Uint8Array(createHash("sha256").update(bytes).digest()) },
       outbound: { fetch: (request, context) => world.ledger.fetch(this, request, context) },
