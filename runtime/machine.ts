@@ -54,7 +54,8 @@ export function beginActivation(entity: Entity, sink: Sink): Begun {
   const { head } = entity;
   assert(!entity.isActive, `${entity.key} has one activation at a time`);
   assert(head.applied === head.version, `${entity.key} has applied its last activation`);
-  const taken = entity.inputs.splice(0, inputsMax);
+  const isAtResumePoint = head.kind === "run" && head.resumeVersion === head.version;
+  const taken = entity.inputs.splice(0, isAtResumePoint ? 1 : inputsMax);
   assert(taken.length > 0, `${entity.key} has inputs`);
   for (const { index } of taken) sink.changes.delete(rowKeys.input(entity.key, index));
   head.lastNowMs = Math.max(head.lastNowMs, sink.nowMs);

@@ -1193,12 +1193,14 @@ export class Partition {
 
   /** Whether there is a successor; if the log can't be asked now, that isn't known. */
   async #isFenced(): Promise<boolean> {
-    if (this.#isCommitting) {
+    const before = this.#durableNumber;
+    while (this.#isCommitting && this.#state === "owned") {
+      // A commit that began after this one in flight says as much as asking.
+      if (this.#durableNumber > before + 1) return false;
       this.#demand();
       await new Promise<void>((resolve) => this.#ports.clock.after(confirmDelayMs, resolve));
     }
     if (this.#state !== "owned") return true;
-    if (this.#isCommitting) return false;
     this.#isCommitting = true;
     try {
       return !(await this.#confirm());

@@ -471,7 +471,10 @@ export function applyDrained(entity: Entity, sink: Sink, drained: Drained): void
     applyCommand(entity, sink, command);
   }
   if (drained.state === "yielded" && !isClosed(head.status)) {
-    pushInput(entity, sink, { kind: "continue" });
+    // At a resume point nothing else may be in the activation that a rewind takes back: what
+    // it would record would be recorded twice.
+    if (drained.resumePoint !== undefined) pushInputsFirst(entity, sink, [{ kind: "continue" }]);
+    else pushInput(entity, sink, { kind: "continue" });
   }
   if (drained.records.length > 0 || drained.commands.length > 0) sink.notify(entity);
 }
