@@ -254,7 +254,16 @@ export class Partition {
       this.#entriesSinceCheckpoint += 1;
     }
     this.#table = table;
-    await this.#recover(table);
+    try {
+      await this.#recover(table);
+    } catch (error) {
+      const isDamage = error instanceof SporeError && error.kind === "corrupt";
+      // A host that slept while it recovered: a successor has freed what seems to be missing.
+      if (!isDamage || (await this.#log.confirm())) throw error;
+      throw new SporeError("partition-moved", `partition ${this.index} was taken over`, {
+        cause: error,
+      });
+    }
   }
 
   /** Counters first, then timers, messages and whatever was going on when the last owner stopped. */
