@@ -8,6 +8,9 @@
  *   G2 What happens depends on the activations alone; ties go by the order of inputs.
  *   G3 A result that arrives for a wait that was given up goes to the next wait, not away.
  *   G4 A read-only turn or query queues nothing but its reply and log lines.
+ *   G5 Messages of a turn (reminders, sends, signals, starts, cancellations) that nobody
+ *      awaits leave together with the state, when a method ends. They are like fields of
+ *      the object: a turn that throws loses them.
  */
 import { CborError, decode, encode, encodeSequence, ItemList, Raw } from "./cbor.ts";
 import {
@@ -30,6 +33,7 @@ import {
 } from "./errors.ts";
 import { graphFromValue } from "./graph.ts";
 import type { CommandPromise, Kernel, LogLevel } from "./kernel.ts";
+import { Message } from "./message.ts";
 import {
   type Activation,
   type Command,
@@ -80,6 +84,20 @@ interface Turn {
   instance: object | undefined;
   /** The state as the host has it. */
   known: Uint8Array | undefined;
+  /** Messages that leave with the next state (G5), in the order in which they were made. */
+  held: Held[];
+  /** Calls that run within this turn because the actor is re-entrant, by their ids. */
+  readonly nested: Set<string>;
+  /** The turn's own method has ended, and calls within it haven't. */
+  isEnded: boolean;
+}
+
+interface Held {
+  /** The call that made it, as far as can be told. */
+  readonly frame: TurnInput;
+  /** True: leaves with the activation, although the turn goes on. */
+  readonly isEager: boolean;
+  leave(): void;
 }
 
 /** `continueAsNew` leaves the workflow with this; it isn't an error that a run fails with. */
@@ -116,6 +134,8 @@ export class Machine {
   #scope: AbortScope = abortScope();
   #cancellation: Error | undefined;
   #turn: Turn | undefined;
+  /** The call within the turn whose method is executing right now, as far as can be told. */
+  #nested: TurnInput | undefined;
   #isReadonly = false;
   #isDone = false;
   #logLines = 0;
@@ -131,7 +151,7 @@ export class Machine {
       timer: (atMs, label, fire) => this.#timer(atMs, label, fire),
       drop: (id) => this.drop(id),
       instance: () => this.#turn?.instance,
-      methodEnded: () => this.#saveState(),
+      methodEnded: () => this.#save(),
       isResumable: () => this.#turn === undefined,
     });
   }
@@ -151,6 +171,7 @@ export class Machine {
   drain(): Uint8Array {
     try {
       this.#endReadonlyTurn();
+      this.#releaseEager();
       return this.#drained();
     } catch (error) {
       this.#break(error);
@@ -170,6 +191,7 @@ export class Machine {
     isActive = false;
     setCalls(undefined);
     this.steps.current = undefined;
+    this.#nested = undefined;
   }
 
   #accept(activation: Activation): void {
@@ -190,7 +212,8 @@ export class Machine {
         this.#startGraph(input.run, input.root);
         return;
       case "turn":
-        this.#startTurn(input);
+        if (this.#turn === undefined) this.#startTurn(input);
+        else this.#nestTurn(this.#turn, input);
         return;
       case "resolve":
         this.#resolve(input.id, input.outcome);
@@ -259,6 +282,9 @@ export class Machine {
       .map(([label, count]) => (count === 1 ? label : `${count} × ${label}`));
     const others = this.#pending.size - seen + Math.max(0, labels.size - 3);
     if (others > 0) parts.push(`${others} more`);
+    const held = this.#turn?.held.length ?? 0;
+    // It may be just that message whose answer is waited for.
+    if (held > 0) parts.push(`the method's end (${held} messages that nobody awaits leave then)`);
     if (parts.length > 0) return parts.join(", ");
     if (this.steps.running.size > 0)
       return `step ${[...this.steps.running.keys()].slice(0, 3).join(", ")}`;
@@ -285,19 +311,81 @@ export class Machine {
   queue(command: Command): void {
     // A run that is over still answers queries.
     if (this.#isDone && command.kind !== "reply") return;
-    if (
-      this.#isReadonly &&
-      command.kind !== "reply" &&
-      command.kind !== "log" &&
-      command.kind !== "turned"
-    ) {
-      // G4
-      throw new GuestError(`${command.kind} is not allowed in a read-only method or a query`, {
-        code: "invalid-request",
-        retryable: false,
-      });
+    if (this.#isReadonly) {
+      const { kind } = command;
+      if (kind !== "reply" && kind !== "log" && kind !== "turned") throw notReadonly(titles[kind]);
     }
     this.#commands.push(command);
+  }
+
+  /** Queues a command without an answer; in a turn, as a part of the turn (G5). */
+  emit(command: Command, options: { readonly isEager?: boolean } = {}): void {
+    requireRun();
+    const { isEager = false } = options;
+    const turn = this.#turn;
+    if (turn === undefined || this.#isDone || this.#isReadonly) {
+      this.queue(command);
+      return;
+    }
+    turn.held.push({ frame: this.#frame(turn), isEager, leave: () => this.queue(command) });
+  }
+
+  /**
+   * A message to somebody else, and what `read` makes of its answer. In a turn it is a part
+   * of the turn, unless somebody awaits it (G5). What `build` needs must be encoded already.
+   */
+  message<Value>(
+    build: (id: number) => Command,
+    label: string,
+    read: (answer: Encoded) => Value,
+  ): Promise<Value> {
+    requireRun();
+    const turn = this.#turn;
+    if (turn === undefined || this.#isDone || this.#isReadonly) {
+      return this.command(build, label).then(read);
+    }
+    const held = { frame: this.#frame(turn), isEager: false, leave: () => {} };
+    const leaveNow = (): void => {
+      const at = turn.held.indexOf(held);
+      if (at === -1) return;
+      turn.held.splice(at, 1);
+      held.leave();
+    };
+    turn.held.push(held);
+    return Message.held<Value>((resolve, reject) => {
+      held.leave = () => {
+        try {
+          this.ask(build, {
+            label,
+            resolve: (answer) => resolve(read(answer)),
+            reject,
+          });
+        } catch (error) {
+          reject(error);
+        }
+      };
+    }, leaveNow);
+  }
+
+  #frame(turn: Turn): TurnInput {
+    return this.#nested ?? turn.input;
+  }
+
+  #releaseHeld(): void {
+    const turn = this.#turn;
+    if (turn === undefined) return;
+    const { held } = turn;
+    turn.held = [];
+    for (const each of held) each.leave();
+  }
+
+  #releaseEager(): void {
+    const turn = this.#turn;
+    if (turn === undefined || this.#isDone || turn.held.length === 0) return;
+    const eager = turn.held.filter(({ isEager }) => isEager);
+    if (eager.length === 0) return;
+    turn.held = turn.held.filter(({ isEager }) => !isEager);
+    for (const each of eager) each.leave();
   }
 
   /** Queues a command with an id; `ask` gets its result. Throws if the command can't be made. */
@@ -465,7 +553,7 @@ export class Machine {
   }
 
   continueAsNew(args: readonly unknown[]): never {
-    requireRun();
+    this.requireWorkflow("continueAsNew");
     throw new ContinueAsNew(encode(args));
   }
 
@@ -488,13 +576,13 @@ export class Machine {
   // ---- messages
 
   addQuery(name: string, fn: (...args: unknown[]) => unknown): void {
-    requireRun();
+    this.requireWorkflow("query");
     if (!this.#queries.has(name)) this.#handlersChanged = true;
     this.#queries.set(name, fn);
   }
 
   addUpdate(name: string, handler: UpdateHandler): void {
-    requireRun();
+    this.requireWorkflow("update");
     if (!this.#updates.has(name)) this.#handlersChanged = true;
     this.#updates.set(name, handler);
   }
@@ -593,8 +681,20 @@ export class Machine {
       this.#refuseTurn(input, "method-not-found", `actor ${type} has no method ${input.method}`);
       return;
     }
-    const turn: Turn = { input, actor: entry, instance: undefined, known: input.state };
+    const turn: Turn = {
+      input,
+      actor: entry,
+      instance: undefined,
+      known: input.state,
+      held: [],
+      nested: new Set(),
+      isEnded: false,
+    };
     this.#turn = turn;
+    if (method === undefined && input.state !== undefined) {
+      this.#upgrade(turn, input.state);
+      return;
+    }
     this.#follow(
       () => {
         const args = argsFrom(input.args);
@@ -619,7 +719,7 @@ export class Machine {
     let outcome = outcomeOf(settled);
     try {
       // A method that throws leaves no trace in the state.
-      if (outcome.kind === "ok") this.#saveState();
+      if (outcome.kind === "ok") this.#save();
     } catch (error) {
       outcome = failure(error);
     }
@@ -627,8 +727,78 @@ export class Machine {
   }
 
   #endTurn(outcome: Outcome): void {
-    if (this.#turn !== undefined) this.#reply(this.#turn.input.id, outcome);
+    const turn = this.#turn;
+    if (turn !== undefined && !turn.isEnded) {
+      turn.isEnded = true;
+      this.#reply(turn.input.id, outcome);
+      // Their state can be kept only together with that of the method around them.
+      if (outcome.kind === "error") this.#failNested(turn);
+      if (turn.nested.size > 0) return;
+    }
     this.#finish({ kind: "turned" });
+  }
+
+  /** Makes new state of an earlier component's; nothing but the state comes of it. */
+  #upgrade(turn: Turn, state: Encoded): void {
+    const { actor, input } = turn;
+    const wasReadonly = this.#isReadonly;
+    let upgraded: Encoded | undefined;
+    let outcome = outcomeOf({ isOk: true, value: undefined });
+    this.#isReadonly = true;
+    try {
+      if (actor.upgrade !== undefined)
+        upgraded = upgradedState(actor, actor.upgrade(decode(state)));
+    } catch (error) {
+      outcome = failure(error);
+    }
+    this.#isReadonly = wasReadonly;
+    if (upgraded !== undefined && !input.readonly) this.queue({ kind: "state", value: upgraded });
+    this.#endTurn(outcome);
+  }
+
+  // ---- calls within a turn, of re-entrant actors
+
+  #nestTurn(turn: Turn, input: TurnInput): void {
+    if (this.#isDone) return;
+    const method = turn.actor.methods.get(input.method);
+    const { instance } = turn;
+    if (method === undefined || instance === undefined) {
+      const message = `actor ${turn.actor.name} has no method ${input.method}`;
+      const error = new GuestError(message, { code: "method-not-found", retryable: false });
+      this.#reply(input.id, failure(error));
+      return;
+    }
+    turn.nested.add(input.id);
+    this.#nested = input;
+    this.#follow(
+      () => method.fn.apply(instance, argsFrom(input.args) as unknown[]),
+      (settled) => this.#closeNested(turn, input, settled),
+    );
+    this.#nested = undefined;
+  }
+
+  #closeNested(turn: Turn, input: TurnInput, settled: Settled): void {
+    if (this.#isDone || !turn.nested.delete(input.id)) return;
+    let outcome = outcomeOf(settled);
+    try {
+      if (outcome.kind === "ok") this.#save();
+    } catch (error) {
+      outcome = failure(error);
+    }
+    if (outcome.kind === "error") turn.held = turn.held.filter(({ frame }) => frame !== input);
+    this.#reply(input.id, outcome);
+    if (turn.isEnded && turn.nested.size === 0) this.#finish({ kind: "turned" });
+  }
+
+  #failNested(turn: Turn): void {
+    for (const id of turn.nested) this.#reply(id, failure(turnFailed()));
+    turn.nested.clear();
+  }
+
+  /** What a method leaves when it ends: the state, and the messages that go with it (G5). */
+  #save(): void {
+    this.#saveState();
+    this.#releaseHeld();
   }
 
   /** Queues the actor's state if it isn't what the host has. */
@@ -691,21 +861,44 @@ export class Machine {
     return decode(value);
   }
 
-  async method(call: MethodCall): Promise<unknown> {
-    const { actor, method, oneWay, create } = call;
-    const value = await this.command(
-      (id) => ({
+  method(call: MethodCall): Promise<unknown> {
+    const { actor, method, oneWay } = call;
+    const args = encode(call.args);
+    const create = call.create === undefined ? undefined : { create: encode(call.create) };
+    const build = (id: number): Command => {
+      return {
         kind: "call",
         id,
         actor,
         method,
-        args: encode(call.args),
+        args,
         ...(oneWay ? { oneWay } : undefined),
-        ...(create === undefined ? undefined : { create: encode(create) }),
-      }),
-      `actor ${actor.type}.${method}`,
-    );
-    return oneWay ? undefined : decode(value);
+        ...create,
+      };
+    };
+    const label = `actor ${actor.type}.${method}`;
+    if (oneWay) return this.message(build, label, () => undefined);
+    return this.command(build, label).then(decode);
+  }
+
+  /** The call that is being handled, for `context`; undefined in a workflow. */
+  turn(): TurnInput | undefined {
+    return this.#turn === undefined ? undefined : this.#frame(this.#turn);
+  }
+
+  /** The class of the actor whose turn it is. */
+  actor(): ActorEntry | undefined {
+    return this.#turn?.actor;
+  }
+
+  /** Refuses what only workflows can do. */
+  requireWorkflow(what: string): void {
+    requireRun();
+    if (this.#turn === undefined) return;
+    throw new GuestError(`${what} is for workflows: an actor's method can't use it`, {
+      code: "invalid-request",
+      retryable: false,
+    });
   }
 
   // ---- what the kernel and the run's API need
@@ -842,9 +1035,39 @@ function notAtOnce(what: string): GuestError {
   });
 }
 
+/** What commands are called by those who caused them. */
+const titles: Readonly<Record<Command["kind"], string>> = {
+  timer: "waiting for a time",
+  fetch: "a fetch",
+  wait: "waiting for a signal",
+  drop: "a timeout",
+  start: "starting a run",
+  outcome: "waiting for a run",
+  cancelRun: "cancelling a run",
+  signal: "sending a signal",
+  call: "calling an actor",
+  put: "put",
+  get: "get",
+  reply: "a reply",
+  state: "changing the state",
+  remind: "setting a reminder",
+  forgetReminder: "forgetting a reminder",
+  turned: "ending the turn",
+  complete: "ending the run",
+  continueAsNew: "continueAsNew",
+  publish: "publishing",
+  tags: "setting tags",
+  log: "logging",
+};
+
 function notReadonly(what: string): GuestError {
-  return new GuestError(`${what} is not allowed in a read-only method or a query`, {
-    code: "invalid-request",
+  const message = `${what} is not allowed in a read-only method or a query, nor in an upgrade`;
+  return new GuestError(message, { code: "invalid-request", retryable: false });
+}
+
+function turnFailed(): GuestError {
+  return new GuestError("the turn that this call was a part of failed", {
+    code: "run-closed",
     retryable: false,
   });
 }
@@ -878,6 +1101,24 @@ function restore(entry: ActorEntry, state: Encoded | undefined): object {
     });
   }
   return instance;
+}
+
+/** Encodes what an upgrade gave, after a look at whether a turn could begin with it. */
+function upgradedState(entry: ActorEntry, value: unknown): Encoded {
+  if (isThenable(value)) {
+    Promise.resolve(value).catch(ignore);
+    throw notAtOnce(`${entry.name}.upgrade`);
+  }
+  if (!entry.hasHooks && (typeof value !== "object" || value === null || Array.isArray(value))) {
+    throw new GuestError(`${entry.name}.upgrade must give an object with the actor's fields`, {
+      code: "invalid-request",
+      retryable: false,
+    });
+  }
+  const fields = entry.hasHooks ? value : Object.fromEntries(Object.entries(value as object));
+  const state = encode(fields);
+  restore(entry, state);
+  return state;
 }
 
 function stateOf(entry: ActorEntry, instance: object): unknown {

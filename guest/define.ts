@@ -8,6 +8,7 @@
 
 import { normaliseOptions, type ResolvedOptions, type StepOptions } from "./options.ts";
 import type { ActorRef, Definition } from "./protocol.ts";
+import { type Duration, durationMs } from "./time.ts";
 
 // ---- types
 
@@ -119,7 +120,7 @@ export type MethodName<Instance> = {
     : never;
 }[keyof Instance];
 
-type MethodArgs<Fn> = Fn extends (...args: infer Args) => unknown ? Args : never;
+export type MethodArgs<Fn> = Fn extends (...args: infer Args) => unknown ? Args : never;
 type MethodOut<Fn> = Fn extends (...args: never[]) => infer Out ? Resolved<Out> : never;
 
 export type ActorHandle<Instance> = {
@@ -158,6 +159,36 @@ export type Self<Instance> = Omit<Instance, MethodName<Instance>> & {
 export interface ActorOptions<Instance> {
   /** Methods that never change the state: they run beside others and leave no trace. */
   readonly readonly?: readonly MethodName<Instance>[];
+  /**
+   * A call that comes back to an actor which waits for it runs within the waiting turn, on
+   * the same object. Default false: such a call fails, and its error names the chain.
+   */
+  readonly reentrant?: boolean;
+  /** The actor is deleted after this long without a call; at least 1 s. Default: never. */
+  readonly expiresAfter?: Duration;
+  /**
+   * What a method that throws means for the calls behind it: `continue` (default) serves
+   * them, `stop` keeps them waiting until somebody resumes the actor.
+   */
+  readonly onError?: "continue" | "stop";
+}
+
+type Fields<Instance> = {
+  [Key in keyof Instance as Instance[Key] extends Method ? never : Key]: Instance[Key];
+};
+
+/** What the state of an actor is made of: what `setState` takes, or else its fields. */
+export type StateOf<Instance> = Instance extends { setState(state: infer State): unknown }
+  ? State
+  : Fields<Instance>;
+
+/**
+ * The class of an actor. `static upgrade(state)` makes new state of what an earlier
+ * component left; it answers at once and has no effects. Without it the state stays.
+ */
+export interface ActorClass<Args extends readonly unknown[], Instance> {
+  new (...args: Args): Instance;
+  upgrade?(state: never): StateOf<Instance>;
 }
 
 // ---- graph nodes
@@ -233,7 +264,13 @@ export interface ActorEntry {
   readonly maker: new (...args: unknown[]) => object;
   readonly methods: ReadonlyMap<string, { readonly fn: Callable; readonly readonly: boolean }>;
   readonly hasHooks: boolean;
+  /** Makes state of an earlier component's. */
+  readonly upgrade: ((state: unknown) => unknown) | undefined;
+  /** What the host is told beside name and methods. */
+  readonly traits: ActorTraits;
 }
+
+type ActorTraits = Pick<Definition, "upgrades" | "reentrant" | "expiresAfterMs" | "stopsOnError">;
 
 const steps = new Map<string, Body>();
 const workflows = new Map<string, WorkflowEntry>();
@@ -259,7 +296,7 @@ export function definitions(): Definition[] {
   for (const entry of actors.values()) {
     const methods = [];
     for (const [name, method] of entry.methods) methods.push({ name, readonly: method.readonly });
-    all.push({ kind: "actor", name: entry.name, methods });
+    all.push({ kind: "actor", name: entry.name, methods, ...entry.traits });
   }
   const key = (each: Definition): string => `${each.kind} ${each.name}`;
   return all.sort((a, b) => (key(a) < key(b) ? -1 : 1));
@@ -431,7 +468,7 @@ const reservedMethods = new Set(["send", "ref", "then", "step"]);
 /** Defines an actor: an object with a key whose state is kept, and whose calls come one by one. */
 export function actor<Args extends unknown[], Instance extends object>(
   name: string,
-  maker: new (...args: Args) => Instance,
+  maker: ActorClass<Args, Instance>,
   options: ActorOptions<Instance> = {},
 ): Actor<Args, Instance> {
   checkName("actor", name);
@@ -450,6 +487,8 @@ export function actor<Args extends unknown[], Instance extends object>(
     maker: maker as unknown as ActorEntry["maker"],
     methods,
     hasHooks: checkHooks(name, maker.prototype as Record<string, unknown>),
+    upgrade: upgradeOf(name, maker as unknown as ActorEntry["maker"]),
+    traits: traitsOf(name, maker as unknown as ActorEntry["maker"], options),
   };
   actors.set(name, entry);
   return {
@@ -458,6 +497,47 @@ export function actor<Args extends unknown[], Instance extends object>(
     get: (key: string) => handleOf(entry, key, undefined),
     getOrCreate: (key: string, ...args: Args) => handleOf(entry, key, args),
   } as unknown as Actor<Args, Instance>;
+}
+
+const expiresAfterMsMin = 1000;
+
+function traitsOf<Instance>(
+  name: string,
+  maker: ActorEntry["maker"],
+  options: ActorOptions<Instance>,
+): ActorTraits {
+  for (const key of Object.keys(options)) {
+    if (!actorOptions.has(key)) throw new TypeError(`actor "${name}": there is no option ${key}`);
+  }
+  const { reentrant = false, expiresAfter, onError = "continue" } = options;
+  if (typeof reentrant !== "boolean") {
+    throw new TypeError(`actor "${name}": reentrant is true or false`);
+  }
+  if (onError !== "continue" && onError !== "stop") {
+    throw new TypeError(`actor "${name}": onError is "continue" or "stop"`);
+  }
+  const expiresAfterMs =
+    expiresAfter === undefined ? undefined : durationMs(expiresAfter, "expiresAfter");
+  if (expiresAfterMs !== undefined && expiresAfterMs < expiresAfterMsMin) {
+    throw new RangeError(`actor "${name}": expiresAfter is at least ${expiresAfterMsMin} ms`);
+  }
+  return {
+    ...(upgradeOf(name, maker) === undefined ? undefined : { upgrades: true }),
+    ...(reentrant ? { reentrant } : undefined),
+    ...(expiresAfterMs === undefined ? undefined : { expiresAfterMs }),
+    ...(onError === "stop" ? { stopsOnError: true } : undefined),
+  };
+}
+
+const actorOptions = new Set(["readonly", "reentrant", "expiresAfter", "onError"]);
+
+function upgradeOf(name: string, maker: ActorEntry["maker"]): ActorEntry["upgrade"] {
+  const { upgrade } = maker as { upgrade?: unknown };
+  if (upgrade === undefined) return undefined;
+  if (typeof upgrade !== "function") {
+    throw new TypeError(`actor "${name}": static upgrade must be a function`);
+  }
+  return (state) => (upgrade as Callable).call(maker, state);
 }
 
 function checkHooks(name: string, prototype: Record<string, unknown>): boolean {
@@ -515,7 +595,12 @@ function addNodeMaker(name: string, fn: Callable): void {
 
 const keyCharsMax = 512;
 
-function handleOf(entry: ActorEntry, key: string, create: readonly unknown[] | undefined): object {
+/** A handle of an actor whose entry is known. */
+export function handleOf(
+  entry: ActorEntry,
+  key: string,
+  create: readonly unknown[] | undefined,
+): object {
   if (typeof key !== "string" || key === "" || key.length > keyCharsMax) {
     throw new TypeError(`actor "${entry.name}" needs a key of 1 to ${keyCharsMax} characters`);
   }

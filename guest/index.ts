@@ -2,6 +2,7 @@
 export { Ref, SerialisationError } from "./cbor.ts";
 export {
   type Actor,
+  type ActorClass,
   type ActorHandle,
   type ActorOptions,
   actor,
@@ -11,6 +12,7 @@ export {
   type Lifted,
   type Resolved,
   type Self,
+  type StateOf,
   type Step,
   type StepNode,
   step,
@@ -29,7 +31,7 @@ export {
   TimeoutError,
 } from "./errors.ts";
 export type { Backoff, ErrorMatcher, StepOptions } from "./options.ts";
-export type { RunInfo } from "./protocol.ts";
+export type { ActorRef, RunInfo } from "./protocol.ts";
 export {
   type Context,
   cancelRun,
@@ -57,3 +59,4 @@ export {
   update,
 } from "./run.ts";
 export type { Duration } from "./time.ts";
+export { forgetReminder, type ReminderTime, remind, self } from "./turn.ts";

@@ -8,7 +8,7 @@ import type { Caught, Resolved } from "./define.ts";
 import { checkName, GraphNode, type Invocation, runOutside, type StepNode } from "./define.ts";
 import { GuestError, TimeoutError } from "./errors.ts";
 import { normaliseOptions, type StepOptions } from "./options.ts";
-import type { Encoded, StartOptions as HostStartOptions, RunInfo } from "./protocol.ts";
+import type { ActorRef, Encoded, StartOptions as HostStartOptions, RunInfo } from "./protocol.ts";
 import type { Signal } from "./scope.ts";
 import { type Duration, durationMs, instantMsMax } from "./time.ts";
 
@@ -128,27 +128,34 @@ export interface Started<Out = unknown> extends Handle<Out> {
   readonly created: boolean;
 }
 
-/** Starts a run that goes on by itself: `await start(ship.with(items), { id: `ship_${order}` })` */
-export async function start<Out>(
+/**
+ * Starts a run that goes on by itself: `await start(ship.with(items), { id: `ship_${order}` })`.
+ * In an actor's method without `await` it is part of the turn: it starts when the method
+ * ends, and not at all if that throws.
+ */
+export function start<Out>(
   what: Invocation<Out> | StepNode<Out>,
   options: StartOptions = {},
 ): Promise<Started<Out>> {
   const machine = currentMachine();
   const target = targetOf(what);
   const hostOptions = hostStartOptions(options, machine.nowMs());
-  const value = await machine.command(
+  const { id: runId, child } = options;
+  return machine.message(
     (id) => ({
       kind: "start",
       id,
       ...target,
-      ...(options.id === undefined ? undefined : { runId: options.id }),
-      ...(options.child === undefined ? undefined : { child: options.child }),
+      ...(runId === undefined ? undefined : { runId }),
+      ...(child === undefined ? undefined : { child }),
       ...(hostOptions === undefined ? undefined : { options: hostOptions }),
     }),
     `the start of ${target.name ?? "a graph"}`,
+    (answer) => {
+      const started = decode(answer) as { runId: string; created: boolean };
+      return { ...handle<Out>(started.runId), created: started.created };
+    },
   );
-  const { runId, created } = decode(value) as { runId: string; created: boolean };
-  return { ...handle<Out>(runId), created };
 }
 
 function targetOf(
@@ -177,11 +184,13 @@ export function handle<Out = unknown>(runId: string): Handle<Out> {
   return {
     id: runId,
     result: () => currentMachine().outcome(runId, "the run", `run ${runId}`) as Promise<Out>,
-    signal: async (name, value) => {
+    signal: (name, value) => {
       checkName("signal", name);
-      await currentMachine().command(
-        (id) => ({ kind: "signal", id, runId, name, value: encode(value) }),
+      const encoded = encode(value);
+      return currentMachine().message(
+        (id) => ({ kind: "signal", id, runId, name, value: encoded }),
         `the signal ${name} to run ${runId}`,
+        ignoreAnswer,
       );
     },
     cancel: (reason) => cancelRun(runId, reason),
@@ -189,11 +198,16 @@ export function handle<Out = unknown>(runId: string): Handle<Out> {
 }
 
 /** Asks another run to cancel; resolves when that is accepted. */
-export async function cancelRun(runId: string, reason = ""): Promise<void> {
-  await currentMachine().command(
+export function cancelRun(runId: string, reason = ""): Promise<void> {
+  return currentMachine().message(
     (id) => ({ kind: "cancelRun", id, runId, reason }),
     `the cancellation of run ${runId}`,
+    ignoreAnswer,
   );
+}
+
+function ignoreAnswer(): void {
+  // That the message was accepted is all there is to say.
 }
 
 /** Ends this run and begins it anew, under the same id, with other arguments. */
@@ -287,7 +301,15 @@ export async function map<Item, Out>(
 // ---- the run itself
 
 export interface Context {
+  /** The run, or the actor's turn: ids of the run itself, its parent and its root. */
   readonly run: RunInfo;
+  /** The actor whose method this is; undefined in a workflow. */
+  readonly actor: ActorRef | undefined;
+  /**
+   * In an actor's method, who called it: a run's id or an actor's `type/key`; undefined for
+   * clients and reminders. In a re-entrant call, ask before the first await.
+   */
+  readonly caller: string | undefined;
   /** In a step's body, before its first await. */
   readonly step: StepContext | undefined;
   /** Aborts when the run is cancelled; in a step also when its attempt times out. */
@@ -309,8 +331,11 @@ export function context(): Context {
   const info = machine.info();
   const task = machine.steps.current;
   const scope = machine.scope();
+  const turn = machine.turn();
   return {
     run: info,
+    actor: turn?.actor,
+    caller: turn?.caller,
     step:
       task === undefined
         ? undefined
@@ -326,14 +351,18 @@ export function context(): Context {
   };
 }
 
-/** Makes a value readable from outside under a key, at once. */
+/**
+ * Makes a value readable from outside under a key, at once. An actor's method that throws
+ * before it has waited for anything publishes nothing.
+ */
 export function publish(key: string, value: unknown): void {
   checkName("published value", key);
-  currentMachine().queue({ kind: "publish", key, value: encode(value) });
+  currentMachine().emit({ kind: "publish", key, value: encode(value) }, { isEager: true });
 }
 
 /** Sets tags of this run; undefined takes one away. */
 export function setTags(tags: Readonly<Record<string, string | undefined>>): void {
+  currentMachine().requireWorkflow("setTags");
   for (const key of Object.keys(tags)) {
     const value = tags[key];
     if (value !== undefined && typeof value !== "string") {
