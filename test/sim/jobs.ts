@@ -488,7 +488,11 @@ export const jobs: Readonly<Record<string, Job>> = {
   sleeper,
   collecting: collecting("collector", () => []),
   continuing: collecting("collectorAnew", () => [[]]),
-  racing: collecting("racer", (client) => [client.random.pick([1, 5, 20, 60])]),
+  racing: collecting("racer", ({ random }) => [
+    random.pick([1, 5, 20, 60]),
+    [],
+    random.pick([1, 1, 3, 8]),
+  ]),
   parent,
   failing,
   cancelled,

@@ -1,9 +1,11 @@
 /**
- * `npm run sim -- --seeds N [--from S] [--seed S] [--job name] [--verbose] [--mutants]`.
+ * `npm run sim -- --seeds N [--from S] [--seed S] [--job name] [--crash-at OP] [--crash-all] [--verbose]`
+ * or `--mutants`.
  * Prints each violation with the one command that replays it; exit code 1 if there is any.
  */
 import { parseArgs } from "node:util";
-import { type SimResult, simulate } from "./run.ts";
+import { mutants } from "./mutants.ts";
+import { hunt, type SimResult, simulate } from "./run.ts";
 
 const { values } = parseArgs({
   options: {
@@ -12,11 +14,14 @@ const { values } = parseArgs({
     seed: { type: "string" },
     job: { type: "string" },
     "crash-at": { type: "string" },
+    "crash-all": { type: "boolean", default: false },
     "keep-going": { type: "boolean", default: false },
+    mutants: { type: "boolean", default: false },
     verbose: { type: "boolean", default: false },
   },
 });
 
+if (values.mutants) await findMutants();
 const first = Number(values.seed ?? values.from);
 const count = values.seed === undefined ? Number(values.seeds) : 1;
 const crashAtOp = values["crash-at"] === undefined ? undefined : Number(values["crash-at"]);
@@ -32,9 +37,10 @@ for (let seed = first; seed < first + count; seed += 1) {
   if (values.verbose) for (const line of result.lines) console.log(line);
   if (result.violations.length > 0) {
     bad += 1;
-    report(result);
+    report(result, crashAtOp);
     if (!values["keep-going"] && bad >= 5) break;
   }
+  if (values["crash-all"]) bad += await crashAll(seed);
 }
 const seconds = (performance.now() - startMs) / 1000;
 console.log(`${count} seeds in ${seconds.toFixed(1)} s, ${bad} with violations`);
@@ -43,11 +49,39 @@ for (const [name, value] of [...total].sort()) {
 }
 process.exitCode = bad > 0 ? 1 : 0;
 
-function report(result: SimResult): void {
+/** The scenario of a seed, with a crash at each of its store calls in turn. */
+async function crashAll(seed: number): Promise<number> {
+  const { ops } = await simulate({ seed, job: values.job, crashAtOp: 0 });
+  let failures = 0;
+  for (let op = 1; op <= ops; op += 1) {
+    const result = await simulate({ seed, job: values.job, crashAtOp: op });
+    if (result.violations.length === 0) continue;
+    failures += 1;
+    report(result, op);
+  }
+  return failures;
+}
+
+/** The table of mutants: which seed and law found each. */
+async function findMutants(): Promise<never> {
+  let missed = 0;
+  for (const mutant of mutants) {
+    const found = await hunt(mutant);
+    if (found === undefined) missed += 1;
+    const where =
+      found === undefined
+        ? `NOT FOUND within ${mutant.seedsMax} seeds`
+        : `seed ${found.seed}: ${found.violations[0]?.law}`;
+    console.log(`${mutant.name}: ${where}`);
+  }
+  process.exit(missed > 0 ? 1 : 0);
+}
+
+function report(result: SimResult, crashAt: number | undefined): void {
   for (const { law, message, atMs } of result.violations.slice(0, 3)) {
     console.log(`seed ${result.seed} at ${atMs.toFixed(1)} ms: ${law}: ${message.slice(0, 1500)}`);
   }
   const job = values.job === undefined ? "" : ` --job ${values.job}`;
-  const crash = crashAtOp === undefined ? "" : ` --crash-at ${crashAtOp}`;
+  const crash = crashAt === undefined ? "" : ` --crash-at ${crashAt}`;
   console.log(`  replay: npm run sim -- --seed ${result.seed}${job}${crash} --verbose`);
 }

@@ -1,7 +1,24 @@
-/** A defect put in on purpose: what the simulation must find. See `mutants` below. */
+/**
+ * Defects put in on purpose: the simulation has to find each of them, which shows that its
+ * laws have teeth. A mutant changes the store, the sandbox, or the engine through methods
+ * that are public between its modules; the product has no switch for any of it.
+ */
+import { Log } from "../../runtime/log.ts";
+import { SegmentWriter } from "../../runtime/segment.ts";
+import { Changes } from "../../runtime/state.ts";
+
 export interface Mutant {
   readonly name: string;
-  readonly bucket?: { readonly overwrites?: boolean; readonly claimsCreated?: boolean };
+  /** Seeds, from 1, within which it has to be found. */
+  readonly seedsMax: number;
+  readonly bucket?: {
+    /** `ifAbsent` is ignored. */
+    readonly overwrites?: boolean;
+    /** The loser of a race is told `created`. */
+    readonly claimsCreated?: boolean;
+    /** A write is answered before it is done; a crash loses it. */
+    readonly answersEarly?: boolean;
+  };
   readonly sandbox?: {
     readonly keepsDiscarded?: boolean;
     readonly staleImages?: boolean;
@@ -11,4 +28,88 @@ export interface Mutant {
   readonly patch?: () => () => void;
 }
 
-export const mutants: readonly Mutant[] = [];
+function replace<T extends object, K extends keyof T>(
+  target: T,
+  name: K,
+  make: (original: T[K]) => T[K],
+): () => void {
+  const original = target[name];
+  target[name] = make(original);
+  return () => {
+    target[name] = original;
+  };
+}
+
+/** Rows of that kind never reach the log. */
+function withoutRows(kind: RegExp): () => () => void {
+  return () => {
+    const undo = (["put", "putFresh"] as const).map((name) =>
+      replace(
+        Changes.prototype,
+        name,
+        (original) =>
+          function (this: Changes, rowKey, value) {
+            if (!kind.test(rowKey)) original.call(this, rowKey, value);
+          },
+      ),
+    );
+    return () => {
+      for (const each of undo) each();
+    };
+  };
+}
+
+/** Outputs leave at once, as if everything were durable. */
+function withoutGate(): () => void {
+  return replace(
+    Changes.prototype,
+    "touch",
+    (original) =>
+      function (this: Changes, entity) {
+        this.releases.push = (...releases: (() => void)[]): number => {
+          for (const release of releases) queueMicrotask(release);
+          return 0;
+        };
+        original.call(this, entity);
+      },
+  );
+}
+
+function losingRows(): () => void {
+  let count = 0;
+  return replace(
+    SegmentWriter.prototype,
+    "add",
+    (original) =>
+      function (this: SegmentWriter, key, value) {
+        count += 1;
+        if (count % 20 !== 0) original.call(this, key, value);
+      },
+  );
+}
+
+export const mutants: readonly Mutant[] = [
+  { name: "the store overwrites", seedsMax: 20, bucket: { overwrites: true } },
+  { name: "the loser is told created", seedsMax: 20, bucket: { claimsCreated: true } },
+  { name: "a write is answered before it is done", seedsMax: 20, bucket: { answersEarly: true } },
+  { name: "nothing waits for its commit", seedsMax: 20, patch: withoutGate },
+  {
+    name: "ownership is not confirmed before an answer",
+    seedsMax: 300,
+    patch: () => replace(Log.prototype, "confirm", () => () => Promise.resolve(true)),
+  },
+  { name: "call ids are forgotten", seedsMax: 20, patch: withoutRows(/^e\/.*\/d\//) },
+  { name: "inbox cursors are forgotten", seedsMax: 100, patch: withoutRows(/^q\//) },
+  { name: "the outbox is not kept", seedsMax: 50, patch: withoutRows(/^o\//) },
+  { name: "timers are not kept", seedsMax: 50, patch: withoutRows(/^t\//) },
+  { name: "unfinished work is not marked", seedsMax: 50, patch: withoutRows(/^a\//) },
+  { name: "inputs are not kept", seedsMax: 100, patch: withoutRows(/^e\/.*\/n\//) },
+  { name: "signals are not kept", seedsMax: 100, patch: withoutRows(/^e\/.*\/s\//) },
+  { name: "mail is not kept", seedsMax: 100, patch: withoutRows(/^e\/.*\/m\//) },
+  { name: "journals are not kept", seedsMax: 50, patch: withoutRows(/^e\/.*\/j\//) },
+  { name: "deletions are not finished after a crash", seedsMax: 400, patch: withoutRows(/^z\//) },
+  { name: "segments lose rows", seedsMax: 20, patch: losingRows },
+  { name: "a rebuild skips an entry", seedsMax: 50, sandbox: { skipsLastEntry: true } },
+  { name: "images are one activation old", seedsMax: 50, sandbox: { staleImages: true } },
+  { name: "queries run on the live memory", seedsMax: 100, sandbox: { keepsDiscarded: true } },
+];

@@ -2,8 +2,6 @@
  * One simulation from one seed: a world with random settings, clients with random jobs,
  * faults for a while; then quiet, in which everything must end; then an audit.
  */
-import { createHash } from "node:crypto";
-import { encode } from "../../guest/cbor.ts";
 import { audit } from "./audit.ts";
 import { Client } from "./clients.ts";
 import { allShared, type Job, jobs } from "./jobs.ts";
@@ -68,6 +66,15 @@ export async function simulate(options: SimOptions): Promise<SimResult> {
     ops: world.opCount,
     virtualMs: world.nowMs,
   };
+}
+
+/** The first simulation that finds the mutant. */
+export async function hunt(mutant: Mutant): Promise<SimResult | undefined> {
+  for (let seed = 1; seed <= mutant.seedsMax; seed += 1) {
+    const result = await simulate({ seed, mutant });
+    if (result.violations.length > 0) return result;
+  }
+  return undefined;
 }
 
 async function live(world: World, random: SimRandom, options: SimOptions): Promise<void> {
@@ -157,11 +164,11 @@ async function runJob(client: Client, name: string, id: string): Promise<void> {
 
 /** I4: what was called exactly once counts exactly once. */
 async function counters(world: World): Promise<void> {
+  // One-way calls and answers of finished workflows may still be on their way.
+  await world.sleep(10_000);
   for (const [tenant, shared] of allShared(world)) {
     const client = new Client(world, `auditor-${tenant}`, tenant);
     for (const [counter, expected] of shared.expected) {
-      // One-way calls of finished workflows may still be on their way.
-      await world.sleep(5_000);
       const value = await client.call("Counter", counter, "value", []);
       const faults = (await client.call("Counter", counter, "faults", [])) as string[];
       world.laws.check(
@@ -297,8 +304,4 @@ class Chaos {
       this.#watch();
     });
   }
-}
-
-export function hashOfSource(source: string): string {
-  return createHash("sha256").update(encode(source)).digest("hex");
 }

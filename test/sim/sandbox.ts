@@ -175,10 +175,17 @@ async function copyOf(memory: Memory): Promise<Memory> {
 
 /** One activation: everything that promise jobs do belongs to it. */
 async function deliver(memory: Memory, activation: Uint8Array): Promise<Uint8Array> {
-  void memory.machine.deliver(activation);
-  await settle();
-  memory.activations.push(activation);
-  return memory.machine.drain();
+  // V8's stacks show the simulator's own frames, which differ; a real sandbox's don't.
+  const { stackTraceLimit } = Error;
+  Error.stackTraceLimit = 0;
+  try {
+    void memory.machine.deliver(activation);
+    await settle();
+    memory.activations.push(activation);
+    return memory.machine.drain();
+  } finally {
+    Error.stackTraceLimit = stackTraceLimit;
+  }
 }
 
 export function hashOf(bytes: Uint8Array): number {

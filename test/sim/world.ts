@@ -549,6 +549,13 @@ class SimStore implements Store {
           world.at(backMs, () => host.enter(fail));
           return;
         }
+        if (isWrite && world.options.mutant?.bucket?.answersEarly === true) {
+          host.enter(() => resolve("created" as T));
+          world.at(10 * backMs, () => {
+            if (!host.isCrashed) work();
+          });
+          return;
+        }
         const result = apply();
         world.at(backMs, () =>
           host.enter(() => (fault === "lost reply" ? fail() : resolve(result as T))),

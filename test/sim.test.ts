@@ -1,0 +1,65 @@
+/**
+ * The simulated cluster (test/sim) as part of every test run: a few hundred seeds, the seeds
+ * that found bugs, a crash at each store call of a run, and the mutants that must be found.
+ * More seeds: `npm run sim -- --seeds 10000`.
+ */
+import { readFileSync } from "node:fs";
+import { expect, test } from "vitest";
+import { mutants } from "./sim/mutants.ts";
+import { hunt, type SimOptions, simulate } from "./sim/run.ts";
+
+const seedsFrom = 1000;
+const seedCount = 320;
+const seedsPerTest = 40;
+const crashStride = 7;
+
+async function run(options: SimOptions): Promise<{ hash: string; ops: number }> {
+  const { violations, traceHash, ops } = await simulate(options);
+  const crash = options.crashAtOp === undefined ? "" : ` --crash-at ${options.crashAtOp}`;
+  const job = options.job === undefined ? "" : ` --job ${options.job}`;
+  const replay = `npm run sim -- --seed ${options.seed}${job}${crash} --verbose`;
+  expect(violations.map(({ law, message }) => `${law}: ${message} (${replay})`)).toEqual([]);
+  return { hash: traceHash, ops };
+}
+
+for (let from = seedsFrom; from < seedsFrom + seedCount; from += seedsPerTest) {
+  test(`no law is broken by seeds ${from} to ${from + seedsPerTest - 1}`, async () => {
+    for (let seed = from; seed < from + seedsPerTest; seed += 1) await run({ seed });
+  }, 120_000);
+}
+
+test("no seed that ever found a bug finds one again", async () => {
+  const text = readFileSync(new URL("./sim/seeds.txt", import.meta.url), "utf8");
+  const seeds = text.split("\n").filter((line) => /^\d/.test(line));
+  expect(seeds.length).toBeGreaterThan(5);
+  for (const line of seeds) await run({ seed: Number.parseInt(line, 10) });
+}, 120_000);
+
+test("the same seed gives the same trace", async () => {
+  for (const seed of [21, 22, 23]) {
+    const first = await run({ seed });
+    const second = await run({ seed });
+    expect(second.hash).toBe(first.hash);
+  }
+}, 60_000);
+
+test("a host may crash at any store call", async () => {
+  for (const [seed, job] of [
+    [2, "failing"],
+    [3, "banking"],
+    [5, "reused"],
+    [6, "continuing"],
+  ] as const) {
+    const { ops } = await run({ seed, job, crashAtOp: 0 });
+    for (let op = (seed % crashStride) + 1; op <= ops; op += crashStride) {
+      await run({ seed, job, crashAtOp: op });
+    }
+  }
+}, 120_000);
+
+for (const mutant of mutants) {
+  test(`it is found within ${mutant.seedsMax} seeds that ${mutant.name}`, async () => {
+    const found = await hunt(mutant);
+    expect(found?.violations[0]?.law).toBeTypeOf("string");
+  }, 120_000);
+}
