@@ -300,7 +300,9 @@ export function fsyncTimes(folder: string, count = 200): number[] {
 export interface Bare {
   /** Round trips a second. */
   readonly rate: number;
-  /** Time in the guest for each. */
+  /** Processor time of this process for each. */
+  readonly cpuUs: number;
+  /** Time in the guest for each, by the clock. */
   readonly guestMs: number;
 }
 
@@ -327,8 +329,8 @@ export async function bare(
     guestMs += result.guestMs;
     count += 1;
   };
-  const perSecond = await rate(activate, { ms: 1500, warmMs: 500, ...load });
-  return { rate: perSecond, guestMs: guestMs / count };
+  const { perSecond, cpuUs } = await rateAndCost(activate, { ms: 1500, warmMs: 500, ...load });
+  return { rate: perSecond, cpuUs, guestMs: guestMs / count };
 }
 
 export function startInput(name: string, args: readonly unknown[]): unknown {

@@ -4,7 +4,7 @@ import {
   bare,
   type Figure,
   type Question,
-  rate,
+  rateAndCost,
   runWorkflow,
   startInput,
 } from "./kit.ts";
@@ -16,14 +16,23 @@ export const workflows: Question = {
     const engine = await bench.open();
     const figures: Figure[] = [];
     for (const inFlight of [128, 1000]) {
-      const value = await rate(() => runWorkflow(engine, "chain", [10]), { inFlight, ms: 4000 });
+      const { perSecond, cpuUs } = await rateAndCost(() => runWorkflow(engine, "chain", [10]), {
+        inFlight,
+        ms: 4000,
+      });
       const alone = await bare(bench, startInput("chain", [10]), { inFlight });
       figures.push({
         name: `${inFlight} in flight`,
-        value,
+        value: perSecond,
         unit: "workflows/s",
         target: { atLeast: 1500 },
         control: { name: "sandbox alone", value: alone.rate, unit: "workflows/s" },
+      });
+      figures.push({
+        name: `${inFlight} in flight, processor time`,
+        value: cpuUs,
+        unit: "us/workflow",
+        control: { name: "sandbox alone", value: alone.cpuUs, unit: "us" },
       });
     }
     await engine.stop();
