@@ -77,9 +77,19 @@ export interface RemoteError {
   readonly code?: string;
   readonly class?: string;
   readonly retryable?: boolean;
+  /** Frames only, at the author's own lines where the host has a source map. */
   readonly stack?: string;
+  readonly frame?: ErrorFrame;
   readonly cause?: RemoteError;
   readonly details?: unknown;
+}
+
+/** Where an error came from in its author's code; `text` is that line. */
+export interface ErrorFrame {
+  readonly file: string;
+  readonly line: number;
+  readonly column: number;
+  readonly text?: string;
 }
 
 export interface StepInfo {
@@ -704,16 +714,26 @@ function problemError(problem: Record<string, unknown>, status?: number): Error 
   const remote = problem.error as RemoteError | undefined;
   const cause = remote === undefined ? undefined : errorOf(remote);
   const isUserFailure = problem.code === "run-failed" || problem.code === "call-failed";
-  if (isUserFailure && cause !== undefined) return cause;
+  if (isUserFailure && cause !== undefined) {
+    if (typeof problem.hint === "string" && !Object.hasOwn(cause, "hint")) {
+      hide(cause, "hint", problem.hint);
+    }
+    return cause;
+  }
   const message = textOr(problem.detail, `the host answered ${status ?? "with a failure"}`);
   return new ClientError(message, problem, { cause });
 }
 
 function errorOf(remote: RemoteError): Error {
   const error = makeError(remote.name, remote.message);
-  if (remote.stack !== undefined) hide(error, "stack", remote.stack);
+  // The guest's engine writes frames only; in this one a stack begins with the error itself.
+  // Without any, this client's own frames would only mislead.
+  hide(error, "stack", `${remote.name}: ${remote.message}\n${remote.stack ?? ""}`.trimEnd());
   if (remote.cause !== undefined) hide(error, "cause", errorOf(remote.cause));
   assignErrorFields(error, remote.details);
+  if (remote.frame !== undefined && !Object.hasOwn(error, "frame")) {
+    hide(error, "frame", remote.frame);
+  }
   for (const key of ["code", "class", "retryable"] as const) {
     // Where the guest's own classes are known, an error is made with these, as undefined.
     const isSet = Reflect.get(error, key) !== undefined && Object.keys(error).includes(key);

@@ -450,7 +450,7 @@ async function explainedIn(
     return { show }; // Deleted meanwhile: its last error is worth more than its lines.
   }
   const mapper = await maps.mapper(exchange.caller.tenant, component);
-  return { show, explain: mapper && ((stack) => mapper.explain(stack)) };
+  return { show, mapper };
 }
 
 function componentOfRun(exchange: Exchange, id: string): () => Promise<string> {
@@ -619,21 +619,37 @@ async function callAnswer(
   return send(exchange, 200, { callId: result.callId, result: value });
 }
 
-function resultValue(exchange: Exchange, outcome: Outcome, members: object): unknown {
+async function resultValue(
+  exchange: Exchange,
+  outcome: Outcome,
+  how: {
+    readonly members: Readonly<Record<string, unknown>>;
+    readonly componentOf: Callee["componentOf"];
+  },
+): Promise<unknown> {
   if (outcome.kind === "ok") return shownIn(exchange)(outcome.value);
-  throw callFailed(exchange, outcome.error, members);
+  const shower = await explainedIn(exchange, how.componentOf);
+  throw callFailed(outcome.error, how.members, shower);
 }
 
 /** What the SDK itself answers for the user's code: not that code's failure. */
 const codesOfGuest = ["query-not-found", "update-not-found", "run-closed"] as const;
 
-function callFailed(exchange: Exchange, error: ErrorValue, members: object): SporeError {
+function callFailed(error: ErrorValue, members: object, shower: views.Shower): SporeError {
   const code = codesOfGuest.find((each) => error.name === "GuestError" && each === error.code);
   if (code !== undefined) return new ProblemError(code, error.message, { members: { ...members } });
-  const shown = views.errorView(error, shownIn(exchange));
+  const shown = views.errorView(error, shower);
   return new ProblemError("call-failed", `${error.name}: ${error.message}`, {
     members: { ...members, error: shown },
   });
+}
+
+function calleeOf(exchange: Exchange, callId: string): Callee {
+  const { type = "", key = "" } = exchange.params;
+  return {
+    componentOf: async () => (await exchange.tenant.getActor(type, key)).component,
+    location: callLocation(exchange.params, callId),
+  };
 }
 
 /** An actor that wasn't born: its error is of the code that is current. */

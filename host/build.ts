@@ -16,8 +16,9 @@ import { fileURLToPath } from "node:url";
 import * as esbuild from "esbuild";
 import { SporeError } from "../runtime/errors.ts";
 import type { PreparedComponent, Sandbox } from "../runtime/ports.ts";
+import { attachToBundle, attachToComponent } from "./attached-map.ts";
 import { type KeptInput, keep, keptInputs, readComponent, readKept } from "./kept-build.ts";
-import { codeFrame, SourceMapper } from "./source-maps.ts";
+import { codeFrame, SourceMapper, sdkSource } from "./source-maps.ts";
 
 export interface BuildOptions {
   /** The user's entry module, relative to `cwd`. */
@@ -28,9 +29,15 @@ export interface BuildOptions {
   readonly outDir?: string;
   /** Compiles the bundle: the sandbox's own `prepare`. */
   readonly prepare: Sandbox["prepare"];
+  /**
+   * Whether a last build without component.wasm is compiled again. `prepare` gives none for
+   * a bundle that its sandbox knows, and a server doesn't need it. Default false.
+   */
+  readonly needsComponent?: boolean;
 }
 
 export interface BuildResult {
+  /** Its `component`, if there is one, has the source map in it. */
   readonly prepared: PreparedComponent;
   /** The bundle: one ES module. */
   readonly code: string;
@@ -40,8 +47,10 @@ export interface BuildResult {
   readonly isUnchanged: boolean;
   /** What esbuild noticed, each with its place. */
   readonly warnings: readonly string[];
-  /** The folder with component.bin, manifest.json, bundle.js and bundle.js.map. */
+  /** The folder with component.wasm, component.bin, manifest.json, bundle.js and its map. */
   readonly outDir: string;
+  /** What the paths that people see are relative to. */
+  readonly cwd: string;
   readonly bundleMs: number;
   readonly compileMs: number;
 }
@@ -155,6 +164,7 @@ interface Project {
   readonly cwd: string;
   readonly outDir: string;
   readonly prepare: Sandbox["prepare"];
+  readonly needsComponent: boolean;
 }
 
 interface Bundle {
@@ -175,7 +185,8 @@ function projectOf(options: BuildOptions): Project {
     });
   }
   const outDir = resolve(cwd, options.outDir ?? buildDefaults.outDir);
-  return { entry: realpathSync(entry), cwd, outDir, prepare: options.prepare };
+  const { prepare, needsComponent = false } = options;
+  return { entry: realpathSync(entry), cwd, outDir, prepare, needsComponent };
 }
 
 function bundleOptions(project: Project, plugins: esbuild.Plugin[] = []): esbuild.BuildOptions {
@@ -277,23 +288,30 @@ function inputPaths(project: Project, metafile: esbuild.Metafile): string[] {
 /** B3 */
 async function unchanged(project: Project, startedAt: number): Promise<BuildResult | undefined> {
   const kept = await readKept(project);
-  if (kept === undefined) return undefined;
-  const { outDir } = project;
+  if (kept === undefined || !hasWhatIsNeeded(project, kept.prepared)) return undefined;
+  const { outDir, cwd } = project;
   const bundleMs = performance.now() - startedAt;
-  return { ...kept, isUnchanged: true, outDir, bundleMs, compileMs: 0 };
+  return { ...kept, isUnchanged: true, outDir, cwd, bundleMs, compileMs: 0 };
+}
+
+function hasWhatIsNeeded(project: Project, { component }: PreparedComponent): boolean {
+  return component !== undefined || !project.needsComponent;
 }
 
 async function finish(project: Project, bundle: Bundle): Promise<BuildResult> {
   const bundledAt = performance.now();
-  const kept = await readComponent(project, bundle.code);
+  const { cwd, outDir } = project;
+  const found = await readComponent(project, bundle.code);
+  const kept = found !== undefined && hasWhatIsNeeded(project, found) ? found : undefined;
   const prepared = kept ?? (await compile(project, bundle));
   const result: BuildResult = {
-    prepared,
+    prepared: withMap(prepared, projectMap(bundle.map, { cwd, outDir })),
     code: bundle.code,
     map: bundle.map,
     isUnchanged: kept !== undefined,
     warnings: bundle.warnings,
-    outDir: project.outDir,
+    outDir,
+    cwd,
     bundleMs: bundle.bundleMs,
     compileMs: performance.now() - bundledAt,
   };
@@ -324,6 +342,69 @@ function checkDefinitions(project: Project, { manifest }: PreparedComponent): vo
     if (!seen.has(key)) seen.add(key);
     else throw new SporeError("build-failed", `${file}: the ${key} is defined twice`);
   }
+}
+
+function withMap(prepared: PreparedComponent, map: string): PreparedComponent {
+  const { component } = prepared;
+  if (component === undefined) return prepared;
+  return { ...prepared, component: attachToComponent(component, map) };
+}
+
+/** What a body with the map may have; with more, the map goes without sources, or not at all. */
+const sentBytesMax = 16 * 1024 * 1024;
+
+/** A bundle as a host takes it: with its source map at the end. */
+export function deployableBundle(
+  code: string,
+  map: string,
+  folders: { readonly outDir: string; readonly cwd: string },
+): string {
+  const whole = projectMap(map, folders);
+  const bare = (): string => JSON.stringify({ ...JSON.parse(whole), sourcesContent: [] });
+  for (const candidate of [() => whole, bare]) {
+    const sent = attachToBundle(code, candidate());
+    if (Buffer.byteLength(sent) <= sentBytesMax) return sent;
+  }
+  return code;
+}
+
+/**
+ * The bundle's map as a host shows it: paths relative to the project, the SDK's own marked
+ * as such, and sources of the author's files only.
+ */
+export function projectMap(
+  map: string,
+  folders: { readonly outDir: string; readonly cwd: string },
+): string {
+  // The map is esbuild's own.
+  const { version, mappings, sources, sourcesContent } = JSON.parse(map) as {
+    readonly version: number;
+    readonly mappings: string;
+    readonly sources: readonly string[];
+    readonly sourcesContent?: readonly (string | null)[];
+  };
+  const paths = sources.map((source) => resolve(folders.outDir, source));
+  return JSON.stringify({
+    version,
+    sources: paths.map((path) => projectPath(path, folders.cwd)),
+    sourcesContent: paths.map((path, index) =>
+      isUserFile(folders, path) ? (sourcesContent?.[index] ?? null) : null,
+    ),
+    names: [],
+    mappings,
+  });
+}
+
+function projectPath(path: string, cwd: string): string {
+  const inGuest = relative(join(packageDir, "guest"), path);
+  if (!inGuest.startsWith("..")) return `${sdkSource}guest/${slashed(inGuest)}`;
+  // esbuild's own modules, and ours, are no files.
+  const module = /(?:^|[\\/])(?:sporeflow|node-builtin):(.*)$/.exec(path)?.[1];
+  return module === undefined ? slashed(relative(cwd, path)) : `${sdkSource}${module}`;
+}
+
+function slashed(path: string): string {
+  return path.replaceAll(sep, "/");
 }
 
 /** A mapper for a bundle that was written to `outDir`; paths are shown relative to `cwd`. */
@@ -367,7 +448,7 @@ function absenceHint(message: string): string | undefined {
   return `The sandbox has no ${name}: ${absentGlobals[name]}.`;
 }
 
-function isUserFile(project: Project, file: string): boolean {
+function isUserFile(project: { readonly cwd: string }, file: string): boolean {
   const path = resolve(project.cwd, file);
   const isSdk = path.startsWith(join(packageDir, "guest") + sep);
   return !isSdk && !path.split(sep).includes("node_modules");

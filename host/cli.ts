@@ -4,7 +4,8 @@
  * people, one JSON document a line with `--json`. Exit codes: 0 done, 1 the run failed,
  * 2 wrong usage or no permission, 3 not found, 4 conflict, 5 the host can't do it.
  */
-import { readFileSync } from "node:fs";
+import { existsSync, readFileSync, statSync } from "node:fs";
+import { dirname, join, relative, resolve } from "node:path";
 import { Command, CommanderError, InvalidArgumentError, Option } from "commander";
 import ora from "ora";
 import pc from "picocolors";
@@ -20,8 +21,9 @@ import {
 } from "../client/index.ts";
 import { parseJson, valueOfJson } from "../client/json.ts";
 import { SporeError } from "../runtime/errors.ts";
+import type { Sandbox } from "../runtime/ports.ts";
 import type { RunningServer } from "./node.ts";
-import { printer } from "./print.ts";
+import { errorLines, printer } from "./print.ts";
 import { parseDuration } from "./waits.ts";
 
 export const exitCodes = Object.freeze({
@@ -77,13 +79,11 @@ function failed(error: unknown, ports: CliPorts, isJson: boolean): number {
     ports.err(`${JSON.stringify({ error: details, exitCode: code })}\n`);
     return code;
   }
-  const title = details.name === "Error" || !isUserError(shown) ? "" : `${details.name}: `;
-  ports.err(`${pc.red("✗")} ${title}${details.message}\n`);
+  const lines = isUserError(shown)
+    ? errorLines(shown)
+    : [`${pc.red("✗")} ${details.message}`, ...causeLines(shown)];
+  for (const line of lines) ports.err(`${line}\n`);
   if (details.hint !== undefined) ports.err(`  ${pc.dim(details.hint)}\n`);
-  if (isUserError(shown) && shown.stack !== undefined) {
-    const frames = shown.stack.split("\n").filter((line) => /^\s+at /.test(line));
-    for (const frame of frames.slice(0, 8)) ports.err(`${pc.dim(frame)}\n`);
-  }
   return code;
 }
 
@@ -92,15 +92,37 @@ function isUserError(error: Error): boolean {
   return !(error instanceof ClientError) && !(error instanceof SporeError);
 }
 
-function describe(error: Error): { name: string; message: string; code?: string; hint?: string } {
-  const code: unknown = Reflect.get(error, "code");
-  const hint: unknown = Reflect.get(error, "hint");
-  return {
-    name: error.name,
-    message: error.message,
-    ...(typeof code === "string" ? { code } : {}),
-    ...(typeof hint === "string" ? { hint } : {}),
+/** What the host's refusal was caused by, where that is the user's own error. */
+function causeLines(error: Error): readonly string[] {
+  const { cause } = error;
+  const isOwn = error instanceof ClientError && cause instanceof Error && "frame" in cause;
+  return isOwn ? errorLines(cause) : [];
+}
+
+interface Described {
+  readonly name: string;
+  readonly message: string;
+  readonly code?: string;
+  readonly hint?: string;
+  readonly stack?: string;
+  readonly frame?: unknown;
+  readonly cause?: Described;
+}
+
+/** Everything, for `--json`; stacks of user errors only. */
+function describe(error: Error): Described {
+  const text = (key: string): object => {
+    const value: unknown = Reflect.get(error, key);
+    return typeof value === "string" ? { [key]: value } : {};
   };
+  const { name, message, cause } = error;
+  const frame: unknown = Reflect.get(error, "frame");
+  const own = isUserError(error)
+    ? { ...text("stack"), ...(frame === undefined ? {} : { frame }) }
+    : {};
+  const isShown = cause instanceof Error && isUserError(cause);
+  const caused = isShown ? { cause: describe(cause) } : {};
+  return { name, message, ...text("code"), ...text("hint"), ...own, ...caused };
 }
 
 export function exitCodeOf(error: unknown): number {
@@ -177,12 +199,16 @@ function addProjectVerbs(verb: Verb, ports: CliPorts): void {
     action(ports, async ({ print }, entry?: string) => {
       const built = await withBuild(entryOf(entry), ports, async (result) => result);
       const { prepared, outDir, bundleMs, compileMs, isUnchanged } = built;
-      const bytes = prepared.bytes.length;
       const { definitions } = prepared.manifest;
-      print.result({ id: prepared.id, bytes, outDir, isUnchanged, definitions }, () => [
-        `${pc.green("✓")} ${prepared.id.slice(0, 16)}  ${definitions.length} definitions, ` +
-          `${Math.round(bytes / 1024)} KB in ${outDir}` +
+      const files = builtFiles(outDir);
+      print.result({ id: prepared.id, outDir, isUnchanged, files, definitions }, () => [
+        `${pc.green("✓")} ${prepared.id.slice(0, 16)}  ${definitions.length} definitions` +
           (isUnchanged ? " (unchanged)" : ` (${Math.round(bundleMs + compileMs)} ms)`),
+        ...files.map(
+          ({ name, bytes, what }) =>
+            `  ${join(relative(process.cwd(), outDir), name).padEnd(24)} ` +
+            `${`${Math.ceil(bytes / 1024)} KB`.padStart(8)}  ${pc.dim(what)}`,
+        ),
       ]);
     }),
   );
@@ -624,7 +650,8 @@ async function withBuild<Result>(
   const { createThreadSandbox } = await import("./sandbox/threads.ts");
   const sandbox = await createThreadSandbox({ threads: 1 });
   try {
-    const result = await build({ entry, prepare: (source) => sandbox.prepare(source) });
+    const prepare: Sandbox["prepare"] = (source) => sandbox.prepare(source);
+    const result = await build({ entry, prepare, needsComponent: true });
     for (const warning of result.warnings) ports.err(`${pc.yellow(warning)}\n`);
     return await use(result);
   } finally {
@@ -632,10 +659,39 @@ async function withBuild<Result>(
   }
 }
 
+const fileUses: Readonly<Record<string, string>> = {
+  "component.wasm": "WebAssembly component, for any host (spore deploy, PUT /v1/components)",
+  "bundle.js": "the same as one ES module",
+  "bundle.js.map": "its source map",
+  "component.bin": "compiled memory, for this machine's next start",
+  "manifest.json": "definitions",
+};
+
+function builtFiles(outDir: string): { name: string; bytes: number; what: string }[] {
+  return Object.entries(fileUses).map(([name, what]) => {
+    const { size } = statSync(join(outDir, name));
+    return { name, bytes: size, what };
+  });
+}
+
+/** A component has its source map in it; a bundle gets the one that lies beside it. */
 async function deployable(entry: string, ports: CliPorts): Promise<Uint8Array | string> {
   if (entry.endsWith(".wasm")) return new Uint8Array(readFileSync(entry));
-  if (entry.endsWith("bundle.js")) return readFileSync(entry, "utf8");
-  return withBuild(entry, ports, async (result) => result.code);
+  if (!entry.endsWith("bundle.js")) {
+    const { deployableBundle } = await import("./build.ts");
+    return withBuild(entry, ports, async (built) => deployableBundle(built.code, built.map, built));
+  }
+  const code = readFileSync(entry, "utf8");
+  const mapFile = `${entry}.map`;
+  if (!existsSync(mapFile)) return code;
+  const { deployableBundle } = await import("./build.ts");
+  const folders = { outDir: resolve(dirname(entry)), cwd: process.cwd() };
+  try {
+    return deployableBundle(code, readFileSync(mapFile, "utf8"), folders);
+  } catch {
+    ports.err(`${pc.yellow(`${mapFile} is no source map; the bundle goes without it`)}\n`);
+    return code;
+  }
 }
 
 function usage(message: string): SporeError {

@@ -8,8 +8,9 @@ import pc from "picocolors";
 import { defaultUrl } from "../client/index.ts";
 import { SporeError } from "../runtime/errors.ts";
 import type { Observer } from "../runtime/ports.ts";
-import { type BuildResult, watch } from "./build.ts";
+import { type BuildResult, projectMap, watch } from "./build.ts";
 import { type RunningServer, type ServerOptions, startServer } from "./node.ts";
+import { SourceMapper } from "./source-maps.ts";
 
 export interface DevOptions extends Omit<ServerOptions, "log"> {
   readonly entry: string;
@@ -25,13 +26,17 @@ export interface DevServer extends RunningServer {
 export async function startDev(options: DevOptions): Promise<DevServer> {
   const { entry, print, ...serverOptions } = options;
   const startedMs = performance.now();
-  const server = await startServer({ ...serverOptions, log: humanLog(print) });
+  let mapper: SourceMapper | undefined;
+  const mapped = (text: string): string => mapper?.mapText(text) ?? text;
+  const server = await startServer({ ...serverOptions, log: humanLog(print, mapped) });
   const first = Promise.withResolvers<void>();
   let deployed: string | undefined;
   const onBuild = async (result: BuildResult | SporeError): Promise<void> => {
     try {
       if (result instanceof SporeError) throw result;
-      const id = await deploy(server, result);
+      const map = projectMap(result.map, result);
+      const id = await deploy(server, result, map);
+      mapper = new SourceMapper(map);
       for (const warning of result.warnings) print(pc.yellow(warning));
       if (deployed === undefined) printWelcome(options, server, result, startedMs);
       else if (deployed !== id) print(`${pc.green("✓")} reloaded: new runs take the new code`);
@@ -56,11 +61,13 @@ export async function startDev(options: DevOptions): Promise<DevServer> {
   };
 }
 
-async function deploy(server: RunningServer, result: BuildResult): Promise<string> {
+async function deploy(server: RunningServer, result: BuildResult, map: string): Promise<string> {
   const { prepared, code } = result;
   // An unchanged build was not compiled in this process: its stored bytes save that.
   await server.sandbox.load(prepared.id, prepared.bytes);
   const tenant = server.host.tenant("default");
+  // Also of a component that is there: lines move when comments change.
+  await server.maps.keep("default", prepared.id, map);
   const current = await tenant.currentComponent();
   if (current?.id === prepared.id) return prepared.id;
   const { id } = await tenant.deploy({ kind: "javascript", code });
@@ -141,13 +148,18 @@ function printFailure(print: (line: string) => void, error: unknown, isServing: 
 
 const levels = { debug: 0, info: 1, warn: 2, error: 3 };
 
-function humanLog(print: (line: string) => void): Observer["log"] {
+/** What guests log has their places in the bundle: `mapped` puts the author's there. */
+function humanLog(
+  print: (line: string) => void,
+  mapped: (text: string) => string,
+): Observer["log"] {
   const least = levels[(process.env.SPORE_LOG ?? "warn") as keyof typeof levels] ?? levels.warn;
   return (level, message, fields) => {
     if (levels[level] < least) return;
     const { error, ...rest } = fields;
     const details = Object.keys(rest).length === 0 ? "" : ` ${pc.dim(JSON.stringify(rest))}`;
-    print(`${level === "error" ? pc.red(level) : level} ${message}${details}`);
+    const text = fields.run === undefined ? message : mapped(message);
+    print(`${level === "error" ? pc.red(level) : level} ${text}${details}`);
     if (error instanceof Error) print(error.stack ?? error.message);
   };
 }

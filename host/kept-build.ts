@@ -5,7 +5,7 @@
  */
 import { createHash, randomUUID } from "node:crypto";
 import { readdirSync, readFileSync, statSync } from "node:fs";
-import { mkdir, readFile, rename, writeFile } from "node:fs/promises";
+import { mkdir, readFile, rename, rm, writeFile } from "node:fs/promises";
 import { createRequire } from "node:module";
 import { dirname, join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -42,6 +42,8 @@ interface KeptBuild {
 }
 
 const outputs = ["component.bin", "manifest.json", "bundle.js", "bundle.js.map"] as const;
+/** Absent where the sandbox knew the bundle already and compiled nothing. */
+const componentFile = "component.wasm";
 
 /** The last result, if every input and output is still as it was. */
 export function readKept(place: KeptPlace): Promise<KeptOutputs | undefined> {
@@ -73,14 +75,34 @@ async function readOutputs(
     if (!outputs.every((name, index) => record.outputs[name] === hashOf(files[index] ?? ""))) {
       return undefined;
     }
-    const [component = Buffer.of(), manifest, code, map] = files;
-    const bytes = new Uint8Array(component.buffer, component.byteOffset, component.length);
-    const prepared = { id: record.id, bytes, manifest: JSON.parse(String(manifest)) };
+    const [stored = Buffer.of(), manifest, code, map] = files;
+    const component = await readComponentFile(place, record.outputs[componentFile]);
+    const prepared: PreparedComponent = {
+      id: record.id,
+      bytes: bytesOf(stored),
+      manifest: JSON.parse(String(manifest)),
+      ...(component === undefined ? {} : { component }),
+    };
     const { warnings } = record;
     return { prepared, code: String(code), map: String(map), warnings };
   } catch {
     return undefined; // Not there, cut off or of another version: it is built again.
   }
+}
+
+/** Throws if the file isn't what the record says. */
+async function readComponentFile(
+  place: KeptPlace,
+  hash: string | undefined,
+): Promise<Uint8Array | undefined> {
+  if (hash === undefined) return undefined;
+  const bytes = await readFile(join(place.outDir, componentFile));
+  if (hashOf(bytes) !== hash) throw new Error(`${componentFile} was changed`);
+  return bytesOf(bytes);
+}
+
+function bytesOf({ buffer, byteOffset, length }: Buffer): Uint8Array {
+  return new Uint8Array(buffer, byteOffset, length);
 }
 
 /** Writes the outputs, then the record of what they were made from. */
@@ -89,7 +111,7 @@ export async function keep(
   inputs: readonly KeptInput[],
   result: KeptOutputs,
 ): Promise<void> {
-  const { id, bytes, manifest } = result.prepared;
+  const { id, bytes, manifest, component } = result.prepared;
   const files: Readonly<Record<(typeof outputs)[number], Uint8Array | string>> = {
     "component.bin": bytes,
     "manifest.json": `${JSON.stringify(manifest, null, 2)}\n`,
@@ -99,12 +121,18 @@ export async function keep(
   const kept: KeptBuild = {
     entry: place.entry,
     inputs,
-    outputs: Object.fromEntries(outputs.map((name) => [name, hashOf(files[name])])),
+    outputs: {
+      ...Object.fromEntries(outputs.map((name) => [name, hashOf(files[name])])),
+      ...(component === undefined ? {} : { [componentFile]: hashOf(component) }),
+    },
     id,
     warnings: result.warnings,
   };
   await mkdir(place.outDir, { recursive: true });
   for (const name of outputs) await writeWhole(join(place.outDir, name), files[name]);
+  // One of an earlier build would be of other code.
+  if (component === undefined) await rm(join(place.outDir, componentFile), { force: true });
+  else await writeWhole(join(place.outDir, componentFile), component);
   // Last: it vouches for the others.
   await writeWhole(join(place.outDir, "build.json"), JSON.stringify(kept));
 }
@@ -147,7 +175,7 @@ function compilerFiles(): string[] {
     require.resolve("componentize-qjs/package.json"),
     join(host, "..", "guest", "spore.wit"),
     ...readdirSync(host)
-      .filter((name) => /^(kept-)?build\.\w+$/.test(name))
+      .filter((name) => /^((kept-)?build|attached-map)\.\w+$/.test(name))
       .map((name) => join(host, name)),
     ...readdirSync(sandbox).map((name) => join(sandbox, name)),
   ];

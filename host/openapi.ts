@@ -91,6 +91,15 @@ const errorValue = z
     class: z.string().optional(),
     retryable: z.boolean().optional(),
     stack: z.string().optional(),
+    frame: z
+      .looseObject({
+        file: z.string(),
+        line: z.number().int(),
+        column: z.number().int(),
+        text: z.string().optional(),
+      })
+      .optional()
+      .openapi({ description: "The author's own place, and its line, if a source map is known" }),
   })
   .openapi("ErrorValue");
 

@@ -2,8 +2,9 @@
 import { inspect } from "node:util";
 import Table from "cli-table3";
 import pc from "picocolors";
-import type { RunEvent } from "../client/index.ts";
+import type { ErrorFrame, RunEvent } from "../client/index.ts";
 import { jsonOfValue } from "../client/json.ts";
+import { codeFrame } from "./source-maps.ts";
 
 export interface PrinterOptions {
   readonly out: (text: string) => void;
@@ -77,7 +78,9 @@ export function printer({ out, isJson, isTty }: PrinterOptions): Printer {
         return;
       }
       for (const [name, value] of Object.entries(record)) {
-        if (value !== undefined) line(`${name.padEnd(14)} ${cell(name, value)}`);
+        if (name === "error" && value !== undefined)
+          for (const text of errorLines(value)) line(text);
+        else if (value !== undefined) line(`${name.padEnd(14)} ${cell(name, value)}`);
       }
     },
     event(event) {
@@ -104,12 +107,80 @@ function jsonOf(value: unknown): unknown {
 
 function messageOf(value: unknown): string {
   if (typeof value !== "object" || value === null) return String(value);
-  return `${Reflect.get(value, "name")}: ${Reflect.get(value, "message")}`;
+  const place = placeOf(frameOf(value));
+  const message = `${Reflect.get(value, "name")}: ${Reflect.get(value, "message")}`;
+  if (place === "") return message;
+  // The place is the part that must not be cut off.
+  return `${shorten(message, Math.max(20, cellCharsMax - place.length - 1))} ${place}`;
 }
 
-function shorten(text: string): string {
+const messageLinesMax = 3;
+const lineCharsMax = 300;
+const callersMax = 2;
+const causesMax = 2;
+
+/**
+ * A user's error for people, in at most ten lines: what, the author's line, who called it,
+ * and what caused it.
+ */
+export function errorLines(error: unknown): readonly string[] {
+  if (typeof error !== "object" || error === null) return [`${pc.red("✗")} ${String(error)}`];
+  const frame = frameOf(error);
+  const [head = "", ...frames] = frameLines(error, frame);
+  const lines = messageLines(error).map((text, at) => (at === 0 ? `${pc.red("✗")} ${text}` : text));
+  if (head !== "") lines.push(pc.dim(head));
+  if (frame?.text !== undefined) lines.push(...codeFrame(frame.text, frame).split("\n"));
+  lines.push(...frames.slice(0, callersMax).map((text) => pc.dim(text)));
+  let cause: unknown = Reflect.get(error, "cause");
+  for (let depth = 0; depth < causesMax && typeof cause === "object" && cause !== null; depth++) {
+    const [text = ""] = messageLines(cause);
+    lines.push(pc.dim(`  caused by ${text} ${placeOf(frameOf(cause))}`.trimEnd()));
+    cause = Reflect.get(cause, "cause");
+  }
+  return lines;
+}
+
+function messageLines(error: object): string[] {
+  const message = `${Reflect.get(error, "name")}: ${Reflect.get(error, "message")}`;
+  const isPlain = Reflect.get(error, "name") === "Error";
+  const lines = (isPlain ? String(Reflect.get(error, "message")) : message).split("\n");
+  const shown = lines.slice(0, messageLinesMax).map((line) => shorten(line, lineCharsMax));
+  return lines.length > messageLinesMax ? [...shown.slice(0, -1), "…"] : shown;
+}
+
+/** The author's frame first, then what called it. */
+function frameLines(error: object, frame: ErrorFrame | undefined): string[] {
+  const stack: unknown = Reflect.get(error, "stack");
+  const frames = String(stack ?? "")
+    .split("\n")
+    .filter((line) => /^\s+at /.test(line))
+    .map((line) => line.slice(0, lineCharsMax));
+  const own = frames.findIndex((line) => frame !== undefined && line.includes(placeText(frame)));
+  return own < 0 ? frames : frames.slice(own);
+}
+
+function frameOf(error: object): ErrorFrame | undefined {
+  const frame: unknown = Reflect.get(error, "frame");
+  if (typeof frame !== "object" || frame === null) return undefined;
+  // A user's error may have a field of that name.
+  const { file, line, column, text } = frame as Partial<Record<keyof ErrorFrame, unknown>>;
+  if (typeof file !== "string" || typeof line !== "number" || typeof column !== "number") {
+    return undefined;
+  }
+  return typeof text === "string" ? { file, line, column, text } : { file, line, column };
+}
+
+function placeText({ file, line, column }: ErrorFrame): string {
+  return `${file}:${line}:${column}`;
+}
+
+function placeOf(frame: ErrorFrame | undefined): string {
+  return frame === undefined ? "" : `(${placeText(frame)})`;
+}
+
+function shorten(text: string, charsMax = cellCharsMax): string {
   const flat = text.replaceAll(/\s+/g, " ");
-  return flat.length > cellCharsMax ? `${flat.slice(0, cellCharsMax - 1)}…` : flat;
+  return flat.length > charsMax ? `${flat.slice(0, charsMax - 1)}…` : flat;
 }
 
 const bare = {

@@ -1,11 +1,20 @@
 /** What the engine answers, in the shapes of the HTTP API: times as ISO text, values shown. */
 import type { Encoded, ErrorValue } from "../guest/protocol.ts";
 import type { ActorView, HistoryEvent, RunSummary, RunView, StepView } from "../runtime/index.ts";
+import type { ExplainedStack, SourceMapper } from "./source-maps.ts";
+import { encodeCbor, shownValue } from "./values.ts";
 
 /** Makes a user value of its bytes, in the answer's format. */
 export type Show = (encoded: Encoded) => unknown;
 
-export function runView(run: RunView, show: Show): object {
+/** How what is the guest's own appears in an answer. */
+export interface Shower {
+  readonly show: Show;
+  /** From places in the bundle to the author's files; absent where there is no map. */
+  readonly mapper?: SourceMapper | undefined;
+}
+
+export function runView(run: RunView, shower: Shower): object {
   return {
     id: run.id,
     name: run.name,
@@ -17,7 +26,7 @@ export function runView(run: RunView, show: Show): object {
     parentId: run.parentId,
     rootId: run.rootId,
     tags: run.tags,
-    metadata: optional(run.metadata, show),
+    metadata: optional(run.metadata, shower.show),
     waiting:
       run.waiting === undefined
         ? undefined
@@ -26,7 +35,7 @@ export function runView(run: RunView, show: Show): object {
             since: isoOf(run.waiting.sinceMs),
             until: isoOf(run.waiting.untilMs),
           },
-    error: run.error === undefined ? undefined : errorView(run.error, show),
+    error: run.error === undefined ? undefined : errorView(run.error, shower),
     queries: run.queries,
     updates: run.updates,
     records: run.records,
@@ -46,7 +55,7 @@ export function runSummary(run: RunSummary): object {
   };
 }
 
-export function stepView(step: StepView, show: Show): object {
+export function stepView(step: StepView, shower: Shower): object {
   return {
     step: step.step,
     name: step.name,
@@ -54,20 +63,20 @@ export function stepView(step: StepView, show: Show): object {
     attempt: step.attempt,
     startedAt: isoOf(step.startedAtMs),
     endedAt: isoOf(step.endedAtMs),
-    value: optional(step.value, show),
-    error: step.error === undefined ? undefined : errorView(step.error, show),
+    value: optional(step.value, shower.show),
+    error: step.error === undefined ? undefined : errorView(step.error, shower),
     nextAt: isoOf(step.nextAtMs),
     into: step.into,
-    metadata: optional(step.metadata, show),
+    metadata: optional(step.metadata, shower.show),
   };
 }
 
-export function eventView(event: HistoryEvent, show: Show): object {
+export function eventView(event: HistoryEvent, shower: Shower): object {
   return {
     index: event.index,
     at: isoOf(event.atMs),
     type: event.type,
-    data: shownData(event.data, show),
+    data: shownData(event, shower),
   };
 }
 
@@ -78,20 +87,48 @@ export function actorView(actor: ActorView): object {
 
 const causesMax = 10;
 
-export function errorView(error: ErrorValue, show: Show, depth = 0): object {
+/** The one place where an error leaves the host: its stack, and its causes', are the author's. */
+export function errorView(error: ErrorValue, shower: Shower, depth = 0): object {
+  const explained = explainedStack(error, shower);
   return {
     name: error.name,
     message: error.message,
     code: error.code,
     class: error.class,
     retryable: error.retryable,
-    stack: error.stack,
+    stack: explained?.stack,
+    frame: explained?.frame,
     cause:
       error.cause === undefined || depth >= causesMax
         ? undefined
-        : errorView(error.cause, show, depth + 1),
-    details: optional(error.details, show),
+        : errorView(error.cause, shower, depth + 1),
+    details: optional(explainedDetails(error.details, shower), shower.show),
   };
+}
+
+function explainedStack(
+  { stack, name }: { readonly stack?: unknown; readonly name?: unknown },
+  { mapper }: Shower,
+): ExplainedStack | undefined {
+  if (typeof stack !== "string") return undefined;
+  return mapper?.explain(stack, String(name)) ?? { stack };
+}
+
+/** An AggregateError's own errors are in its details, each with a stack. */
+function explainedDetails(details: Encoded | undefined, shower: Shower): Encoded | undefined {
+  if (details === undefined || shower.mapper === undefined) return details;
+  const fields = shownValue(details);
+  if (!isFields(fields) || !Array.isArray(fields.errors)) return details;
+  const errors = fields.errors.map((each: unknown) => withStack(each, shower));
+  return encodeCbor({ ...fields, errors });
+}
+
+function withStack(error: unknown, shower: Shower): unknown {
+  return isFields(error) ? { ...error, ...explainedStack(error, shower) } : error;
+}
+
+function isFields(value: unknown): value is Readonly<Record<string, unknown>> {
+  return isEnvelope(value) && !Array.isArray(value);
 }
 
 /** Leaves out what is undefined, as JSON does by itself; for CBOR. User values are left alone. */
@@ -118,14 +155,23 @@ function isEnvelope(value: unknown): value is object {
 }
 
 /** Bytes in a history event are encoded values: an engine event has no other bytes. */
-function shownData(data: Readonly<Record<string, unknown>>, show: Show): object {
+function shownData({ type, data }: HistoryEvent, shower: Shower): object {
   const shown: Record<string, unknown> = {};
   for (const [key, value] of Object.entries(data)) {
-    if (value instanceof Uint8Array) shown[key] = show(value);
-    else if (isErrorValue(key, value)) shown[key] = errorView(value, show);
+    if (value instanceof Uint8Array) shown[key] = shower.show(value);
+    else if (isErrorValue(key, value)) shown[key] = errorView(value, shower);
     else if (value !== undefined) shown[key] = value;
   }
+  // What was logged may be an error, and is text by then.
+  if (type === "log" && typeof shown.message === "string" && shower.mapper !== undefined) {
+    shown.message = shower.mapper.mapText(shown.message);
+  }
   return shown;
+}
+
+/** Whether showing it takes a source map. */
+export function hasStack({ type, data }: HistoryEvent): boolean {
+  return type === "log" || isErrorValue("error", data.error);
 }
 
 function isErrorValue(key: string, value: unknown): value is ErrorValue {
