@@ -450,7 +450,11 @@ export function createClient(options: ClientOptions = {}): Client {
     session.seq++;
     const headers = { "spore-session": session.id, "spore-seq": String(session.seq) };
     const { id } = session;
-    const result = send(ref, args, { isAsync, headers }).then(
+    // One that is repeated after a crash must not be older than what the host remembers.
+    const before = [...session.writes].at(-writesMax);
+    const sent = (): Promise<Answer> => send(ref, args, { isAsync, headers });
+    const isFull = session.writes.size >= writesMax && before !== undefined;
+    const result = (isFull ? before.then(sent, sent) : sent()).then(
       (answer) => {
         // The host knew better: it was a read, and its number is still free.
         if (answer.callId === "") {
@@ -578,6 +582,9 @@ export function createClient(options: ClientOptions = {}): Client {
 }
 
 /** The calls of this client to one actor. */
+/** Calls of one session on their way; well below the calls that an actor remembers, 256. */
+const writesMax = 100;
+
 interface Session {
   id: string;
   /** Of the last write. */
