@@ -515,6 +515,10 @@ export class Machine {
       settle({ isOk: true, value });
       return;
     }
+    if (this.#isReadonly) {
+      settle({ isOk: false, value: notReadonly("a graph") });
+      return;
+    }
     this.steps.evaluate(value, (isOk, result) => settle({ isOk, value: result }));
   }
 

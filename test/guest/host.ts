@@ -70,7 +70,7 @@ export class TestHost {
     type: string,
     method: string,
     args: unknown[],
-    more: { state?: Uint8Array; readonly?: boolean } = {},
+    more: { state?: Uint8Array; readonly?: boolean; id?: string; caller?: string } = {},
   ): Promise<Drained> {
     return this.deliver({
       kind: "turn",
@@ -78,9 +78,10 @@ export class TestHost {
       actor: { type, key: "k" },
       method,
       args: encode(args),
-      id: "call_1",
+      id: more.id ?? "call_1",
       readonly: more.readonly === true,
       ...(more.state === undefined ? {} : { state: more.state }),
+      ...(more.caller === undefined ? {} : { caller: more.caller }),
     });
   }
 
