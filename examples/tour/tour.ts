@@ -303,7 +303,7 @@ async function tour(folder: string, counter: CounterServer): Promise<void> {
   say(
     `waking one up: ${wakeMs.first.toFixed(1)} ms for the first, then ${wakeMs.median.toFixed(1)} ms`,
   );
-  check("a sleeping order is a few kilobytes", (info?.imageBytes ?? Infinity) < 64 * 1024);
+  check("a sleeping order is a few dozen kilobytes", (info?.imageBytes ?? Infinity) < 64 * 1024);
 
   const values = await load.calls.finish();
   check(
@@ -338,8 +338,8 @@ async function tour(folder: string, counter: CounterServer): Promise<void> {
   chapter("What was done, and how often");
   checkEffects(counter, finished, callsAtKill);
   await checkStatuses(client);
-  say(`the state folder: ${await describeFolder(folder)}`);
   await second.kill("SIGTERM");
+  say(`the state folder: ${await describeFolder(folder)}`);
 }
 
 /** Asks sleeping orders a question: to answer, each has to be woken from its image. */
