@@ -581,10 +581,10 @@ export function createClient(options: ClientOptions = {}): Client {
   return client;
 }
 
-/** The calls of this client to one actor. */
 /** Calls of one session on their way; well below the calls that an actor remembers, 256. */
 const writesMax = 100;
 
+/** The calls of this client to one actor. */
 interface Session {
   id: string;
   /** Of the last write. */
