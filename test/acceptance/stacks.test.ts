@@ -2,9 +2,11 @@
 import { readFile, stat, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import type { Runnable } from "../../client/index.ts";
 import {
   ask,
   type Finished,
+  launch,
   putAway,
   type RawAnswer,
   removeFolder,
@@ -257,6 +259,25 @@ describe("an error", () => {
     expectStack(json.error.stack.split("\n").slice(1).join("\n"));
     expect((await command("status", "shown")).out).toContain(`at declined (${thrownAt}`);
     expect((await command("steps", "shown")).out).toContain(`(${thrownAt}`);
+  });
+
+  it("of a run under spore dev is on its console, with the author's lines", async () => {
+    const dev = await launch({
+      folder: await temporaryFolder(),
+      command: ["dev", "index.ts"],
+      cwd: folder,
+    });
+    await until("the code is deployed", () => dev.printed().includes("is ready"));
+    await dev.client.start({ $workflow: "pay", args: [500] } as unknown as Runnable<unknown>);
+    await until("the console has it", () => dev.printed().includes("run failed: CardError"));
+    expect(dev.printed()).toContain(`at declined (${thrownAt}`);
+    await dev.client.start({ $workflow: "logged", args: [] } as unknown as Runnable<unknown>);
+    await until("the console has the log", () => dev.printed().includes("look here"));
+    expect(dev.printed()).toContain("index.ts:26:");
+    const id = (await dev.client.listAll()).find(({ name }) => name === "pay")?.id;
+    const { body } = await ask(dev, "GET", `/v1/runs/${id}`);
+    expect(body).toMatchObject({ error: { frame: { file: "card.ts", line: 6 } } });
+    await dev.stop();
   });
 
   it("moves with the code, also when only a comment was added", async () => {

@@ -4,6 +4,7 @@ import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import type { Definition } from "../../guest/protocol.ts";
+import { mapOfComponent } from "../../host/attached-map.ts";
 import { type BuildOptions, type BuildResult, build, watch } from "../../host/build.ts";
 import { SporeError } from "../../runtime/errors.ts";
 import type { ComponentSource, PreparedComponent } from "../../runtime/ports.ts";
@@ -157,6 +158,52 @@ describe("an unchanged project", () => {
     expect(second.prepared).toEqual(first.prepared);
     expect(second.map).not.toBe(first.map);
     expect((await build(options)).map).toBe(second.map);
+  });
+
+  test("has its component with the source map of the last build in it", async () => {
+    await write({ "src/index.ts": oneStep });
+    const { codes, options } = compiler();
+    const header = [0, 0x61, 0x73, 0x6d, 0x0d, 0, 1, 0];
+    const prepare: BuildOptions["prepare"] = async (source) => ({
+      ...(await options.prepare(source)),
+      component: new Uint8Array(header),
+    });
+    const file = (): Promise<Buffer> => readFile(join(cwd, ".spore/component.wasm"));
+    const mapIn = (bytes: Uint8Array) => JSON.parse(mapOfComponent(bytes) ?? "null");
+    const first = await build({ ...options, prepare, needsComponent: true });
+    expect([...(await file()).subarray(0, 8)]).toEqual(header);
+    expect(first.prepared.component).toEqual(new Uint8Array(await file()));
+    expect(mapIn(await file()).sources).toContain("src/index.ts");
+    expect(mapIn(await file()).sources).toContain("sporeflow:guest/cbor.ts");
+    await write({ "src/index.ts": `// A comment.\n${oneStep}` });
+    const second = await build({ ...options, prepare, needsComponent: true });
+    expect(codes).toHaveLength(1);
+    expect(mapIn(await file()).sourcesContent.join()).toContain("// A comment.");
+    const again = await build({ ...options, prepare, needsComponent: true });
+    expect(again.prepared).toEqual(second.prepared);
+    expect(again.bundleMs).toBeLessThan(50);
+  });
+
+  test("is compiled again where a component is needed and the last build has none", async () => {
+    await write({ "src/index.ts": oneStep });
+    const { codes, options } = compiler();
+    const component = Uint8Array.of(0, 0x61, 0x73, 0x6d, 0x0d, 0, 1, 0);
+    const withComponent: BuildOptions["prepare"] = async (source) => ({
+      ...(await options.prepare(source)),
+      component,
+    });
+    await build({ ...options, prepare: withComponent });
+    // A sandbox that knows the code has no component to give: no old one may stay.
+    await write({ "src/index.ts": oneStep.replaceAll("one", "two") });
+    await build(options);
+    await expect(readFile(join(cwd, ".spore/component.wasm"))).rejects.toThrow("ENOENT");
+    expect((await build(options)).isUnchanged).toBe(true);
+    const needed = { ...options, prepare: withComponent, needsComponent: true };
+    expect((await build(needed)).isUnchanged).toBe(false);
+    expect((await build(needed)).isUnchanged).toBe(true);
+    expect(codes).toHaveLength(3);
+    await write({ ".spore/component.wasm": "spoilt" });
+    expect((await build(needed)).isUnchanged).toBe(false);
   });
 
   test("is not one whose input changed while it was compiled", async () => {
