@@ -78,9 +78,12 @@ export async function hunt(mutant: Mutant): Promise<SimResult | undefined> {
 }
 
 async function live(world: World, random: SimRandom, options: SimOptions): Promise<void> {
-  const first = world.startHost();
+  world.startHost();
+  const chaos = new Chaos(world, random.fork());
+  chaos.tend();
   const tenants = random.chance(0.3) ? ["a", "b"] : ["a"];
-  if (!(await world.runUntil(() => first.isReady || first.isCrashed, 60_000))) {
+  const isServed = (): boolean => world.liveHosts.some((host) => host.isReady);
+  if (!(await world.runUntil(isServed, 60_000))) {
     world.laws.violate("liveness", "the first host does not get ready");
     return;
   }
@@ -94,7 +97,6 @@ async function live(world: World, random: SimRandom, options: SimOptions): Promi
       .then(() => {
         isDeployed = true;
       });
-    if (world.liveHosts.length === 0) world.startHost();
     await world.runUntil(() => isDeployed, 120_000);
   }
   let busy = 0;
@@ -115,7 +117,6 @@ async function live(world: World, random: SimRandom, options: SimOptions): Promi
     };
     void work();
   }
-  const chaos = new Chaos(world, random.fork());
   chaos.begin(options.crashAtOp === undefined);
   const faultMs = world.nowMs + random.pick([2_000, 10_000, 60_000]);
   await world.runUntil(() => busy === 0 || world.laws.violations.length > 0, faultMs);
@@ -208,7 +209,6 @@ class Chaos {
     };
     const everyMs = random.pick([50, 300, 1500, 10_000, Number.POSITIVE_INFINITY]);
     if (withHostFaults && Number.isFinite(everyMs)) this.#next(everyMs);
-    this.#tend();
   }
 
   end(): void {
@@ -280,7 +280,7 @@ class Chaos {
   }
 
   /** The operator: hosts that lost a partition are ended after a while, and one is kept up. */
-  #tend(): void {
+  tend(): void {
     const world = this.#world;
     world.at(this.#random.latency(300), () => {
       for (const host of world.liveHosts) {
@@ -288,7 +288,7 @@ class Chaos {
       }
       const isServed = world.liveHosts.some((host) => !host.hasMoved && !host.isPaused);
       if (!isServed && !this.#isOver) world.startHost();
-      if (!this.#isOver || world.liveHosts.length === 0) this.#tend();
+      if (!this.#isOver || world.liveHosts.length === 0) this.tend();
       else this.#watch();
     });
   }
