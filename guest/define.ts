@@ -111,7 +111,7 @@ type Method = (...args: never[]) => unknown;
 
 /** Names of an instance's public methods. */
 export type MethodName<Instance> = {
-  [Key in keyof Instance]: Key extends string
+  [Key in keyof Instance]-?: Key extends string
     ? Instance[Key] extends Method
       ? Key extends "getState" | "setState" | `_${string}`
         ? never

@@ -1,16 +1,21 @@
 /** What must compile, and what must not, of definitions and runs. Compiled by `check`, never run. */
 import {
+  type ActorRef,
   actor,
   type Caught,
+  context,
   type Graph,
   get,
   map,
   put,
   query,
   type Ref,
+  remind,
   run,
   type Self,
+  type StateOf,
   type StepNode,
+  self,
   signal,
   sleep,
   start,
@@ -177,3 +182,93 @@ const Doubler = actor(
 );
 const doubled = Doubler.get("a").double(true);
 same<typeof doubled, Promise<number>>(true);
+
+// ---- actors: options, upgrades, reminders, handles of oneself
+
+class Account {
+  balance = 0;
+  readonly owner: string;
+  note?: string;
+  constructor(owner: string) {
+    this.owner = owner;
+  }
+  static upgrade(old: { owner: string; cents: number }) {
+    return { owner: old.owner, balance: old.cents / 100 };
+  }
+  pay(amount: number, text = ""): string {
+    remind("interest", { every: "30 days" }, this.pay, 1, "interest");
+    remind("interest", { cron: "0 0 1 * *", zone: "Europe/Berlin" }, this.pay, 1);
+    remind<Account>("close", { at: new Date(0) }, "close");
+    // @ts-expect-error: the method takes a number
+    remind("interest", { after: "1 day" }, this.pay, "1");
+    // @ts-expect-error: an argument is missing
+    remind("interest", { after: "1 day" }, this.pay);
+    // @ts-expect-error: a field isn't a method
+    remind<Account>("interest", { after: "1 day" }, "balance");
+    // @ts-expect-error: not a duration
+    remind("close", { every: "monthly" }, this.close);
+    // @ts-expect-error: neither at, after, every nor cron
+    remind("close", { when: 5 }, this.close);
+    const me = self<Account>();
+    same<ReturnType<typeof me.show>, Promise<number>>(true);
+    void me.send.close();
+    // @ts-expect-error: there is no such method
+    void me.send.open();
+    const { actor: address, caller } = context();
+    same<typeof caller, string | undefined>(true);
+    same<typeof address, ActorRef | undefined>(true);
+    this.balance += amount;
+    return text;
+  }
+  close(): void {}
+  show() {
+    return this.balance;
+  }
+}
+const Accounts = actor("Account", Account, {
+  readonly: ["show"],
+  reentrant: true,
+  expiresAfter: "365 days",
+  onError: "stop",
+});
+const account = Accounts.getOrCreate("a", "Ada");
+same<ReturnType<typeof account.show>, Promise<number>>(true);
+same<ReturnType<typeof account.pay>, Promise<string>>(true);
+same<Parameters<typeof account.send.pay>, [amount: number, text?: string | undefined]>(true);
+same<StateOf<Account>, { balance: number; readonly owner: string; note?: string }>(true);
+// @ts-expect-error: the static upgrade isn't a method
+void account.upgrade;
+// @ts-expect-error: readonly names no method
+actor("Account", Account, { readonly: ["upgrade"] });
+// @ts-expect-error: not a duration
+actor("Account", Account, { expiresAfter: "a year" });
+// @ts-expect-error: no such policy
+actor("Account", Account, { onError: "retry" });
+// @ts-expect-error: no such option
+actor("Account", Account, { readOnly: [] });
+
+class Careless {
+  balance = 0;
+  static upgrade(old: { cents: number }) {
+    return { cents: old.cents };
+  }
+}
+// @ts-expect-error: the upgrade doesn't give the fields of the class
+actor("Careless", Careless);
+
+class Hidden {
+  #codes: string[] = [];
+  getState(): string[] {
+    return this.#codes;
+  }
+  setState(codes: string[]): void {
+    this.#codes = codes;
+  }
+  static upgrade(old: string): string[] {
+    return old.split(" ");
+  }
+}
+actor("Hidden", Hidden);
+same<StateOf<Hidden>, string[]>(true);
+// @ts-expect-error: hooks are no methods
+void actor("Hidden", Hidden).get("a").getState;
