@@ -628,8 +628,9 @@ function serverOptions(command: Command): Command {
 }
 
 function serverOf(options: Readonly<Record<string, unknown>>, ports: CliPorts) {
-  const fromEnv =
-    ports.env.SPORE_PORT === undefined ? undefined : wholeNumber(ports.env.SPORE_PORT);
+  const { SPORE_PORT = "" } = ports.env;
+  if (!/^\d{0,5}$/.test(SPORE_PORT)) throw usage(`SPORE_PORT is ${SPORE_PORT}, not a port`);
+  const fromEnv = SPORE_PORT === "" ? undefined : Number(SPORE_PORT);
   return {
     storage: storageOf(options, ports),
     port: (options.port as number | undefined) ?? fromEnv,
