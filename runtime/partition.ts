@@ -505,10 +505,16 @@ export class Partition {
    */
   async delete(key: EntityKey, check: (entity: Entity | undefined) => void): Promise<void> {
     let removal: Promise<void> | undefined;
-    await this.request(key, (entity, sink) => {
-      check(entity);
-      if (entity !== undefined) removal = this.#remove(entity, sink);
-    });
+    try {
+      await this.request(key, (entity, sink) => {
+        check(entity);
+        if (entity !== undefined) removal = this.#remove(entity, sink);
+      });
+    } catch (error) {
+      // A refusal is an answer too: it has to come from the owner (I2).
+      await this.durable();
+      throw error;
+    }
     await removal;
   }
 

@@ -861,6 +861,7 @@ class Tenant implements TenantHost {
   }
 
   #closedOutcome(partition: Partition, key: EntityKey, waitMs: number): Promise<OutputResult> {
+    let wasPending = false;
     return this.#waitFor(partition, key, waitMs, async (): Promise<OutputResult> => {
       const run = await ask(partition, key, (found) => {
         if (found === undefined) throw runNotFound(nameOf(key));
@@ -868,14 +869,15 @@ class Tenant implements TenantHost {
       });
       const { status, outcome } = headOf(run);
       if (!isClosed(status)) {
+        wasPending = true;
         if (waitMs === 0) await partition.durable();
         return { kind: "pending", status };
       }
       assert(outcome !== undefined, `${key} is closed with an outcome`);
-      // An outcome never changes, so it needs to be durable but can't be stale; unless it is
-      // a failure, which a resume takes back.
-      if (status === "FAILED") await partition.durable();
-      else await partition.settled(run);
+      // What closed during this call was committed by the owner, and just needs to be durable.
+      // Else it may be stale: its id may have been used again, or a resume gone on with it.
+      if (wasPending) await partition.settled(run);
+      else await partition.durable();
       return { kind: "ready", outcome, status };
     });
   }
