@@ -9,13 +9,21 @@ import type { Encoded, ErrorValue, Outcome } from "../guest/protocol.ts";
 import { SporeError } from "../runtime/errors.ts";
 import type {
   CallResult,
+  HistoryEvent,
   Host,
   RunView,
   StartRequest,
   StartResult,
   TenantHost,
 } from "../runtime/index.ts";
-import type { Clock, ComponentSource, Digest, Observer, Random } from "../runtime/ports.ts";
+import type {
+  AbortSignalLike,
+  Clock,
+  ComponentSource,
+  Digest,
+  Observer,
+  Random,
+} from "../runtime/ports.ts";
 import { detachFromBundle, mapOfComponent } from "./attached-map.ts";
 import type { ComponentMaps } from "./component-maps.ts";
 import { eventStream } from "./event-stream.ts";
@@ -492,7 +500,7 @@ function encodedArgs(args: unknown): Encoded {
 }
 
 async function start(exchange: Exchange, what: Partial<StartRequest>): Promise<Response> {
-  const { id, ifExists, component, tags, metadata } = exchange.body;
+  const { id, ifExists, component, tags, metadata, startAt, deadline } = exchange.body;
   const derived = id === undefined ? optionalId(exchange, "run") : undefined;
   const request: StartRequest = {
     ...what,
@@ -501,6 +509,10 @@ async function start(exchange: Exchange, what: Partial<StartRequest>): Promise<R
     component,
     tags,
     metadata: metadata === undefined ? undefined : encodeCbor(metadata),
+    startAtMs: startAt === undefined ? undefined : Date.parse(startAt),
+    deadlineMs: deadline === undefined ? undefined : Date.parse(deadline),
+    // Waiting within the start saves the commit that an answer before the end would need.
+    waitMs: exchange.query.wait,
   };
   const started =
     derived === undefined
@@ -512,13 +524,13 @@ async function start(exchange: Exchange, what: Partial<StartRequest>): Promise<R
   if (exchange.query.wait === undefined) {
     return send(exchange, result.created ? 201 : 200, { ...result }, { headers: location });
   }
-  const output = await exchange.tenant.output(result.id, { waitMs: exchange.query.wait });
-  if (output.kind === "pending") {
+  const { outcome, status } = started;
+  if (outcome === undefined) {
     const headers = { location: `${location.location}/output` };
-    return send(exchange, 202, { ...result, status: output.status }, { headers });
+    return send(exchange, 202, { ...result, status }, { headers });
   }
-  const value = await outputValue(exchange, result.id, output);
-  const body = { ...result, status: output.status, output: value };
+  const value = await outputValue(exchange, result.id, { outcome, status });
+  const body = { ...result, status, output: value };
   return send(exchange, result.created ? 201 : 200, body, { headers: location });
 }
 
@@ -594,6 +606,26 @@ async function runAnswer(exchange: Exchange, view: Promise<RunView>): Promise<Re
       ? { show: shownIn(exchange) }
       : await explainedIn(exchange, async () => run.component);
   return send(exchange, 200, views.runView(run, shower));
+}
+
+/** Server-sent events that resume where the client's last one was. */
+async function eventsAnswer(
+  exchange: Exchange,
+  component: string,
+  events: (options: { from: number; signal: AbortSignalLike }) => AsyncIterable<HistoryEvent>,
+): Promise<Response> {
+  const last = exchange.context.req.header("last-event-id");
+  const from = last !== undefined && /^\d{1,12}$/.test(last) ? Number(last) + 1 : undefined;
+  const shower = await explainedIn(exchange, async () => component, showTagged);
+  const body = eventStream({
+    events: (signal) => events({ from: from ?? exchange.query.from ?? 0, signal }),
+    clock: exchange.options.clock,
+    heartbeatMs: exchange.limits.heartbeatMs,
+    write: (event) => JSON.stringify(views.eventView(event, shower)),
+    onError: (error) => problemOf(sporeErrorOf(error), exchange),
+  });
+  const ids = { "x-request-id": exchange.requestId, "content-type": "text/event-stream" };
+  return new Response(body, { headers: { ...securityHeaders, ...ids } });
 }
 
 // ---------------------------------------------------------------- calls
@@ -793,22 +825,9 @@ const handlers: Handlers = {
   },
   async events(exchange) {
     const { id = "" } = exchange.params;
-    const last = exchange.context.req.header("last-event-id");
-    const from = last !== undefined && /^\d{1,12}$/.test(last) ? Number(last) + 1 : undefined;
     // Asked first, so that an unknown run is a 404 and not an empty stream.
     const { component } = await exchange.tenant.getRun(id);
-    const shower = await explainedIn(exchange, async () => component, showTagged);
-    const body = eventStream({
-      events: (signal) =>
-        exchange.tenant.events(id, { from: from ?? exchange.query.from ?? 0, signal }),
-      clock: exchange.options.clock,
-      heartbeatMs: exchange.limits.heartbeatMs,
-      write: (event) => JSON.stringify(views.eventView(event, shower)),
-      onError: (error) => problemOf(sporeErrorOf(error), exchange),
-    });
-    const ids = { "x-request-id": exchange.requestId, "content-type": "text/event-stream" };
-    const headers = { ...securityHeaders, ...ids };
-    return new Response(body, { headers });
+    return eventsAnswer(exchange, component, (options) => exchange.tenant.events(id, options));
   },
 
   cancel: (exchange) =>
@@ -874,6 +893,66 @@ const handlers: Handlers = {
     const { type = "", key = "" } = exchange.params;
     await exchange.tenant.deleteActor(type, key);
     return noContent(exchange);
+  },
+  async listActors(exchange) {
+    const { actors, cursor } = await exchange.tenant.listActors(exchange.query);
+    return send(exchange, 200, { actors: actors.map(views.actorView), cursor });
+  },
+  async actorState(exchange) {
+    const { type = "", key = "" } = exchange.params;
+    const { state, turns } = await exchange.tenant.actorState(type, key);
+    return send(exchange, 200, { state: shownIn(exchange)(state), turns });
+  },
+  async editActor(exchange) {
+    const { type = "", key = "" } = exchange.params;
+    const { state, turns } = exchange.body;
+    const edit = { state: encodeCbor(state), turns };
+    return send(exchange, 200, views.actorView(await exchange.tenant.editActor(type, key, edit)));
+  },
+  async actorHistory(exchange) {
+    const { type = "", key = "" } = exchange.params;
+    const events = await exchange.tenant.actorHistory(type, key, exchange.query);
+    const { componentOf } = calleeOf(exchange, "");
+    const shower = events.some(views.hasStack)
+      ? await explainedIn(exchange, componentOf)
+      : { show: shownIn(exchange) };
+    return send(exchange, 200, { events: events.map((event) => views.eventView(event, shower)) });
+  },
+  async actorEvents(exchange) {
+    const { type = "", key = "" } = exchange.params;
+    const { component } = await exchange.tenant.getActor(type, key);
+    return eventsAnswer(exchange, component, (options) =>
+      exchange.tenant.actorEvents(type, key, options),
+    );
+  },
+  async signalActor(exchange) {
+    const { type = "", key = "", name = "" } = exchange.params;
+    const { value, args, messageId } = exchange.body;
+    const sent = messageId ?? optionalId(exchange, `${type}\0${key}\0${name}`);
+    const encoded = encodeCbor(args === undefined ? value : args[0]);
+    const options = sent === undefined ? {} : { messageId: sent };
+    return send(
+      exchange,
+      202,
+      await exchange.tenant.signalActor(type, key, name, encoded, options),
+    );
+  },
+  async controlActor(exchange) {
+    const { type = "", key = "", verb } = exchange.params;
+    const { into } = exchange.body;
+    if (verb === "resume") {
+      return send(exchange, 200, views.actorView(await exchange.tenant.resumeActor(type, key)));
+    }
+    if (verb === "rollback") {
+      return send(exchange, 200, views.actorView(await exchange.tenant.rollBackActor(type, key)));
+    }
+    if (into === undefined) {
+      throw new SporeError("invalid-request", "into: a fork needs the key of the new actor");
+    }
+    return send(exchange, 200, views.actorView(await exchange.tenant.forkActor(type, key, into)));
+  },
+  async upgradeActors(exchange) {
+    return send(exchange, 202, await exchange.tenant.upgradeActors(exchange.body));
   },
   callActor,
   async callResult(exchange) {

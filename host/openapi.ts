@@ -196,6 +196,9 @@ const actorView = z
     stateBytes: z.number().int(),
     mailbox: z.number().int(),
     busy: z.boolean(),
+    stopped: z.boolean(),
+    reminders: z.array(z.object({ name: z.string(), method: z.string(), at: z.iso.datetime() })),
+    previousComponent: z.string().optional(),
   })
   .openapi("Actor");
 
@@ -217,6 +220,8 @@ const startFields = {
   component: z.string().max(128).optional(),
   tags,
   metadata: value.optional(),
+  startAt: z.iso.datetime({ offset: true }).optional(),
+  deadline: z.iso.datetime({ offset: true }).optional(),
 };
 
 // ---------------------------------------------------------------- routes
@@ -485,6 +490,96 @@ export const routes = {
     tag: "actors",
     params: actorParams,
     answers: { 204: { description: "Gone" } },
+  },
+  listActors: {
+    method: "get",
+    path: "/v1/actors",
+    summary: "List actors, by type and key",
+    tag: "actors",
+    query: z.object({
+      type: name.optional(),
+      keyPrefix: id.optional(),
+      limit: count(1000),
+      cursor: z.string().max(2000).optional(),
+    }),
+    answers: {
+      200: {
+        description: "A page; `cursor` is there when there may be more",
+        schema: z.object({ actors: z.array(actorView), cursor: z.string().optional() }),
+      },
+    },
+  },
+  actorState: {
+    method: "get",
+    path: "/v1/actors/{type}/{key}/state",
+    summary: "The actor's state as it is kept, and after how many turns",
+    tag: "actors",
+    params: actorParams,
+    answers: {
+      200: { description: "State", schema: z.object({ state: value.optional(), turns: index }) },
+    },
+  },
+  editActor: {
+    method: "put",
+    path: "/v1/actors/{type}/{key}/state",
+    summary: "Replace the state of an idle actor, if it has had no turn since it was read",
+    tag: "actors",
+    params: actorParams,
+    body: z.strictObject({ state: value, turns: z.number().int().min(0) }),
+    answers: { 200: { description: "The actor afterwards", schema: actorView } },
+  },
+  actorHistory: {
+    method: "get",
+    path: "/v1/actors/{type}/{key}/history",
+    summary: "The actor's last turns and events, oldest first, with the state after each turn",
+    tag: "actors",
+    params: actorParams,
+    query: z.object({ from: index, limit: count(1000) }),
+    answers: { 200: { description: "Events", schema: z.object({ events: z.array(event) }) } },
+  },
+  actorEvents: {
+    method: "get",
+    path: "/v1/actors/{type}/{key}/events",
+    summary: "The actor's events, then live, as server-sent events; resumes by Last-Event-ID",
+    tag: "actors",
+    params: actorParams,
+    query: z.object({ from: index }),
+    answers: { 200: { description: "Events", contentType: "text/event-stream" } },
+  },
+  signalActor: {
+    method: "post",
+    path: "/v1/actors/{type}/{key}/signals/{name}",
+    summary: "Send a signal to an actor; durable when answered",
+    tag: "actors",
+    params: z.object({ type: name, key: id, name }),
+    body: z.strictObject({ value: value.optional(), args, messageId: id.optional() }),
+    answers: {
+      202: { description: "Accepted", schema: z.object({ duplicate: z.boolean() }) },
+    },
+  },
+  controlActor: {
+    method: "post",
+    path: "/v1/actors/{type}/{key}/control/{verb}",
+    summary: "`resume` a stopped actor, `rollback` its upgrade, `fork` it `into` another key",
+    tag: "actors",
+    params: z.object({ type: name, key: id, verb: z.enum(["resume", "rollback", "fork"]) }),
+    body: z.strictObject({ into: id.optional() }),
+    answers: { 200: { description: "The actor (the new one of a fork)", schema: actorView } },
+  },
+  upgradeActors: {
+    method: "post",
+    path: "/v1/actor-upgrades",
+    summary: "Move actors of a type to a component: one, those with a prefix, or all",
+    tag: "actors",
+    body: z.strictObject({
+      type: name,
+      key: id.optional(),
+      keyPrefix: id.optional(),
+      component: z.string().max(128).optional(),
+    }),
+    answers: {
+      202: { description: "Asked for", schema: z.object({ requested: z.number().int() }) },
+    },
   },
   callActor: {
     method: "post",

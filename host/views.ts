@@ -81,8 +81,12 @@ export function eventView(event: HistoryEvent, shower: Shower): object {
 }
 
 export function actorView(actor: ActorView): object {
-  const { createdAtMs, ...rest } = actor;
-  return { ...rest, createdAt: isoOf(createdAtMs) };
+  const { createdAtMs, reminders, ...rest } = actor;
+  return {
+    ...rest,
+    createdAt: isoOf(createdAtMs),
+    reminders: reminders.map(({ atMs, ...reminder }) => ({ ...reminder, at: isoOf(atMs) })),
+  };
 }
 
 const causesMax = 10;

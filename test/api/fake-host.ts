@@ -13,6 +13,7 @@ import type {
   OutputResult,
   RunView,
   StartRequest,
+  StartResult,
   Status,
   TenantHost,
 } from "../../runtime/index.ts";
@@ -115,6 +116,40 @@ function createFakeTenant(): TenantHost {
     note(run, `run.${status.toLowerCase()}`, data);
   }
 
+  async function begun(request: StartRequest): Promise<StartResult> {
+    const id = request.id ?? `run-${++ids}`;
+    const name = request.workflow ?? "";
+    if (name === "missing") {
+      throw new SporeError("workflow-not-found", "there is no workflow missing");
+    }
+    const input = String(request.args ?? request.root);
+    const old = runs.get(id);
+    if (old !== undefined && request.ifExists === "fail") {
+      throw new SporeError("run-exists", `run ${id} exists`);
+    }
+    if (old !== undefined) {
+      if (old.input !== input || old.name !== name) {
+        throw new SporeError("input-mismatch", `run ${id} was started with another input`);
+      }
+      return { id, status: old.status, created: false };
+    }
+    const run: FakeRun = {
+      id,
+      name,
+      input,
+      status: "RUNNING",
+      outcome: undefined,
+      events: [],
+      attempt: 1,
+      tags: request.tags ?? {},
+      metadata: request.metadata,
+    };
+    runs.set(id, run);
+    note(run, "run.started", { args: request.args });
+    begin(run, request);
+    return { id, status: run.status, created: true };
+  }
+
   function begin(run: FakeRun, request: StartRequest): void {
     const args = decode(request.args ?? encode([])) as unknown[];
     if (run.name === "wait") return;
@@ -161,37 +196,12 @@ function createFakeTenant(): TenantHost {
       return { id: "c0ffee", definitions, isCurrent: true };
     },
     async startRun(request) {
-      const id = request.id ?? `run-${++ids}`;
-      const name = request.workflow ?? "";
-      if (name === "missing") {
-        throw new SporeError("workflow-not-found", "there is no workflow missing");
-      }
-      const input = String(request.args ?? request.root);
-      const old = runs.get(id);
-      if (old !== undefined && request.ifExists === "fail") {
-        throw new SporeError("run-exists", `run ${id} exists`);
-      }
-      if (old !== undefined) {
-        if (old.input !== input || old.name !== name) {
-          throw new SporeError("input-mismatch", `run ${id} was started with another input`);
-        }
-        return { id, status: old.status, created: false };
-      }
-      const run: FakeRun = {
-        id,
-        name,
-        input,
-        status: "RUNNING",
-        outcome: undefined,
-        events: [],
-        attempt: 1,
-        tags: request.tags ?? {},
-        metadata: request.metadata,
-      };
-      runs.set(id, run);
-      note(run, "run.started", { args: request.args });
-      begin(run, request);
-      return { id, status: run.status, created: true };
+      const started = await begun(request);
+      if (request.waitMs === undefined) return started;
+      const output = await tenant.output?.(started.id, { waitMs: request.waitMs });
+      return output?.kind === "ready"
+        ? { ...started, status: output.status, outcome: output.outcome }
+        : started;
     },
     async getRun(id) {
       return view(get(id));
@@ -327,6 +337,8 @@ function createFakeTenant(): TenantHost {
         stateBytes: 3,
         mailbox: 0,
         busy: false,
+        stopped: false,
+        reminders: [],
       };
     },
     async deleteActor(_type, key) {
