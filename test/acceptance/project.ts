@@ -296,7 +296,7 @@ export const Ledger = actor(
 
 /** A workflow that uses an actor, in order. */
 export const tally = workflow("tally", async (key: string, count: number) => {
-  const ledger = Ledger.get(key);
+  const ledger = Ledger.getOrCreate(key);
   for (let index = 0; index < count; index++) void ledger.send.note(`n${index}`);
   return ledger.note("last");
 });
