@@ -99,7 +99,7 @@ export const helper = step("helped", () => "helped-by-package");`,
 });
 
 describe("an unchanged project", () => {
-  test("is not built again, and is answered in under 50 ms", async () => {
+  test("is not built again", async () => {
     await write({ "src/index.ts": oneStep });
     const { codes, options } = compiler();
     const first = await build(options);
