@@ -284,8 +284,8 @@ export class Machine {
     if (others > 0) parts.push(`${others} more`);
     const held = this.#turn?.held.length ?? 0;
     // It may be just that message whose answer is waited for.
-    if (held > 0) parts.push(`the method's end (${held} messages that nobody awaits leave then)`);
-    if (parts.length > 0) return parts.join(", ");
+    const note = held > 0 ? ` (held until the method ends: ${held} messages)` : "";
+    if (parts.length > 0) return `${parts.join(", ")}${note}`;
     if (this.steps.running.size > 0)
       return `step ${[...this.steps.running.keys()].slice(0, 3).join(", ")}`;
     return this.#updating.size > 0 ? "update handlers" : "nothing that can come";

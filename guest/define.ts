@@ -128,7 +128,11 @@ export type ActorHandle<Instance> = {
     ...args: MethodArgs<Instance[Name]>
   ) => Promise<MethodOut<Instance[Name]>>;
 } & {
-  /** One-way: resolves when the call is accepted, and gives no result. */
+  /**
+   * One-way: resolves when the call is accepted, and gives no result. In an actor's method
+   * without `await` it is part of the turn: it leaves with the state when the method ends,
+   * and not at all if that throws. With `await` it leaves at once.
+   */
   readonly send: {
     readonly [Name in MethodName<Instance>]: (...args: MethodArgs<Instance[Name]>) => Promise<void>;
   };
@@ -161,7 +165,9 @@ export interface ActorOptions<Instance> {
   readonly readonly?: readonly MethodName<Instance>[];
   /**
    * A call that comes back to an actor which waits for it runs within the waiting turn, on
-   * the same object. Default false: such a call fails, and its error names the chain.
+   * the same object. When it ends, the state is kept as it is then, with what the waiting
+   * method has changed so far; when it throws, its changes to the object aren't undone.
+   * Default false: such a call fails, and its error names the chain.
    */
   readonly reentrant?: boolean;
   /** The actor is deleted after this long without a call; at least 1 s. Default: never. */

@@ -114,7 +114,10 @@ export interface StartOptions {
   readonly startAt?: Date | Duration;
 }
 
-/** Another run, seen from this one. */
+/**
+ * Another run, seen from this one. In an actor's method, signals and cancellations that
+ * nobody awaits are part of the turn: they leave when the method ends, unless it throws.
+ */
 export interface Handle<Out = unknown> {
   readonly id: string;
   /** Its value when it ends; rejects with a ChildError if it fails. */

@@ -507,7 +507,7 @@ test("what is awaited leaves at once, and the rest when the method ends", async 
   await host.turn("Outgoing", "awaiting", [], { state: fresh });
   expect(host.kinds()).toBe("start");
   expect(host.drained.waitingFor).toBe(
-    "the start of actors.ship, the method's end (1 messages that nobody awaits leave then)",
+    "the start of actors.ship (held until the method ends: 1 messages)",
   );
   await host.ok(host.last("start").id, { runId: "ship_2", created: true });
   expect(host.kinds()).toBe("start timer");
@@ -706,6 +706,20 @@ test("a turn is over when the calls within it are", async () => {
     ["outer", "asked"],
     ["inner", "slow"],
   ]);
+});
+
+test("a turn waits for all calls within it, not only for the first", async () => {
+  await host.turn("Talker", "ask", [], { state: silent, id: "outer" });
+  const call = host.last("call");
+  await host.turn("Talker", "slow", [], { id: "first" });
+  await host.turn("Talker", "slow", [], { id: "second" });
+  await host.ok(call.id, 1);
+  const [first, second] = host.all("timer");
+  await host.ok(first?.id ?? 0);
+  expect(host.drained.state).toBe("waiting");
+  await host.ok(second?.id ?? 0);
+  expect(host.drained.state).toBe("done");
+  expect(replies().map((each) => (each as unknown[])[0])).toEqual(["outer", "first", "second"]);
 });
 
 test("a turn that fails takes the calls with it that go on within it", async () => {
