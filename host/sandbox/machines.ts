@@ -100,8 +100,11 @@ interface Work {
 const spilledOverheadBytes = 512;
 /** How many times longer a yielding guest may go without an image than a quiet one. */
 const yieldedPatience = 25;
-/** While a guest goes on, its images take at most one part in so many of its time. */
-const imageShare = 10;
+/**
+ * While a guest goes on, taking its images costs at most one part in so many of its time;
+ * storing them costs the host several times that.
+ */
+const imageShare = 50;
 
 export class Machines {
   readonly #ports: MachinesPorts;
