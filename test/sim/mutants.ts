@@ -11,6 +11,8 @@ export interface Mutant {
   readonly name: string;
   /** Seeds, from 1, within which it has to be found. */
   readonly seedsMax: number;
+  /** Looked for with this job alone. */
+  readonly job?: string;
   readonly bucket?: {
     /** `ifAbsent` is ignored. */
     readonly overwrites?: boolean;
@@ -100,16 +102,21 @@ export const mutants: readonly Mutant[] = [
   },
   { name: "call ids are forgotten", seedsMax: 20, patch: withoutRows(/^e\/.*\/d\//) },
   { name: "inbox cursors are forgotten", seedsMax: 100, patch: withoutRows(/^q\//) },
-  { name: "the outbox is not kept", seedsMax: 50, patch: withoutRows(/^o\//) },
+  { name: "the outbox is not kept", seedsMax: 100, patch: withoutRows(/^o\//) },
   { name: "timers are not kept", seedsMax: 50, patch: withoutRows(/^t\//) },
   { name: "unfinished work is not marked", seedsMax: 50, patch: withoutRows(/^a\//) },
   { name: "inputs are not kept", seedsMax: 100, patch: withoutRows(/^e\/.*\/n\//) },
-  { name: "signals are not kept", seedsMax: 100, patch: withoutRows(/^e\/.*\/s\//) },
-  { name: "mail is not kept", seedsMax: 100, patch: withoutRows(/^e\/.*\/m\//) },
+  { name: "signals are not kept", seedsMax: 200, job: "racing", patch: withoutRows(/^e\/.*\/s\//) },
+  { name: "mail is not kept", seedsMax: 200, job: "bursting", patch: withoutRows(/^e\/.*\/m\//) },
   { name: "journals are not kept", seedsMax: 50, patch: withoutRows(/^e\/.*\/j\//) },
   { name: "deletions are not finished after a crash", seedsMax: 400, patch: withoutRows(/^z\//) },
   { name: "segments lose rows", seedsMax: 20, patch: losingRows },
   { name: "a rebuild skips an entry", seedsMax: 50, sandbox: { skipsLastEntry: true } },
   { name: "images are one activation old", seedsMax: 50, sandbox: { staleImages: true } },
-  { name: "queries run on the live memory", seedsMax: 100, sandbox: { keepsDiscarded: true } },
+  {
+    name: "queries run on the live memory",
+    seedsMax: 100,
+    job: "collecting",
+    sandbox: { keepsDiscarded: true },
+  },
 ];

@@ -71,7 +71,7 @@ export async function simulate(options: SimOptions): Promise<SimResult> {
 /** The first simulation that finds the mutant. */
 export async function hunt(mutant: Mutant): Promise<SimResult | undefined> {
   for (let seed = 1; seed <= mutant.seedsMax; seed += 1) {
-    const result = await simulate({ seed, mutant });
+    const result = await simulate({ seed, mutant, job: mutant.job });
     if (result.violations.length > 0) return result;
   }
   return undefined;
@@ -94,6 +94,7 @@ async function live(world: World, random: SimRandom, options: SimOptions): Promi
     const code = "export {};";
     void client
       .ask("deploy", (host) => host.deploy({ kind: "javascript", code }))
+      .catch((error: unknown) => world.laws.violate("J-no surprise", `deploy: ${String(error)}`))
       .then(() => {
         isDeployed = true;
       });
