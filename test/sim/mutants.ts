@@ -106,7 +106,7 @@ export const mutants: readonly Mutant[] = [
   { name: "timers are not kept", seedsMax: 50, patch: withoutRows(/^t\//) },
   { name: "unfinished work is not marked", seedsMax: 50, patch: withoutRows(/^a\//) },
   { name: "inputs are not kept", seedsMax: 100, patch: withoutRows(/^e\/.*\/n\//) },
-  { name: "signals are not kept", seedsMax: 200, job: "racing", patch: withoutRows(/^e\/.*\/s\//) },
+  { name: "signals are not kept", seedsMax: 200, job: "continuing", patch: withoutRows(/^e\/.*\/s\//) },
   { name: "mail is not kept", seedsMax: 200, job: "bursting", patch: withoutRows(/^e\/.*\/m\//) },
   { name: "journals are not kept", seedsMax: 50, patch: withoutRows(/^e\/.*\/j\//) },
   { name: "deletions are not finished after a crash", seedsMax: 400, patch: withoutRows(/^z\//) },
