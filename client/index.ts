@@ -39,6 +39,10 @@ export interface StartOptions {
   readonly component?: string | undefined;
   readonly tags?: Readonly<Record<string, string>> | undefined;
   readonly metadata?: unknown;
+  /** PENDING until then; never begins earlier. */
+  readonly startAt?: Date | undefined;
+  /** If it isn't closed by then, it is canceled and ends FAILED with a TimeoutError. */
+  readonly deadline?: Date | undefined;
 }
 
 export interface WaitOptions {
@@ -122,6 +126,49 @@ export interface ActorInfo {
   readonly stateBytes: number;
   readonly mailbox: number;
   readonly busy: boolean;
+  /** Stopped by its policy (`onError: "stop"`) until resumed. */
+  readonly stopped: boolean;
+  readonly reminders: readonly ReminderInfo[];
+  /** Component before the last upgrade: what `rollBackActor` goes back to. */
+  readonly previousComponent?: string;
+}
+
+export interface ReminderInfo {
+  readonly name: string;
+  readonly method: string;
+  /** When it comes next. */
+  readonly at: string;
+}
+
+export interface ActorFilter {
+  readonly type?: string | undefined;
+  /** Keys that begin so; only with `type`. */
+  readonly prefix?: string | undefined;
+  /** At most so many; default all. */
+  readonly limit?: number | undefined;
+}
+
+export interface ActorPage {
+  /** By type and key. */
+  readonly actors: readonly ActorInfo[];
+  /** Present when there may be more. */
+  readonly cursor?: string;
+}
+
+/** An actor's state as it is kept: its fields, or what its `getState` gave. */
+export interface ActorState<State = unknown> {
+  readonly state: State;
+  /** How many turns it has had: the version that `editActor` checks. */
+  readonly turns: number;
+}
+
+/** Which actors of a type to upgrade; without key and prefix all of them. */
+export interface UpgradeRequest {
+  readonly type: string;
+  readonly key?: string | undefined;
+  readonly prefix?: string | undefined;
+  /** Default: the current one. */
+  readonly component?: string | undefined;
 }
 
 export interface ComponentInfo {
@@ -190,6 +237,38 @@ export interface Client {
     key: string,
     args: readonly unknown[],
   ): Promise<ActorInfo & { readonly created: boolean }>;
+
+  /** By type and key. */
+  listActors(filter?: ActorFilter): AsyncIterable<ActorInfo>;
+  /** One page of the list: at most `limit` (default 100), after `cursor`. */
+  listActorsPage(filter?: ActorFilter & { readonly cursor?: string }): Promise<ActorPage>;
+  actorState<State = unknown>(type: string, key: string): Promise<ActorState<State>>;
+  /**
+   * Replaces the state of an idle actor that has had exactly `turns` turns; else it rejects
+   * with `state-changed`. `const { state, turns } = await client.actorState("Cart", "ada");`
+   */
+  editActor(type: string, key: string, edit: ActorState): Promise<ActorInfo>;
+  /** A new actor under the key `into`, with the state as it is now; rejects with actor-exists. */
+  forkActor(type: string, key: string, into: string): Promise<ActorInfo>;
+  /** The last 1,024 events, oldest first: turns with arguments and the state after each. */
+  actorHistory(
+    type: string,
+    key: string,
+    options?: { from?: number; limit?: number },
+  ): Promise<readonly RunEvent[]>;
+  /** History from `from`, then live, until the actor is deleted or `signal` aborts. */
+  actorEvents(
+    type: string,
+    key: string,
+    options?: { from?: number; signal?: AbortSignal },
+  ): AsyncIterable<RunEvent>;
+  signalActor(type: string, key: string, name: string, value?: unknown): Promise<void>;
+  /** Goes on after a stop by policy, with the call after the one that failed. */
+  resumeActor(type: string, key: string): Promise<ActorInfo>;
+  /** Asks actors to move to a component at their next turn boundary; says how many it asked. */
+  upgradeActors(request: UpgradeRequest): Promise<{ readonly requested: number }>;
+  /** Back to component and state before the last upgrade; what happened since is lost. */
+  rollBackActor(type: string, key: string): Promise<ActorInfo>;
 
   getStatus(id: string): Promise<RunStatus>;
   /** Waits while the run, or the named step, is not done. */
@@ -319,7 +398,9 @@ export function createClient(options: ClientOptions = {}): Client {
 
   async function begin(what: Runnable<unknown>, start: StartOptions, wait?: WaitOptions) {
     const { id, ifExists, component, tags, metadata } = start;
-    const common = present({ id, ifExists, component, tags, metadata });
+    const startAt = start.startAt?.toISOString();
+    const deadline = start.deadline?.toISOString();
+    const common = present({ id, ifExists, component, tags, metadata, startAt, deadline });
     const query = wait === undefined ? "" : queryOf({ wait: `${firstWaitMs(wait)}ms` });
     // These modes do something each time; only the host can tell whether it did already.
     const isRepeatable = ifExists === undefined || ifExists === "resume";
@@ -348,14 +429,17 @@ export function createClient(options: ClientOptions = {}): Client {
   async function* followEvents(
     path: string,
     range: { from?: number; signal?: AbortSignal },
+    isEndless = false,
   ): AsyncIterable<RunEvent> {
     let from = range.from ?? 0;
+    let isOpen = false;
     for (let attempt = 0; ; attempt++) {
-      const response = await ask.raw("GET", `${path}/events${queryOf({ from })}`, {
-        accept: "text/event-stream",
-        signal: range.signal,
-      });
       try {
+        const response = await ask.raw("GET", `${path}/events${queryOf({ from })}`, {
+          accept: "text/event-stream",
+          signal: range.signal,
+        });
+        isOpen = true;
         for await (const message of readEvents(response)) {
           if (message.event === "problem") throw problemError(JSON.parse(message.data));
           const event = eventOf(message.data);
@@ -363,8 +447,11 @@ export function createClient(options: ClientOptions = {}): Client {
           attempt = 0;
           yield event;
         }
-        return;
+        // A run's events end; an actor's don't: that host went away.
+        if (!isEndless) return;
+        await pause(backoffOf(attempt), range.signal);
       } catch (error) {
+        if (isEndless && isOpen && isGone(error)) return;
         if (error instanceof ClientError || range.signal?.aborted === true) throw error;
         // The connection broke: go on after the last event that was seen.
         if (attempt >= (options.attemptsMax ?? attemptsDefault)) throw error;
@@ -393,6 +480,37 @@ export function createClient(options: ClientOptions = {}): Client {
       }
       cursor = page.cursor;
     } while (cursor !== undefined && left > 0);
+  }
+
+  async function listActorsPage(
+    filter: ActorFilter & { readonly cursor?: string | undefined } = {},
+  ): Promise<ActorPage> {
+    const { type, prefix: keyPrefix, limit, cursor } = filter;
+    return ask<ActorPage>("GET", `/v1/actors${queryOf({ type, keyPrefix, limit, cursor })}`);
+  }
+
+  async function* listActors(filter: ActorFilter = {}): AsyncIterable<ActorInfo> {
+    let left = filter.limit ?? Number.POSITIVE_INFINITY;
+    let cursor: string | undefined;
+    while (left > 0) {
+      const page = await listActorsPage({ ...filter, limit: Math.min(left, 1000), cursor });
+      for (const actor of page.actors) {
+        if (left-- <= 0) return;
+        yield actor;
+      }
+      cursor = page.cursor;
+      if (cursor === undefined) return;
+    }
+  }
+
+  /** What can't be done twice is not sent again by itself. */
+  function controlActor(
+    [type, key]: readonly [type: string, key: string],
+    verb: "resume" | "rollback" | "fork",
+    body: object = {},
+  ): Promise<ActorInfo> {
+    const isRepeatable = verb === "resume";
+    return ask("POST", `${actorPath(type, key)}/control/${verb}`, { body, isRepeatable });
   }
 
   function sessionOf(type: string, key: string): Session {
@@ -543,6 +661,27 @@ export function createClient(options: ClientOptions = {}): Client {
     deleteActor: (type, key) => ask<void>("DELETE", actorPath(type, key)),
     call,
     createActor,
+    listActors,
+    listActorsPage,
+    actorState: (type, key) => ask("GET", `${actorPath(type, key)}/state`),
+    editActor: (type, key, { state, turns }) =>
+      ask("PUT", `${actorPath(type, key)}/state`, { body: { state, turns }, isRepeatable: false }),
+    forkActor: (type, key, into) => controlActor([type, key], "fork", { into }),
+    async actorHistory(type, key, range = {}) {
+      const path = `${actorPath(type, key)}/history${queryOf(range)}`;
+      return (await ask<{ events: RunEvent[] }>("GET", path)).events;
+    },
+    actorEvents: (type, key, range = {}) => followEvents(actorPath(type, key), range, true),
+    async signalActor(type, key, name, value) {
+      const path = `${actorPath(type, key)}/signals/${encodeURIComponent(name)}`;
+      await ask("POST", path, { body: { value, messageId: randomId() } });
+    },
+    resumeActor: (type, key) => controlActor([type, key], "resume"),
+    upgradeActors({ type, key, prefix: keyPrefix, component }) {
+      const body = present({ type, key, keyPrefix, component });
+      return ask("POST", "/v1/actor-upgrades", { body });
+    },
+    rollBackActor: (type, key) => controlActor([type, key], "rollback"),
     getStatus: (id) => handle(id).status(),
     getOutput: (id, wait = {}) => waitForOutput(`/v1/runs/${encodeURIComponent(id)}`, wait),
     getMetadata: getMetadata as Client["getMetadata"],
@@ -752,6 +891,11 @@ function errorOf(remote: RemoteError): Error {
 function eventOf(data: string): RunEvent {
   const event = JSON.parse(data) as RunEvent;
   return { ...event, data: valueOfJson(event.data) as RunEvent["data"] };
+}
+
+/** A stream that was open says so when its actor has been deleted. */
+function isGone(error: unknown): boolean {
+  return error instanceof ClientError && error.code === "actor-not-found";
 }
 
 function actorPath(type: string, key: string): string {

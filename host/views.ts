@@ -147,7 +147,7 @@ export function withoutAbsent(body: object): object {
   return present;
 }
 
-const userValues = new Set(["output", "result", "value", "metadata", "details", "data"]);
+const userValues = new Set(["output", "result", "value", "metadata", "details", "data", "state"]);
 
 function withoutAbsentItem(item: unknown): unknown {
   return isEnvelope(item) && !Array.isArray(item) ? withoutAbsent(item) : item;
