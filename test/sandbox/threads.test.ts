@@ -7,7 +7,7 @@ import { act, guestSource } from "./guest.ts";
 
 testSandbox({
   name: "thread",
-  open: () => createThreadSandbox({ threads: 2, activationMsMax: 300, memoryPagesMax: 512 }),
+  open: () => createThreadSandbox({ threads: 2, activationMsMax: 300, memoryPagesMax: 1024 }),
 });
 
 const marker = "marker-000000";

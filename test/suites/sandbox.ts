@@ -208,7 +208,10 @@ export function testSandbox({ name, open }: SandboxSuite): void {
 
     test("prepares the same source under the same id", async () => {
       const again = await sandbox.prepare({ kind: "javascript", code: guestSource() });
-      expect(again).toEqual(prepared);
+      // The component itself is there only where it was just compiled.
+      const { component: _again, ...known } = again;
+      const { component: _first, ...first } = prepared;
+      expect(known).toEqual(first);
       expect(prepared.id).toMatch(/^[0-9a-f]{64}$/);
       expect(prepared.manifest.definitions).toEqual([{ kind: "workflow", name: "test" }]);
     });
