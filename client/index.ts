@@ -188,6 +188,17 @@ export interface ListFilter {
 /** What `run` and `start` take: a graph of steps, or a workflow with its arguments. */
 export type Runnable<Out> = StepNode<Out> | Invocation<Out>;
 
+export interface StartWithOptions extends StartOptions {
+  /** Delivered in one step with the start; to the run that is there, if there is one. */
+  readonly signal?: { readonly name: string; readonly value?: unknown } | undefined;
+}
+
+/** An update that starts its run if there is none. */
+export interface UpdateWithStart {
+  readonly name: string;
+  readonly args?: readonly unknown[] | undefined;
+}
+
 export interface Handle<Out = unknown> {
   readonly id: string;
   /** Waits for the output; a failed run rejects with its own error. */
@@ -211,7 +222,17 @@ export interface Handle<Out = unknown> {
 export interface Client {
   /** Starts and waits for the output. `await client.run(add.step(1, 2), { id: "sum" })` */
   run<Out>(what: Runnable<Out>, options?: StartOptions & WaitOptions): Promise<Out>;
-  start<Out>(what: Runnable<Out>, options?: StartOptions): Promise<Handle<Out>>;
+  /** `await client.start(cart.with(), { id: "ada", signal: { name: "add", value: "tea" } })` */
+  start<Out>(what: Runnable<Out>, options?: StartWithOptions): Promise<Handle<Out>>;
+  /**
+   * Starts the run, or finds it, and sends it an update, in one step:
+   * `const { result } = await client.updateWithStart(cart.with(), { name: "add", args: ["tea"] }, { id: "ada" })`.
+   */
+  updateWithStart<Out, Result = unknown>(
+    what: Runnable<Out>,
+    update: UpdateWithStart,
+    options?: StartOptions,
+  ): Promise<{ readonly handle: Handle<Out>; readonly result: Result }>;
   handle<Out = unknown>(id: string): Handle<Out>;
 
   /** Calls are executed in the order in which they are made, also when they are not awaited. */
@@ -396,14 +417,50 @@ export function createClient(options: ClientOptions = {}): Client {
     }
   }
 
-  async function begin(what: Runnable<unknown>, start: StartOptions, wait?: WaitOptions) {
+  async function updateWithStart<Out, Result>(
+    what: Runnable<Out>,
+    { name, args = [] }: UpdateWithStart,
+    start: StartOptions = {},
+  ): Promise<{ handle: Handle<Out>; result: Result }> {
+    const update = { name, args, updateId: randomId() };
+    // The run's id is the update's scope: a repetition has to name the same run.
+    const options = { ...start, id: start.id ?? randomId() };
+    for (;;) {
+      const wait = { timeoutMs: pollSeconds * 1000 };
+      const answer = await begin(what, options, { wait, update });
+      if (answer[statusKey] === 202) continue;
+      return { handle: handle<Out>(options.id), result: answer.result as Result };
+    }
+  }
+
+  async function begin(
+    what: Runnable<unknown>,
+    start: StartOptions,
+    how: {
+      readonly wait?: WaitOptions | undefined;
+      readonly signal?: object | undefined;
+      readonly update?: object | undefined;
+    } = {},
+  ) {
+    const { wait, signal, update } = how;
     const { id, ifExists, component, tags, metadata } = start;
     const startAt = start.startAt?.toISOString();
     const deadline = start.deadline?.toISOString();
-    const common = present({ id, ifExists, component, tags, metadata, startAt, deadline });
+    const common = present({
+      id,
+      ifExists,
+      component,
+      tags,
+      metadata,
+      startAt,
+      deadline,
+      signal,
+      update,
+    });
     const query = wait === undefined ? "" : queryOf({ wait: `${firstWaitMs(wait)}ms` });
     // These modes do something each time; only the host can tell whether it did already.
-    const isRepeatable = ifExists === undefined || ifExists === "resume";
+    const isMarked = signal !== undefined || update !== undefined;
+    const isRepeatable = isMarked || ifExists === undefined || ifExists === "resume";
     const settings = { signal: wait?.signal, isRepeatable, isKeyed: id === undefined };
     if ("$workflow" in what) {
       const path = `/v1/workflows/${encodeURIComponent(what.$workflow)}${query}`;
@@ -638,7 +695,7 @@ export function createClient(options: ClientOptions = {}): Client {
   const client: Client = {
     async run<Out>(what: Runnable<Out>, run: StartOptions & WaitOptions = {}) {
       const startedMs = Date.now();
-      const answer = await begin(what, run, run);
+      const answer = await begin(what, run, { wait: run });
       if (answer[statusKey] !== 202) return answer.output as Out;
       const path = `/v1/runs/${encodeURIComponent(String(answer.id))}`;
       const { timeoutMs, signal } = run;
@@ -648,9 +705,11 @@ export function createClient(options: ClientOptions = {}): Client {
       return waitForOutput<Out>(path, { signal, timeoutMs: leftMs });
     },
     async start(what, start = {}) {
-      const answer = await begin(what, start);
+      const signal = start.signal && { ...start.signal, messageId: randomId() };
+      const answer = await begin(what, start, { signal });
       return handle(String(answer.id));
     },
+    updateWithStart,
     handle,
     actor: (actor, key) => actorHandle(actor.actorName, key),
     async getOrCreate(actor, key, ...args) {

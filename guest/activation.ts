@@ -618,7 +618,10 @@ export class Machine {
   }
 
   #update(id: string, name: string, encodedArgs: Encoded): void {
-    if (this.#isDone) return;
+    if (this.#isDone) {
+      this.#reply(id, failure(runClosed()));
+      return;
+    }
     const handler = this.#updates.get(name);
     if (handler === undefined) {
       this.#reply(id, failure(missing("update", name)));

@@ -513,6 +513,7 @@ async function start(exchange: Exchange, what: Partial<StartRequest>): Promise<R
     deadlineMs: deadline === undefined ? undefined : Date.parse(deadline),
     // Waiting within the start saves the commit that an answer before the end would need.
     waitMs: exchange.query.wait,
+    ...messageOfStart(exchange, id ?? derived),
   };
   const started =
     derived === undefined
@@ -521,6 +522,11 @@ async function start(exchange: Exchange, what: Partial<StartRequest>): Promise<R
   // Without the engine's outcome: that is encoded, and `?wait` shows it.
   const result = { id: started.id, status: started.status, created: started.created };
   const location = { location: `/v1/runs/${encodeURIComponent(result.id)}` };
+  if (request.signal !== undefined) {
+    const body = { ...result, duplicate: started.duplicate };
+    return send(exchange, result.created ? 201 : 200, body, { headers: location });
+  }
+  if (started.update !== undefined) return updateOfStart(exchange, result, started.update);
   if (exchange.query.wait === undefined) {
     return send(exchange, result.created ? 201 : 200, { ...result }, { headers: location });
   }
@@ -532,6 +538,48 @@ async function start(exchange: Exchange, what: Partial<StartRequest>): Promise<R
   const value = await outputValue(exchange, result.id, { outcome, status });
   const body = { ...result, status, output: value };
   return send(exchange, result.created ? 201 : 200, body, { headers: location });
+}
+
+/** The signal or update that a start brings; its id is that of the request if it has one. */
+function messageOfStart(
+  exchange: Exchange,
+  id: string | undefined,
+): Pick<StartRequest, "signal" | "update" | "waitMs"> {
+  const { signal, update } = exchange.body;
+  const scope = `start\0${id ?? ""}`;
+  if (update !== undefined) {
+    const updateId = update.updateId ?? optionalId(exchange, scope);
+    return {
+      update: { name: update.name, args: encodedArgs(update.args), updateId },
+      signal: signalOfStart(signal),
+      waitMs: exchange.query.wait ?? exchange.limits.updateWaitMs,
+    };
+  }
+  const messageId = signal?.messageId ?? optionalId(exchange, scope);
+  return { signal: signalOfStart(signal, messageId) };
+}
+
+function signalOfStart(
+  signal: { readonly name: string; readonly value?: unknown } | undefined,
+  messageId?: string,
+): StartRequest["signal"] {
+  if (signal === undefined) return undefined;
+  return { name: signal.name, value: encodeCbor(signal.value), messageId };
+}
+
+async function updateOfStart(
+  exchange: Exchange,
+  result: { readonly id: string; readonly status: string; readonly created: boolean },
+  update: CallResult,
+): Promise<Response> {
+  const headers = { location: `/v1/runs/${encodeURIComponent(result.id)}` };
+  const members = { ...result, callId: update.callId };
+  if (update.kind === "accepted") return send(exchange, 202, members, { headers });
+  const value = await resultValue(exchange, update.outcome, {
+    members: { id: result.id, created: result.created, callId: update.callId },
+    componentOf: componentOfRun(exchange, result.id),
+  });
+  return send(exchange, result.created ? 201 : 200, { ...members, result: value }, { headers });
 }
 
 /**

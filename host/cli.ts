@@ -18,7 +18,7 @@ import {
   type ListFilter,
   type Runnable,
   type RunStatus,
-  type StartOptions,
+  type StartWithOptions,
 } from "../client/index.ts";
 import { parseJson, valueOfJson } from "../client/json.ts";
 import { SporeError } from "../runtime/errors.ts";
@@ -269,6 +269,7 @@ function addRunVerbs(verb: Verb, ports: CliPorts): void {
     .option("--tag <key=value>", "tag the run (repeatable)", collectTag, {})
     .option("--start-at <time>", "begin then: an ISO time, or a duration from now", instant)
     .option("--deadline <time>", "cancel it then if it isn't done; the same", instant)
+    .option("--signal <name=value>", "deliver this signal with the start", namedValue)
     .option("--detach", "print the id and don't wait")
     .option("--timeout <duration>", "give up waiting after this", duration)
     .action(
@@ -673,11 +674,17 @@ function readWord(word: string): unknown {
   return valueOfJson(json);
 }
 
+/** `name=value` as a signal; without a value it is undefined. */
+function namedValue(word: string): { readonly name: string; readonly value?: unknown } {
+  const at = word.indexOf("=");
+  return at < 0 ? { name: word } : { name: word.slice(0, at), value: readWord(word.slice(at + 1)) };
+}
+
 /** A workflow of that name; if there is none, a graph of the one step. */
 async function startNamed(
   client: Client,
   { name, args }: { readonly name: string; readonly args: readonly unknown[] },
-  options: StartOptions,
+  options: StartWithOptions,
 ): Promise<Handle> {
   // The types' brands exist in types only.
   const start = (what: object): Promise<Handle> => client.start(what as Runnable<unknown>, options);
@@ -691,14 +698,17 @@ async function startNamed(
   }
 }
 
-function startOptionsOf(options: Readonly<Record<string, unknown>>): StartOptions {
+function startOptionsOf(options: Readonly<Record<string, unknown>>): StartWithOptions {
   const tags = options.tag as Readonly<Record<string, string>>;
   return {
     id: options.id as string | undefined,
-    ifExists: options.ifExists as StartOptions["ifExists"],
+    ifExists: options.ifExists as StartWithOptions["ifExists"],
     startAt: options.startAt as Date | undefined,
     deadline: options.deadline as Date | undefined,
     ...(Object.keys(tags).length === 0 ? {} : { tags }),
+    ...(options.signal === undefined
+      ? {}
+      : { signal: options.signal as StartWithOptions["signal"] }),
   };
 }
 

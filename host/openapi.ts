@@ -118,7 +118,15 @@ const problem = z
   .openapi("Problem");
 
 const started = z
-  .object({ id: z.string(), status, created: z.boolean(), output: value.optional() })
+  .object({
+    id: z.string(),
+    status,
+    created: z.boolean(),
+    output: value.optional(),
+    duplicate: z.boolean().optional(),
+    callId: z.string().optional(),
+    result: value.optional(),
+  })
   .openapi("Started");
 
 const run = z
@@ -318,7 +326,18 @@ export const routes = {
     tag: "runs",
     params: z.object({ name }),
     query: z.object({ wait }),
-    body: z.strictObject({ args, ...startFields }),
+    body: z.strictObject({
+      args,
+      ...startFields,
+      signal: z
+        .strictObject({ name, value: value.optional(), messageId: id.optional() })
+        .optional()
+        .openapi({ description: "Delivered in the transition that starts or finds the run" }),
+      update: z
+        .strictObject({ name, args, updateId: id.optional() })
+        .optional()
+        .openapi({ description: "The same; ?wait is how long to wait for its result" }),
+    }),
     answers: startAnswers(),
   },
   startGraph: {

@@ -45,6 +45,14 @@ export interface StartRequest {
    * before the end would need.
    */
   readonly waitMs?: number | undefined;
+  /** Delivered in the transition that starts the run, or to the one that is there. */
+  readonly signal?:
+    | { readonly name: string; readonly value: Encoded; readonly messageId?: string | undefined }
+    | undefined;
+  /** As `signal`; then `waitMs` is how long to wait for the update (default: until it is done). */
+  readonly update?:
+    | { readonly name: string; readonly args: Encoded; readonly updateId?: string | undefined }
+    | undefined;
 }
 
 export interface StartResult {
@@ -53,6 +61,10 @@ export interface StartResult {
   readonly created: boolean;
   /** Present when the run is closed. */
   readonly outcome?: Outcome | undefined;
+  /** Of a start with a signal: whether the run had it before. */
+  readonly duplicate?: boolean | undefined;
+  /** Of a start with an update. */
+  readonly update?: CallResult | undefined;
 }
 
 export interface RunView {

@@ -493,6 +493,13 @@ export class Partition {
     return result;
   }
 
+  /** The entity that this transition works on. */
+  resident(key: EntityKey): Entity {
+    const entity = this.#entities.get(key);
+    assert(entity !== undefined, `${key} is in memory`);
+    return entity;
+  }
+
   /** Makes a new entity known; within a transition. */
   add(entity: Entity): void {
     assert(!this.#entities.has(entity.key), `${entity.key} is new`);

@@ -466,7 +466,8 @@ export function applyDrained(entity: Entity, sink: Sink, drained: Drained): void
     head.waitingSinceMs = head.lastNowMs;
   }
   for (const command of drained.commands) {
-    if (isClosed(head.status)) break;
+    // What the run is no longer there to do; who waits for an update is still answered.
+    if (isClosed(head.status) && command.kind !== "reply") continue;
     if (failsOfStep && command.kind === "drop") continue;
     applyCommand(entity, sink, command);
   }

@@ -188,19 +188,29 @@ class Tenant implements TenantHost {
     };
     const inputHash = partition.inputHash(start);
     const ifExists = request.ifExists ?? "resume";
+    const message = this.#messageOf(request);
     const create = (sink: Sink): StartResult => {
       const seed = this.#parts.ports.random.bytes(16);
       const run = createRun(key, { ...start, inputHash, seed }, sink);
       partition.add(run);
       return { id, status: headOf(run).status, created: true };
     };
-    if (ifExists === "start" || ifExists === "terminate") {
+    if (
+      (ifExists === "start" || ifExists === "terminate") &&
+      !(await takesMessage(partition, key, ifExists, message))
+    ) {
       await this.#clearId(partition, key, ifExists === "terminate");
     }
-    const result = await ask(partition, key, (run, sink) => {
+    const startOrAttach = (run: Entity | undefined, sink: Sink): StartResult => {
       if (run === undefined) return create(sink);
+      // It took this very request before: nothing is started, refused or resumed again.
+      if (message !== undefined && run.calls.has(message.id)) return existing(run);
       return attach(run, sink, ifExists, inputHash);
-    });
+    };
+    if (message !== undefined) {
+      return this.#startWith(partition, key, { startOrAttach, message, waitMs: request.waitMs });
+    }
+    const result = await ask(partition, key, startOrAttach);
     if (request.waitMs !== undefined && request.waitMs > 0) {
       const outcome = await this.#closedOutcome(partition, key, request.waitMs);
       if (outcome.kind === "ready") {
@@ -209,6 +219,61 @@ class Tenant implements TenantHost {
     }
     await partition.durable();
     return result;
+  }
+
+  #messageOf({ signal, update, startAtMs }: StartRequest): StartMessageGiven | undefined {
+    if (signal !== undefined && update !== undefined) {
+      throw new SporeError("invalid-request", "give either a signal or an update");
+    }
+    if (signal !== undefined) {
+      const { value, messageId = this.#randomId() } = signal;
+      const name = checkName(signal.name, "signal");
+      return { kind: "signal", id: messageId, name, value };
+    }
+    if (update === undefined) return undefined;
+    if (startAtMs !== undefined && startAtMs > this.#parts.ports.clock.nowMs()) {
+      throw new SporeError("invalid-request", "a run that begins later takes no update before", {
+        hint: "Send a signal with the start, or the update once the run has begun.",
+      });
+    }
+    const { name, args, updateId = this.#randomId() } = update;
+    return { kind: "update", id: updateId, name, args };
+  }
+
+  /** One transition starts the run, or finds it, and delivers the message. */
+  async #startWith(
+    partition: Partition,
+    key: EntityKey,
+    how: {
+      readonly startOrAttach: (run: Entity | undefined, sink: Sink) => StartResult;
+      readonly message: StartMessageGiven;
+      readonly waitMs: number | undefined;
+    },
+  ): Promise<StartResult> {
+    const { startOrAttach, message } = how;
+    const reply = partition.reply(key, message.id);
+    try {
+      const { started, taken } = await ask(partition, key, (found, sink) => {
+        const result = startOrAttach(found, sink);
+        const run = found ?? partition.resident(key);
+        return { started: result, taken: deliverTo(run, sink, message) };
+      });
+      const { outcome: _closed, ...result } = started;
+      if (taken.kind === "signal") {
+        await partition.durable();
+        return { ...result, duplicate: taken.duplicate };
+      }
+      const update = await this.#called(
+        partition,
+        message.id,
+        taken.known,
+        reply.outcome,
+        how.waitMs,
+      );
+      return { ...result, update };
+    } finally {
+      reply.forget();
+    }
   }
 
   async #clearId(partition: Partition, key: EntityKey, mayTerminate: boolean): Promise<void> {
@@ -422,15 +487,7 @@ class Tenant implements TenantHost {
     try {
       const known = await ask(partition, key, (run, sink) => {
         if (run === undefined) throw runNotFound(id);
-        const seen = run.calls.get(callId);
-        if (seen !== undefined) return seen.outcome;
-        refuseClosed(run);
-        if (headOf(run).status !== "RUNNING") {
-          throw new SporeError("run-paused", `run ${id} is ${headOf(run).status}`);
-        }
-        rememberCall(run, sink, callId, undefined);
-        pushInput(run, sink, { kind: "update", id: callId, name, args });
-        return undefined;
+        return takeUpdate(run, sink, { callId, name, args });
       });
       return await this.#called(partition, callId, known, reply.outcome, options.waitMs);
     } finally {
@@ -994,6 +1051,69 @@ function definitionOf(
   throw new SporeError(code, `there is no ${kind} ${printable(name)}`, {
     hint: `Defined: ${names.slice(0, 20).join(", ") || "none"}.`,
   });
+}
+
+/** A signal or an update that comes with a start. */
+type StartMessageGiven =
+  | {
+      readonly kind: "signal";
+      readonly id: string;
+      readonly name: string;
+      readonly value: Encoded;
+    }
+  | { readonly kind: "update"; readonly id: string; readonly name: string; readonly args: Encoded };
+
+/** Whether the run of that id stays and takes the message, whatever `ifExists` replaces. */
+async function takesMessage(
+  partition: Partition,
+  key: EntityKey,
+  ifExists: "start" | "terminate",
+  message: StartMessageGiven | undefined,
+): Promise<boolean> {
+  if (message === undefined) return false;
+  return ask(partition, key, (run) => {
+    if (run === undefined) return false;
+    return run.calls.has(message.id) || (ifExists === "start" && !isClosed(headOf(run).status));
+  });
+}
+
+function deliverTo(
+  run: Entity,
+  sink: Sink,
+  message: StartMessageGiven,
+):
+  | { readonly kind: "signal"; readonly duplicate: boolean }
+  | { readonly kind: "update"; readonly known: Outcome | undefined } {
+  if (message.kind === "update") {
+    const { id: callId, name, args } = message;
+    return { kind: "update", known: takeUpdate(run, sink, { callId, name, args }) };
+  }
+  const { id: messageId, name, value } = message;
+  if (!run.calls.has(messageId)) refuseClosed(run);
+  return { kind: "signal", ...takeSignal(run, sink, { name, value, messageId }) };
+}
+
+/** The outcome if the update was there before and is done. */
+function takeUpdate(
+  run: Entity,
+  sink: Sink,
+  update: { readonly callId: string; readonly name: string; readonly args: Encoded },
+): Outcome | undefined {
+  const { callId, name, args } = update;
+  const seen = run.calls.get(callId);
+  if (seen !== undefined) return seen.outcome;
+  refuseClosed(run);
+  const { status } = headOf(run);
+  if (status !== "RUNNING") {
+    throw new SporeError("run-paused", `run ${nameOf(run.key)} is ${status}`);
+  }
+  rememberCall(run, sink, callId, undefined);
+  pushInput(run, sink, { kind: "update", id: callId, name, args });
+  return undefined;
+}
+
+function existing(run: Entity): StartResult {
+  return { id: nameOf(run.key), status: headOf(run).status, created: false };
 }
 
 function attach(

@@ -1,0 +1,101 @@
+/** Messages to and from runs, against a real server process. */
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { ask, putAway, type ServerProcess, spore, startProject } from "./kit.ts";
+import { account, collector } from "./project.ts";
+
+let server: ServerProcess;
+let client: ServerProcess["client"];
+
+beforeAll(async () => {
+  server = await startProject();
+  client = server.client;
+});
+
+afterAll(putAway);
+
+describe("a message that comes with a start", () => {
+  const start = (name: string, json: object, query = "") =>
+    ask(server, "POST", `/v1/workflows/${name}${query}`, { json });
+
+  it("a signal starts the run that it is for, or finds it", async () => {
+    const item = (value: string) => ({ id: "with_signal", signal: { name: "item", value } });
+    const first = await client.start(collector.with(2), item("a"));
+    await client.start(collector.with(2), item("b"));
+    expect(await first.result()).toEqual(["a", "b"]);
+    await expect(client.start(collector.with(2), item("c"))).rejects.toMatchObject({
+      code: "run-closed",
+    });
+  });
+
+  it("a repeated signal is delivered once, and starts nothing again", async () => {
+    const send = (messageId: string, ifExists?: string) =>
+      start("collector", {
+        id: "repeated",
+        args: [2],
+        signal: { name: "item", value: messageId, messageId },
+        ...(ifExists === undefined ? {} : { ifExists }),
+      });
+    const created = await send("m1");
+    expect([created.status, created.body]).toMatchObject([
+      201,
+      { created: true, duplicate: false },
+    ]);
+    for (const ifExists of ["resume", "fail", "start", "terminate"]) {
+      const again = await send("m1", ifExists);
+      expect([again.status, again.body]).toMatchObject([200, { created: false, duplicate: true }]);
+    }
+    expect((await send("m2", "fail")).body.code).toBe("run-exists");
+    expect((await send("m2", "start")).body).toMatchObject({ created: false, duplicate: false });
+    expect(await client.getOutput("repeated")).toEqual(["m1", "m2"]);
+    expect((await send("m3", "start")).body).toMatchObject({ created: true, duplicate: false });
+  });
+
+  it("the command line sends a signal with a run", async () => {
+    const line = ["run", "waiter", "go", "--id", "by_cli", "--signal", 'go={"a":1}', "--json"];
+    const { code, out } = await spore([...line, "--url", server.url]);
+    expect([code, JSON.parse(out)]).toMatchObject([0, { output: { a: 1 } }]);
+  });
+
+  it("an update starts its run and answers with its result", async () => {
+    const { handle, result } = await client.updateWithStart(
+      account.with(100),
+      { name: "deposit", args: [20] },
+      { id: "with_update" },
+    );
+    expect(result).toBe(120);
+    const deposit = (json: object, query = "") =>
+      start("account", { id: "with_update", args: [100], ...json }, query);
+    const update = { name: "deposit", args: [5], updateId: "u1" };
+    const five = {
+      id: "with_update",
+      status: "RUNNING",
+      created: false,
+      callId: "u1",
+      result: 125,
+    };
+    expect((await deposit({ update })).body).toEqual(five);
+    expect((await deposit({ update }, "?wait=5s")).body).toEqual(five);
+    const refused = await deposit({ update: { name: "deposit", args: [-1] } });
+    expect(refused.body).toMatchObject({ code: "call-failed", created: false });
+    expect(await handle.query("balance")).toBe(125);
+  });
+
+  it("an update to a workflow that ends at once is answered", async () => {
+    const refused = await start("echo", { id: "gone", args: [1], update: { name: "deposit" } });
+    expect(refused.body).toMatchObject({ code: "run-closed" });
+    expect(await client.getOutput("gone")).toBe(1);
+  });
+
+  it("refuses two messages, an update before the beginning, and another input", async () => {
+    const signal = { name: "item" };
+    const update = { name: "deposit" };
+    const both = await start("account", { args: [1], signal, update });
+    expect(both.body.code).toBe("invalid-request");
+    const startAt = new Date(Date.now() + 60_000).toISOString();
+    const early = await start("account", { args: [1], startAt, update });
+    expect(early.body.code).toBe("invalid-request");
+    await client.start(account.with(1), { id: "with_input" });
+    const other = await start("account", { id: "with_input", args: [7], update });
+    expect(other.body.code).toBe("input-mismatch");
+  });
+});
