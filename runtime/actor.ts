@@ -9,7 +9,7 @@
  * - A3 A turn that throws stages no state.
  */
 import type { Command, Drained, Encoded, Outcome, RunInfo, TurnInput } from "../guest/protocol.ts";
-import { applyCommon } from "./commands.ts";
+import { applyCommon, awaitedRun, returnSignals } from "./commands.ts";
 import { assert, SporeError } from "./errors.ts";
 import {
   type ActorHead,
@@ -26,6 +26,7 @@ import {
   addSystemTimer,
   answer,
   failed,
+  firstLife,
   forgetMemory,
   hostError,
   pushInput,
@@ -56,7 +57,7 @@ export function createActor(key: EntityKey, component: string, sink: Sink): Enti
     imageVersion: 0,
     imageBytes: 0,
     lastNowMs: sink.nowMs,
-    life: 1,
+    life: firstLife(sink.nowMs),
     nextInput: 1,
     nextHistory: 0,
     nextSignal: 1,
@@ -74,6 +75,7 @@ export function forkOf(
 ): Entity {
   const actor = createActor(key, origin.component, sink);
   setState(actor, sink, origin.state);
+  armExpiry(actor, sink);
   addHostEvent(actor, sink, "actor.forked", { from: origin.from });
   return actor;
 }
@@ -93,7 +95,7 @@ export interface Call extends Pick<Mail, "upgradeTo" | "chain" | "caller"> {
 export function acceptCall(entity: Entity, sink: Sink, call: Call): void {
   const head = actorHead(entity);
   if (call.isRemembered && entity.calls.has(call.callId)) return;
-  if (entity.mail.length >= mailMax) {
+  if (entity.mail.length >= mailMax && call.upgradeTo === undefined) {
     throw new SporeError(
       "too-many-messages",
       `actor ${nameOf(entity.key)} has ${mailMax} waiting calls`,
@@ -156,13 +158,20 @@ function rememberSession(entity: Entity, sink: Sink, session: { id: string; seq:
 /** Starts the next turn if the actor is free. Returns whether there is one. */
 export function beginTurn(entity: Entity, sink: Sink): boolean {
   const head = actorHead(entity);
-  if (head.turn !== undefined || head.isStopped === true) return false;
-  const mail = entity.mail.shift();
+  if (head.turn !== undefined) return false;
+  const mail = takeMail(entity);
   if (mail === undefined) return false;
   sink.changes.delete(rowKeys.mail(entity.key, mail.index));
   head.turn = mail;
   pushInput(entity, sink, turnInput(entity, mail));
   return true;
+}
+
+/** An upgrade goes first, also of a stopped actor: it may be what lets the calls succeed. */
+function takeMail(entity: Entity): Mail | undefined {
+  const at = entity.mail.findIndex((mail) => mail.upgradeTo !== undefined);
+  if (at >= 0) return entity.mail.splice(at, 1)[0];
+  return actorHead(entity).isStopped === true ? undefined : entity.mail.shift();
 }
 
 function turnInput(entity: Entity, mail: Mail): TurnInput {
@@ -180,14 +189,26 @@ function turnInput(entity: Entity, mail: Mail): TurnInput {
 }
 
 /**
- * A call that comes back to an actor while the actor waits for the caller. It would wait for
- * ever in the mailbox: a re-entrant actor runs it within its turn, any other refuses it.
- * Returns why it is refused.
+ * Whether a call comes back to an actor that waits for the caller. It would wait for ever in
+ * the mailbox: a re-entrant actor runs it within its turn, any other refuses it.
  */
+export function isReturning(entity: Entity, chain: readonly string[]): boolean {
+  if (chain.includes(nameOf(entity.key))) return true;
+  // The answer of a workflow comes as its outcome: the workflow's own calls don't know of it.
+  const awaited = new Set(chain.map(awaitedRun));
+  for (const pending of entity.pending.values()) {
+    if (pending.kind === "message" && awaited.has(pending.what)) return true;
+  }
+  return false;
+}
+
+/** Takes a returning call, or says why it is refused. */
 export function acceptReturningCall(entity: Entity, sink: Sink, call: Call): string | undefined {
   const head = actorHead(entity);
   const { type } = refOf(entity);
-  const chain = [...(call.chain ?? []), nameOf(entity.key)].join(" → ");
+  const name = nameOf(entity.key);
+  const asked = call.chain ?? [];
+  const chain = [...(asked.includes(name) ? [] : [name]), ...asked, name].join(" → ");
   const definition = sink.actorDefinition(head.component, type);
   if (definition?.reentrant !== true || head.turn === undefined) {
     return `a call would wait for itself: ${chain}`;
@@ -422,10 +443,13 @@ function endTurn(entity: Entity, sink: Sink): void {
   for (const nested of head.nested ?? []) {
     answer(sink, nested.replyTo, failed(hostError("call-failed", "the outer call has ended")));
   }
+  // Signals that were on their way to this turn are for the next one (I4).
+  returnSignals(entity, sink, () => true);
   head.turns += 1;
   head.turn = undefined;
   head.nested = undefined;
   forgetMemory(entity, sink);
+  sink.notify(entity);
   armExpiry(entity, sink);
   if (isConstructor && entity.state === undefined) refuseMail(entity, sink);
 }
@@ -454,7 +478,12 @@ function armExpiry(entity: Entity, sink: Sink): void {
 export function isExpired(entity: Entity, sink: Sink): boolean {
   const head = actorHead(entity);
   const ttlMs = sink.actorDefinition(head.component, refOf(entity).type)?.expiresAfterMs;
-  if (ttlMs === undefined || head.lastTurnAtMs === undefined) return false;
+  if (ttlMs === undefined || head.lastTurnAtMs === undefined) {
+    // A rollback, or an upgrade, may bring a time to expire again: armed anew by a turn.
+    head.lastTurnAtMs = undefined;
+    sink.changes.touch(entity);
+    return false;
+  }
   const isIdle = head.turn === undefined && entity.mail.length === 0;
   const dueMs = head.lastTurnAtMs + ttlMs;
   if (isIdle && sink.nowMs >= dueMs) return true;
@@ -515,9 +544,13 @@ export function fireReminder(entity: Entity, sink: Sink, timerId: number, atMs: 
       putReminder(entity, sink, { ...reminder, atMs: sink.nowMs + 1000 });
       return;
     }
-    const callId = `.reminder.${reminder.index}.${atMs}`;
-    const { method, args } = reminder;
-    acceptCall(entity, sink, { method, args, callId, isRemembered: false });
+    const { method, args, name } = reminder;
+    const prefix = `.reminder/${name}/`;
+    // One that waits already stands for this one too: a stopped actor's mailbox stays small.
+    if (!entity.mail.some(({ callId }) => callId.startsWith(prefix))) {
+      const callId = `${prefix}${reminder.index}.${atMs}`;
+      acceptCall(entity, sink, { method, args, callId, isRemembered: false });
+    }
     const nextMs = nextReminderMs(reminder, sink);
     if (nextMs !== undefined) putReminder(entity, sink, { ...reminder, atMs: nextMs });
   }

@@ -69,7 +69,7 @@ export function applyCommon(entity: Entity, sink: Sink, command: CommonCommand):
       startOther(entity, sink, command);
       return;
     case "outcome":
-      ask(entity, sink, command.id, `run ${command.runId}`, (to) => ({
+      ask(entity, sink, command.id, awaitedRun(command.runId), (to) => ({
         kind: "watch",
         to: runKey(tenantOf(entity.key), checkId(command.runId, "run")),
         replyTo: to,
@@ -127,11 +127,21 @@ export function applyCommon(entity: Entity, sink: Sink, command: CommonCommand):
   }
 }
 
-/** The entities that wait for what this one asks, itself last. */
+/**
+ * The entities that wait for what this one asks, itself last. Of a re-entrant actor all that
+ * wait for any of its calls: which of these asked can't be told.
+ */
 function chainOf(entity: Entity): readonly string[] {
   const { head } = entity;
-  const before = head.kind === "actor" ? (head.turn?.chain ?? []) : [];
+  const calls = head.kind === "actor" ? [head.turn, ...(head.nested ?? [])] : [];
+  const before = new Set(calls.flatMap((call) => call?.chain ?? []));
+  before.delete(nameOf(entity.key));
   return [...before, nameOf(entity.key)];
+}
+
+/** What an entity waits for that has asked for the outcome of a run. */
+export function awaitedRun(runId: string): string {
+  return `outcome of ${runId}`;
 }
 
 /** Registers the command and sends its message, or answers at once if it can't be made. */
@@ -186,8 +196,21 @@ function startOther(
 
 /** Derived, so that a repetition after a crash asks for the same child. */
 function childId(parent: string, life: number, id: number): string {
-  const suffix = `.${life}.${id}`;
-  return parent.slice(0, 200 - suffix.length) + suffix;
+  const suffix = `.${life.toString(36)}.${id}`;
+  const name = parent.replaceAll("/", ":");
+  if (name.length + suffix.length <= runIdCharsMax) return name + suffix;
+  // Two long names may begin alike.
+  const mark = `~${hashOf(name).toString(36)}`;
+  return name.slice(0, runIdCharsMax - suffix.length - mark.length) + mark + suffix;
+}
+
+const runIdCharsMax = 200;
+
+/** FNV-1a. */
+function hashOf(text: string): number {
+  let hash = 0x811c9dc5;
+  for (let i = 0; i < text.length; i++) hash = Math.imul(hash ^ text.charCodeAt(i), 0x01000193);
+  return hash >>> 0;
 }
 
 export function acceptSignal(entity: Entity, sink: Sink, name: string, value: Encoded): void {
@@ -203,6 +226,7 @@ export function acceptSignal(entity: Entity, sink: Sink, name: string, value: En
   addHostEvent(entity, sink, "signal.received", { name });
   const row: SignalRow = { index: head.nextSignal++, name, value };
   if (wait === undefined) {
+    sink.notify(entity);
     entity.signals.push(row);
     sink.changes.putFresh(rowKeys.signal(entity.key, row.index), () => encodeRow(row));
     return;

@@ -223,7 +223,10 @@ class EngineHost implements Host {
     if (known !== undefined) return known;
     const loading = this.#loadComponent(id);
     this.#components.set(id, loading);
-    loading.catch(() => this.#components.delete(id)); // the caller gets the error; try again next time
+    loading.then(
+      (manifest) => this.#manifests.set(id, manifest),
+      () => this.#components.delete(id), // the caller gets the error; try again next time
+    );
     return loading;
   }
 

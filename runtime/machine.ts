@@ -31,6 +31,15 @@ export const inputsMax = 1000;
  * steps: 122 KB with 256 bodies at once, 29 KB with 32).
  */
 export const stepsMax = 32;
+/**
+ * Lives are counted on from the moment of birth: an id may be used again after a deletion,
+ * and answers, children and random numbers of the former owner of the id must not be taken
+ * for the new one's. Room for 256 lives in a millisecond.
+ */
+export function firstLife(nowMs: number): number {
+  return nowMs * 256 + 1;
+}
+
 /** Calls and message ids remembered per entity to answer a repetition. */
 export const callsRemembered = 256;
 

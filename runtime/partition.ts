@@ -31,6 +31,7 @@ import {
   failTurn,
   fireReminder,
   isExpired,
+  isReturning,
   isUnborn,
 } from "./actor.ts";
 import { decodeBatch, encodeBatch } from "./batch.ts";
@@ -110,6 +111,8 @@ export interface PartitionOptions {
 export interface PartitionLimits {
   /** How long changes that nobody waits for may stay uncommitted. */
   readonly lingerMs: number;
+  /** How long a commit waits for the results of guests that are at work. */
+  readonly gatherMs: number;
   /** Log bytes after which a checkpoint is taken. */
   readonly checkpointBytes: number;
   /** Log entries after which a checkpoint is taken. */
@@ -124,6 +127,7 @@ export interface PartitionLimits {
 
 export const partitionLimits: PartitionLimits = {
   lingerMs: 25,
+  gatherMs: 2,
   checkpointBytes: 8 * 1024 * 1024,
   checkpointEntries: 2000,
   residentMax: 10_000,
@@ -159,6 +163,9 @@ export class Partition {
   #inFlight: Changes | undefined;
   #isCommitting = false;
   #isDemanded = false;
+  /** Guests at work now. */
+  #activations = 0;
+  #whenIdle: (() => void) | undefined;
   #lingerCancel: (() => void) | undefined;
 
   #bytesSinceCheckpoint = 0;
@@ -660,7 +667,10 @@ export class Partition {
 
   async #activate(entity: Entity, begun: Begun): Promise<void> {
     const { life } = entity.head;
-    const result = await this.#runGuest(entity, begun);
+    this.#activations += 1;
+    const result = await this.#runGuest(entity, begun).finally(() => {
+      this.#activations -= 1;
+    });
     if (this.#state !== "owned") return;
     this.#transition(entity.key, (resident, sink) => {
       if (resident !== entity || entity.isDeleted) return;
@@ -672,6 +682,7 @@ export class Partition {
       }
       this.#applyResult(entity, sink, result);
     });
+    if (this.#activations === 0) this.#whenIdle?.();
   }
 
   async #runGuest(entity: Entity, begun: Begun): Promise<ActivateResult> {
@@ -737,13 +748,15 @@ export class Partition {
    */
   async peek(entity: Entity, input: Input): Promise<ActivateResult> {
     const { head } = entity;
-    await this.#neighbours.loadComponent(head.component);
+    // The state in the input is of this component: an upgrade may come in between.
+    const { component } = head;
+    await this.#neighbours.loadComponent(component);
     const nowMs = Math.max(head.lastNowMs, this.#ports.clock.nowMs());
     const activation = encode({ nowMs, stepsMax: 0, inputs: [input] });
     const isPristine = input.kind === "turn";
     if (!isPristine) await this.#quiet(entity);
     const request = {
-      component: head.component,
+      component,
       machine: isPristine ? `${entity.key}?` : machineOf(entity),
       activation,
       after: "discard",
@@ -834,6 +847,7 @@ export class Partition {
     await undefined; // after the transition that sent it
     for (let item = queue.shift(); item !== undefined; item = queue.shift()) {
       const { index, message } = item;
+      await this.#prepare(message);
       await this.request(message.to, (entity, sink) => {
         this.#apply(entity, sink, message);
         sink.changes.delete(rowKeys.outbox(this.index, index));
@@ -891,6 +905,7 @@ export class Partition {
         );
       }
       const message = decodeRow<Message>("message", bytes);
+      await this.#prepare(message);
       await this.request(message.to, (entity, sink) => {
         if ((this.#cursors.get(source) ?? 0) !== cursor) return;
         this.#apply(entity, sink, message);
@@ -997,7 +1012,7 @@ export class Partition {
       chain: message.chain,
       ...(message.isOneWay || message.replyTo === undefined ? {} : { replyTo: message.replyTo }),
     };
-    if (message.chain?.includes(nameOf(actor.key))) {
+    if (message.chain !== undefined && isReturning(actor, message.chain)) {
       actorHead(actor).nextMail += 1; // its call id is used up
       const refusal = acceptReturningCall(actor, sink, call);
       if (refusal !== undefined) {
@@ -1081,13 +1096,35 @@ export class Partition {
           continue;
         }
         this.#timers.pop();
+        if (timer.id === systemTimers.expiry) await this.#knowComponent(timer.key);
         await this.request(timer.key, (entity, sink) => {
           if (entity !== undefined) this.#fire(entity, sink, timer);
+          // Of an actor that was deleted: nobody else would ever remove it.
+          else sink.changes.delete(rowKeys.timer(timer.atMs, timer.key, timer.id));
         });
       }
     } finally {
       this.#isFiring = false;
       this.#armTimer();
+    }
+  }
+
+  /** Whether a call may come back to an actor that waits for it, the actor's component says. */
+  async #prepare(message: Message): Promise<void> {
+    if (message.kind !== "call" || message.chain === undefined) return;
+    const resident = this.#entities.get(message.to);
+    const isKnown = resident !== undefined && !isReturning(resident, message.chain);
+    if (!isKnown) await this.#knowComponent(message.to);
+  }
+
+  /** So that the next transition knows what the entity's component says of it. */
+  async #knowComponent(key: EntityKey): Promise<void> {
+    const component = await this.request(key, (entity) => entity && componentOf(entity));
+    if (component === undefined) return;
+    try {
+      await this.#neighbours.loadComponent(component);
+    } catch (error) {
+      this.#ports.observer.log("warn", `component of ${key}: ${messageOf(error)}`, { component });
     }
   }
 
@@ -1153,6 +1190,7 @@ export class Partition {
     try {
       await undefined; // let the transitions of this turn of the event loop join
       while (this.#isDemanded && this.#state === "owned") {
+        await this.#gather();
         this.#isDemanded = false;
         if (!(await this.#commit())) return;
         if (this.#isCheckpointReady && !(await this.#writeCheckpoint())) return;
@@ -1164,6 +1202,20 @@ export class Partition {
     else this.#linger();
     this.#evict();
     this.#maybeCheckpoint();
+  }
+
+  /**
+   * While guests are at work their results are about to come: waiting a moment for them makes
+   * one commit of many. Nobody waits when nothing is going on.
+   */
+  async #gather(): Promise<void> {
+    if (this.#activations === 0 || this.#state !== "owned") return;
+    const { promise, resolve } = Promise.withResolvers<void>();
+    const cancel = this.#ports.clock.after(this.#options.limits.gatherMs, resolve);
+    this.#whenIdle = resolve;
+    await promise;
+    this.#whenIdle = undefined;
+    cancel();
   }
 
   /** Writes one batch and releases what waited for it (P2). False when the partition is lost. */

@@ -3,7 +3,14 @@
  * requests, finds the partition, runs the transition there and waits until it is durable.
  */
 import { decode, encode } from "../guest/cbor.ts";
-import type { Drained, Encoded, ErrorValue, Manifest, Outcome } from "../guest/protocol.ts";
+import type {
+  Definition,
+  Drained,
+  Encoded,
+  ErrorValue,
+  Manifest,
+  Outcome,
+} from "../guest/protocol.ts";
 import {
   acceptCall,
   actorHead,
@@ -525,9 +532,14 @@ class Tenant implements TenantHost {
     const entityKey = this.#actorKey(request.type, request.key);
     const partition = this.#parts.partition(entityKey);
     const component = await this.#actorComponent(partition, entityKey, request.type);
-    const upgradeTo = await this.#upgradeFor(component, request.type);
+    const upgradeTo = await this.#upgradeFor(partition, entityKey, component);
     const method = await this.#method(upgradeTo ?? component, request.type, request.method);
-    if (method.readonly) return this.#readActor(partition, entityKey, request);
+    if (method.readonly) {
+      if (upgradeTo !== undefined) {
+        await this.#upgradeToRead(partition, entityKey, { component, upgradeTo, method });
+      }
+      return this.#readActor(partition, entityKey, request);
+    }
     const { session } = request;
     if (session !== undefined) await this.#awaitTurnOf(partition, entityKey, session);
     const isNamed =
@@ -762,7 +774,9 @@ class Tenant implements TenantHost {
     const partition = this.#parts.partition(entityKey);
     const result = await ask(partition, entityKey, (actor, sink) => {
       if (actor === undefined) throw actorNotFound(type, key);
-      return act(actor, sink);
+      const acted = act(actor, sink);
+      sink.notify(actor); // who follows its events sees what was done by hand, too
+      return acted;
     });
     await partition.durable();
     return result;
@@ -789,12 +803,52 @@ class Tenant implements TenantHost {
   }
 
   /** The current component, if an actor of another one is to move there by itself. */
-  async #upgradeFor(component: string, type: string): Promise<string | undefined> {
+  async #upgradeFor(
+    partition: Partition,
+    key: EntityKey,
+    component: string,
+  ): Promise<string | undefined> {
     const current = await this.#currentId();
     if (current === undefined || current === component) return undefined;
-    const { definitions } = await this.#parts.manifest(current);
-    const definition = definitions.find((item) => item.kind === "actor" && item.name === type);
-    return definition?.upgrades === true ? current : undefined;
+    const definition = await this.#definition(current, key);
+    if (definition?.upgrades !== true) return undefined;
+    const hasFailed = await ask(
+      partition,
+      key,
+      (actor) => actor !== undefined && actorHead(actor).failedUpgrade === current,
+    );
+    return hasFailed ? undefined : current;
+  }
+
+  async #definition(component: string, key: EntityKey): Promise<Definition | undefined> {
+    const { definitions } = await this.#parts.manifest(component);
+    const type = nameOf(key).slice(0, nameOf(key).indexOf("/"));
+    return definitions.find((item) => item.kind === "actor" && item.name === type);
+  }
+
+  /**
+   * A read waits for the upgrade that it causes, so that new code answers; but not for a turn
+   * that is going on, if the code of that turn can answer it as well.
+   */
+  async #upgradeToRead(
+    partition: Partition,
+    key: EntityKey,
+    asked: { component: string; upgradeTo: string; method: { readonly name: string } },
+  ): Promise<void> {
+    const { component, upgradeTo, method } = asked;
+    const { methods = [] } = (await this.#definition(component, key)) ?? {};
+    const canRead = methods.some(({ name, readonly }) => name === method.name && readonly);
+    await this.#waitFor(partition, key, callWaitMsMax, async () => {
+      const isOver = await ask(partition, key, (actor, sink) => {
+        if (actor === undefined || actor.state === undefined) return true;
+        const { turn, failedUpgrade, component: own } = actorHead(actor);
+        if (own === upgradeTo || failedUpgrade === upgradeTo) return true;
+        if (canRead && turn !== undefined && turn.upgradeTo === undefined) return true;
+        requestUpgrade(actor, sink, upgradeTo, false);
+        return false;
+      });
+      return { kind: isOver ? "ready" : "pending" };
+    });
   }
 
   async #method(
