@@ -209,6 +209,8 @@ export interface Handle<Out = unknown> {
   history(options?: { from?: number; limit?: number }): Promise<readonly RunEvent[]>;
   /** History from `from`, then live, until the run ends. */
   events(options?: { from?: number; signal?: AbortSignal }): AsyncIterable<RunEvent>;
+  /** The latest value published under that name, or the first one when it comes. */
+  published<Value = unknown>(name: string, options?: WaitOptions): Promise<Value>;
   signal(name: string, value?: unknown): Promise<void>;
   query<Result = unknown>(name: string, ...args: readonly unknown[]): Promise<Result>;
   update<Result = unknown>(name: string, ...args: readonly unknown[]): Promise<Result>;
@@ -376,6 +378,10 @@ export function createClient(options: ClientOptions = {}): Client {
         return events;
       },
       events: (range = {}) => followEvents(path, range),
+      published: async <Value>(name: string, wait: WaitOptions = {}) => {
+        const answer = await poll(`${path}/published/${encodeURIComponent(name)}`, wait);
+        return answer.value as Value;
+      },
       signal: async (name, value) => {
         const body = { value, messageId: randomId() };
         await ask("POST", `${path}/signals/${encodeURIComponent(name)}`, { body });
@@ -406,13 +412,19 @@ export function createClient(options: ClientOptions = {}): Client {
     path: string,
     wait: WaitOptions & { step?: string },
   ): Promise<Out> {
+    const { step } = wait;
+    return (await poll(`${path}/output`, wait, { step })).output as Out;
+  }
+
+  /** Asks again and again until it is there. */
+  async function poll(path: string, wait: WaitOptions, members: object = {}): Promise<Answer> {
     const endMs = wait.timeoutMs === undefined ? undefined : Date.now() + wait.timeoutMs;
     for (;;) {
       const leftMs = endMs === undefined ? pollSeconds * 1000 : endMs - Date.now();
       const pollMs = Math.max(0, Math.min(pollSeconds * 1000, leftMs));
-      const query = queryOf({ wait: `${Math.ceil(pollMs)}ms`, step: wait.step });
-      const answer = await ask<Answer>("GET", `${path}/output${query}`, { signal: wait.signal });
-      if (answer[statusKey] !== 202) return answer.output as Out;
+      const query = queryOf({ wait: `${Math.ceil(pollMs)}ms`, ...members });
+      const answer = await ask<Answer>("GET", `${path}${query}`, { signal: wait.signal });
+      if (answer[statusKey] !== 202) return answer;
       if (endMs !== undefined && Date.now() >= endMs) throw timedOut(path, wait.timeoutMs);
     }
   }

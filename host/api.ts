@@ -855,6 +855,17 @@ const handlers: Handlers = {
     const value = await outputValue(exchange, id, output, step);
     return send(exchange, 200, { id, status: output.status, output: value });
   },
+  async published(exchange) {
+    const { id = "", name = "" } = exchange.params;
+    const waitMs = exchange.query.wait ?? 0;
+    const published = await exchange.tenant.published(id, name, { waitMs });
+    if (published.kind === "pending") {
+      const headers = { location: exchange.path };
+      return send(exchange, 202, { id, status: published.status }, { headers });
+    }
+    const at = new Date(published.atMs).toISOString();
+    return send(exchange, 200, { value: shownIn(exchange)(published.value), at });
+  },
   async steps(exchange) {
     const { id = "" } = exchange.params;
     const steps = await exchange.tenant.steps(id, exchange.query);

@@ -400,6 +400,21 @@ export const routes = {
       202: { description: "Not yet", schema: z.object({ id: z.string(), status }) },
     },
   },
+  published: {
+    method: "get",
+    path: "/v1/runs/{id}/published/{name}",
+    summary: "The latest value that a run has published under a name, now or when it comes",
+    tag: "messages",
+    params: messageParams,
+    query: z.object({ wait }),
+    answers: {
+      200: {
+        description: "The value",
+        schema: z.object({ value: value.optional(), at: z.iso.datetime() }),
+      },
+      202: { description: "Not yet", schema: z.object({ id: z.string(), status }) },
+    },
+  },
   steps: {
     method: "get",
     path: "/v1/runs/{id}/steps",

@@ -39,6 +39,7 @@ export const errorCodes = {
   "method-not-found": "missing",
   "query-not-found": "missing",
   "update-not-found": "missing",
+  "value-not-published": "missing",
   "component-not-found": "missing",
   "route-not-found": "missing",
   "no-component": "missing",

@@ -37,6 +37,8 @@ export const rowKeys = {
   watcher: (key: EntityKey, index: number) => `e/${key}/w/${hex(index, 10)}`,
   history: (key: EntityKey, index: number) => `h/${key}/${hex(index, 10)}`,
   historyOf: (key: EntityKey) => `h/${key}/`,
+  published: (key: EntityKey, name: string) => `g/${key}/${name}`,
+  publishedOf: (key: EntityKey) => `g/${key}/`,
   /** Newest first within a status. */
   listed: (tenant: string, kind: string, status: string, createdAtMs: number, name: string) =>
     `x/${tenant}/${kind}/${status}/${hex(timeMax - createdAtMs, 12)}/${name}`,
@@ -128,6 +130,8 @@ export interface RunHead extends MachineHead {
   /** Canceled then, and FAILED of it. */
   deadlineMs?: number | undefined;
   isOverdue?: boolean | undefined;
+  /** Names of the values that it has published. */
+  published?: readonly string[] | undefined;
   /** Highest command id given so far, and at the resume point. */
   lastCommand: number;
   resumeCommand: number;
@@ -287,6 +291,12 @@ export interface StartMessage {
   readonly rootRun?: string | undefined;
   readonly parentClose?: "terminate" | "cancel" | "abandon" | undefined;
   readonly options?: StartOptions | undefined;
+}
+
+/** The latest value that a run has published under a name. */
+export interface PublishedRow {
+  readonly atMs: number;
+  readonly value: Encoded;
 }
 
 /** Timer ids from here on are the engine's own; a guest's are below. */

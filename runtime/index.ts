@@ -99,6 +99,11 @@ export type OutputResult =
   | { readonly kind: "ready"; readonly outcome: Outcome; readonly status: Status }
   | { readonly kind: "pending"; readonly status: Status };
 
+/** The latest value that a run has published under a name. */
+export type PublishedResult =
+  | { readonly kind: "ready"; readonly value: Encoded; readonly atMs: number }
+  | { readonly kind: "pending"; readonly status: Status };
+
 export interface StepView {
   readonly step: string;
   readonly name: string;
@@ -244,6 +249,8 @@ export interface TenantHost {
   getRun(id: string): Promise<RunView>;
   /** Waits up to `waitMs` (default 0) for the run, or for the named step, to end. */
   output(id: string, options?: { waitMs?: number; step?: string }): Promise<OutputResult>;
+  /** Waits up to `waitMs` (default 0) for a value of that name. */
+  published(id: string, name: string, options?: { waitMs?: number }): Promise<PublishedResult>;
   steps(id: string, options?: { after?: number; limit?: number }): Promise<readonly StepView[]>;
   history(
     id: string,

@@ -543,6 +543,7 @@ export class Partition {
       await this.durable();
       await this.#deleteRows(rowKeys.entity(key));
       await this.#deleteRows(rowKeys.historyOf(key));
+      await this.#deleteRows(rowKeys.publishedOf(key));
       this.#changes.delete(rowKeys.removal(key));
       this.#linger();
       await this.durable();

@@ -39,6 +39,7 @@ import {
   removeSystemTimer,
   takeBackActivation,
 } from "./machine.ts";
+import { keepPublished } from "./published.ts";
 import { addHistory, addHostEvent, type Entity, newEntity, type Sink } from "./state.ts";
 
 /** Which status may follow which. docs/ARCHITECTURE.md shows the same table. */
@@ -505,6 +506,11 @@ function applyCommand(entity: Entity, sink: Sink, command: Command): void {
     case "continueAsNew":
       continueAsNew(entity, sink, command.args);
       return;
+    case "publish": {
+      const { key: name, value } = command;
+      keepPublished(entity, sink, { head: headOf(entity), name, value });
+      return;
+    }
     case "tags":
       mergeTags(entity, sink, command.tags);
       return;

@@ -25,7 +25,7 @@ import {
 } from "./actor.ts";
 import { acceptSignal } from "./commands.ts";
 import { assert, SporeError } from "./errors.ts";
-import { decodeRow, type PreviousRow, rowKeys } from "./format.ts";
+import { decodeRow, type PreviousRow, type PublishedRow, rowKeys } from "./format.ts";
 import { foldStep, readHistory } from "./history.ts";
 import { actorKey, checkId, checkName, type EntityKey, nameOf, runKey, toHex } from "./ids.ts";
 import type {
@@ -40,6 +40,7 @@ import type {
   ListRequest,
   ListResult,
   OutputResult,
+  PublishedResult,
   RunView,
   StartRequest,
   StartResult,
@@ -317,6 +318,26 @@ class Tenant implements TenantHost {
       if (outcome !== undefined) return { kind: "ready", outcome, status };
       if (!isClosed(status)) return { kind: "pending", status };
       throw new SporeError("step-not-found", `run ${id} ended without a step ${step}`);
+    });
+  }
+
+  async published(
+    id: string,
+    name: string,
+    options: { waitMs?: number } = {},
+  ): Promise<PublishedResult> {
+    const key = runKey(this.#parts.name, checkId(id, "run id"));
+    const partition = this.#parts.partition(key);
+    return this.#waitFor(partition, key, options.waitMs ?? 0, async () => {
+      const { status } = await this.getRun(id);
+      const rowKey = rowKeys.published(key, name);
+      const { entries } = await partition.scan(rowKey, { limit: 1 });
+      const row = entries.find(([found]) => found === rowKey);
+      if (row !== undefined) {
+        return { kind: "ready", ...decodeRow<PublishedRow>(row[0], row[1]) };
+      }
+      if (!isClosed(status)) return { kind: "pending", status };
+      throw new SporeError("value-not-published", `run ${id} ended and published no ${name}`);
     });
   }
 

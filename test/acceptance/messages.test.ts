@@ -1,7 +1,7 @@
 /** Messages to and from runs, against a real server process. */
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { ask, putAway, type ServerProcess, spore, startProject } from "./kit.ts";
-import { account, collector } from "./project.ts";
+import { ask, putAway, type ServerProcess, spore, startProject, startServer } from "./kit.ts";
+import { account, collector, publisher } from "./project.ts";
 
 let server: ServerProcess;
 let client: ServerProcess["client"];
@@ -97,5 +97,64 @@ describe("a message that comes with a start", () => {
     await client.start(account.with(1), { id: "with_input" });
     const other = await start("account", { id: "with_input", args: [7], update });
     expect(other.body.code).toBe("input-mismatch");
+  });
+});
+
+describe("published values", () => {
+  it("are there for who asks, now or when they come, also after the end", async () => {
+    const run = await client.start(publisher.with(), { id: "publisher" });
+    const path = "/v1/runs/publisher/published";
+    const pending = await ask(server, "GET", `${path}/progress`);
+    expect([pending.status, pending.body]).toEqual([202, { id: "publisher", status: "RUNNING" }]);
+    await expect(run.published("progress", { timeoutMs: 20 })).rejects.toMatchObject({
+      code: "timeout",
+    });
+    const coming = run.published("progress", { timeoutMs: 30_000 });
+    await run.signal("begin");
+    expect(await coming).toEqual({ done: 1 });
+    await run.signal("more");
+    expect(await run.published("name 0")).toBe(0);
+    expect(await run.published("progress")).toEqual({ done: 2, at: new Date(5) });
+    const missing = run.published("nobody").catch((error: unknown) => error);
+    await run.signal("end");
+    expect(await missing).toMatchObject({ code: "value-not-published" });
+    await run.result();
+    const after = await ask(server, "GET", `${path}/progress?wait=1s`);
+    expect([after.status, after.body]).toEqual([
+      200,
+      { value: { done: 2, at: { $date: "1970-01-01T00:00:00.005Z" } }, at: expect.any(String) },
+    ]);
+  });
+
+  it("are bounded in number and size; what is refused is in the history", async () => {
+    const run = client.handle("publisher");
+    const events = await run.history({ limit: 1000 });
+    const refused = events.filter(({ type }) => type === "publish.refused");
+    expect(refused.map(({ data }) => data.key)).toEqual([
+      ...Array.from({ length: 7 }, (_, index) => `name ${63 + index}`),
+      "large",
+    ]);
+    expect(await run.published("name 62")).toBe(62);
+    await expect(run.published("name 63")).rejects.toMatchObject({ code: "value-not-published" });
+  });
+
+  it("go with their run", async () => {
+    await client.deleteRun("publisher");
+    const gone = await ask(server, "GET", "/v1/runs/publisher/published/progress");
+    expect(gone.body.code).toBe("run-not-found");
+    await client.start(publisher.with(), { id: "publisher" });
+    const fresh = await ask(server, "GET", "/v1/runs/publisher/published/progress");
+    expect(fresh.status).toBe(202);
+  });
+
+  it("survive a crash", async () => {
+    const run = await client.start(publisher.with(), { id: "durable" });
+    await run.signal("begin");
+    await run.published("progress");
+    const { folder } = server;
+    await server.kill();
+    server = await startServer({ folder });
+    client = server.client;
+    expect(await client.handle("durable").published("progress")).toEqual({ done: 1 });
   });
 });

@@ -6,6 +6,7 @@ import {
   type Graph,
   get,
   NonRetryableError,
+  publish,
   put,
   query,
   run,
@@ -140,6 +141,17 @@ export const account = workflow("account", async (balance: number) => {
   );
   await signal("close");
   return balance;
+});
+
+/** Publishes its progress, then too much, and ends with its signal. */
+export const publisher = workflow("publisher", async () => {
+  await signal("begin");
+  publish("progress", { done: 1 });
+  await signal("more");
+  publish("progress", { done: 2, at: new Date(5) });
+  for (let index = 0; index < 70; index++) publish(`name ${index}`, index);
+  publish("large", "x".repeat(300_000));
+  await signal("end");
 });
 
 export const child = workflow("child", async (n: number) => {

@@ -154,6 +154,8 @@ describe("row keys in FORMAT", () => {
     watcher: rowKeys.watcher(key, 26),
     history: rowKeys.history(key, 26),
     historyOf: rowKeys.historyOf(key),
+    published: rowKeys.published(key, "a1"),
+    publishedOf: rowKeys.publishedOf(key),
     listed: rowKeys.listed("acme", "r", "RUNNING", 0xffff_ffff_ffff - 26, "a1"),
     listedIn: rowKeys.listedIn("acme", "r", "RUNNING"),
     listedActors: rowKeys.listedActors("acme"),

@@ -22,6 +22,7 @@ import { mailMax, sessionsMax } from "../../runtime/actor.ts";
 import { signalsMax } from "../../runtime/commands.ts";
 import { type ErrorCode, errorCodes, SporeError } from "../../runtime/errors.ts";
 import { callsRemembered, inputsMax } from "../../runtime/machine.ts";
+import { publishedBytesMax, publishedMax } from "../../runtime/published.ts";
 import { createKit } from "../api/kit.ts";
 import { hexOf, readDocument, tableOf } from "./examples.ts";
 
@@ -72,6 +73,8 @@ describe("the guest protocol's tables", () => {
       ["memory of a machine, in pages of 64 KiB", threadSandboxDefaults.memoryPagesMax],
       ["bytes of a component", engineLimits.componentBytesMax],
       ["unread signals of a run", signalsMax],
+      ["names under which a run publishes", publishedMax],
+      ["bytes of a published value", publishedBytesMax],
       ["calls waiting in an actor's mailbox", mailMax],
       ["call and message ids remembered by a run or actor", callsRemembered],
       ["client sessions remembered by an actor", sessionsMax],
