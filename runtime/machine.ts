@@ -79,7 +79,7 @@ export function beginActivation(entity: Entity, sink: Sink): Begun {
   const row: JournalRow = { activation };
   entity.journal.push(row);
   head.version += 1;
-  sink.changes.putFresh(rowKeys.journal(entity.key, head.version), () => encodeRow(row));
+  sink.changes.putFresh(journalKey(entity), () => encodeRow(row));
   entity.isActive = true;
   sink.changes.touch(entity);
   return { activation, journal, version };
@@ -98,7 +98,7 @@ export function takeBackActivation(entity: Entity, sink: Sink): readonly Input[]
   const { head } = entity;
   const last = entity.journal.pop();
   assert(last !== undefined, `${entity.key} has a journal`);
-  sink.changes.delete(rowKeys.journal(entity.key, head.version));
+  sink.changes.delete(rowKeys.journal(entity.key, entity.journal.length + 1));
   head.version -= 1;
   head.applied = head.version;
   sink.changes.touch(entity);
@@ -143,7 +143,8 @@ export function finishActivation(
   assert(last !== undefined, `${entity.key} has a journal`);
   const row: JournalRow = { activation: last.activation, drainedHash: result.drainedHash };
   entity.journal[entity.journal.length - 1] = row;
-  sink.changes.put(rowKeys.journal(entity.key, head.version), () => encodeRow(row));
+  // Not fresh: its first form may be durable already.
+  sink.changes.put(journalKey(entity), () => encodeRow(row));
   head.applied = head.version;
   sink.changes.touch(entity);
   if (result.image !== undefined) saveImage(entity, sink, result.image);
@@ -162,10 +163,17 @@ function saveImage(entity: Entity, sink: Sink, image: Uint8Array): void {
   }
 }
 
+/**
+ * Rows are named by their place since the image, so that the same few names are used again
+ * and again: a run's rows leave no trail of deleted ones that its wake-up has to pass (I8).
+ */
+function journalKey(entity: Entity): string {
+  return rowKeys.journal(entity.key, entity.journal.length);
+}
+
 function dropJournal(entity: Entity, sink: Sink): void {
-  const { head } = entity;
-  for (let version = head.version - entity.journal.length + 1; version <= head.version; version++) {
-    sink.changes.delete(rowKeys.journal(entity.key, version));
+  for (let index = 1; index <= entity.journal.length; index++) {
+    sink.changes.delete(rowKeys.journal(entity.key, index));
   }
   entity.journal = [];
 }
