@@ -104,7 +104,7 @@ const yieldedPatience = 25;
  * While a guest goes on, taking its images costs at most one part in so many of its time;
  * storing them costs the host several times that.
  */
-const imageShare = 50;
+const imageShare = 200;
 
 export class Machines {
   readonly #ports: MachinesPorts;
