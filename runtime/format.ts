@@ -44,6 +44,7 @@ export const rowKeys = {
     `x/${tenant}/${kind}/${status}/${hex(timeMax - createdAtMs, 12)}/${name}`,
   listedIn: (tenant: string, kind: string, status: string) => `x/${tenant}/${kind}/${status}/`,
   listedActors: (tenant: string) => `x/${tenant}/a/`,
+  listedSchedules: (tenant: string) => `x/${tenant}/s/`,
   timer: (atMs: number, key: EntityKey, id: number) => `t/${hex(atMs, 12)}/${hex(id, 8)}/${key}`,
   timers: "t/",
   attention: (key: EntityKey) => `a/${key}`,
@@ -159,7 +160,93 @@ export interface ActorHead extends MachineHead {
   previousComponent?: string | undefined;
 }
 
-export type Head = RunHead | ActorHead;
+/** What becomes of a slot whose predecessor's run still goes on. */
+export type Overlap =
+  | "skip"
+  | "buffer-one"
+  | "buffer-all"
+  | "cancel-other"
+  | "terminate-other"
+  | "allow-all";
+
+/** A recurrence (one of `cron` and `everyMs`) and what is run then. */
+export interface ScheduleSpec {
+  readonly workflow: string;
+  readonly cron?: string | undefined;
+  readonly zone?: string | undefined;
+  readonly everyMs?: number | undefined;
+  /** Of an interval: slots are at this time after a multiple of it since the epoch. */
+  readonly offsetMs?: number | undefined;
+  /** First and last time that may be a slot. */
+  readonly startMs?: number | undefined;
+  readonly endMs?: number | undefined;
+  /** A slot is run up to this much later. */
+  readonly jitterMs?: number | undefined;
+  readonly overlap: Overlap;
+  /** Slots that passed while no host was there are run if they are no older. */
+  readonly catchUpMs: number;
+  readonly pauseOnFailure?: boolean | undefined;
+  readonly tags?: Readonly<Record<string, string>> | undefined;
+  /** Absent: the tenant's current one at each start. */
+  readonly component?: string | undefined;
+}
+
+export interface ScheduledItem {
+  readonly slotMs: number;
+  readonly cause: "slot" | "trigger" | "backfill";
+  readonly overlap: Overlap;
+}
+
+/** Slots from `nextMs` to `toMs` that are still to be taken. */
+export interface Backfill {
+  readonly nextMs: number;
+  readonly toMs: number;
+  readonly overlap: Overlap;
+}
+
+export interface ScheduledRun {
+  readonly runId: string;
+  readonly slotMs: number;
+  readonly cause: ScheduledItem["cause"];
+  readonly startedAtMs: number;
+  readonly closedAtMs?: number | undefined;
+  readonly result?: "succeeded" | "failed" | "canceled" | undefined;
+}
+
+/** Has no machine; its arguments are in the row `o`. */
+export interface ScheduleHead extends MachineHead {
+  readonly kind: "schedule";
+  readonly createdAtMs: number;
+  updatedAtMs: number;
+  spec: ScheduleSpec;
+  /** Every slot up to here is taken, skipped or missed. */
+  cursorMs: number;
+  /** Of its one timer. */
+  timerMs?: number | undefined;
+  isPaused: boolean;
+  note?: string | undefined;
+  /** Slots that may still start a run. */
+  remaining?: number | undefined;
+  running: readonly (Pick<ScheduledRun, "runId" | "slotMs" | "cause"> & {
+    /** Id of the answer that says that it has closed. */
+    readonly watch: number;
+    readonly isEnding?: boolean | undefined;
+  })[];
+  /** Taken, to be started when they may. */
+  waiting: readonly ScheduledItem[];
+  backfills: readonly Backfill[];
+  /** The last runs, oldest first. */
+  recent: readonly ScheduledRun[];
+  started: number;
+  skipped: number;
+  /** At least so many: after a long absence slots are not counted one by one. */
+  missed: number;
+  lastTriggerMs: number;
+  nextWatch: number;
+  nextCall: number;
+}
+
+export type Head = RunHead | ActorHead | ScheduleHead;
 
 export type Pending =
   | { readonly kind: "timer"; readonly atMs: number }
@@ -303,6 +390,7 @@ export interface PublishedRow {
 export const systemTimers = {
   min: 0xf000_0000,
   reminder: (index: number) => 0xf000_0000 + (index % 0x0fff_0000),
+  schedule: 0xffff_fffc,
   expiry: 0xffff_fffd,
   start: 0xffff_fffe,
   deadline: 0xffff_ffff,

@@ -122,6 +122,7 @@ class EngineHost implements Host {
         loadComponent: async (id) => {
           await this.#manifest(id);
         },
+        currentComponent: (tenant) => this.#currentComponent(tenant),
         actorDefinition: (component, type) =>
           this.#manifests
             .get(component)
@@ -130,6 +131,16 @@ class EngineHost implements Host {
         lost: (partition, error) => this.#onLost(partition, error),
       },
     );
+  }
+
+  async #currentComponent(tenant: string): Promise<string | undefined> {
+    try {
+      return (await this.tenant(tenant).currentComponent())?.id;
+    } catch (error) {
+      const message = error instanceof Error ? error.message : String(error);
+      this.#ports.observer.log("warn", `what ${tenant} has deployed isn't known: ${message}`, {});
+      return undefined;
+    }
   }
 
   async start(): Promise<void> {

@@ -5,7 +5,7 @@
  */
 import { SporeError } from "./errors.ts";
 
-/** `<tenant>/r/<run id>` or `<tenant>/a/<type>/<key>`. */
+/** `<tenant>/r/<run id>`, `<tenant>/a/<type>/<key>` or `<tenant>/s/<schedule id>`. */
 export type EntityKey = string & { readonly brand: "EntityKey" };
 
 export const idCharactersMax = 200;
@@ -42,24 +42,32 @@ export function checkTenant(tenant: string): string {
 }
 
 export function runKey(tenant: string, id: string): EntityKey {
-  return `${tenant}/r/${id}` as EntityKey; // branded here and in actorKey only
+  return `${tenant}/r/${id}` as EntityKey; // branded in these three only
 }
 
 export function actorKey(tenant: string, type: string, key: string): EntityKey {
   return `${tenant}/a/${type}/${key}` as EntityKey;
 }
 
+export function scheduleKey(tenant: string, id: string): EntityKey {
+  return `${tenant}/s/${id}` as EntityKey;
+}
+
 export function tenantOf(key: EntityKey): string {
   return key.slice(0, key.indexOf("/"));
 }
 
-/** The id that people use: a run's id, or `type/key` of an actor. */
+/** The id that people use: a run's or schedule's id, or `type/key` of an actor. */
 export function nameOf(key: EntityKey): string {
   return key.slice(key.indexOf("/") + 3);
 }
 
 export function isActorKey(key: EntityKey): boolean {
   return key[key.indexOf("/") + 1] === "a";
+}
+
+export function isScheduleKey(key: EntityKey): boolean {
+  return key[key.indexOf("/") + 1] === "s";
 }
 
 /** FNV-1a with a final mix: every host must map a key to the same partition, for ever. */

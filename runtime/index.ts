@@ -4,8 +4,10 @@
  * SporeError. What a call answers is durable when it answers (I3).
  */
 import type { Definition, Encoded, ErrorValue, Manifest, Outcome } from "../guest/protocol.ts";
+import type { Overlap, ScheduledRun, ScheduleSpec } from "./format.ts";
 import type { AbortSignalLike, ComponentSource } from "./ports.ts";
 
+export type { Overlap, ScheduledRun, ScheduleSpec } from "./format.ts";
 export type { HostOptions } from "./host.ts";
 export { createHost } from "./host.ts";
 export { statuses } from "./run.ts";
@@ -195,6 +197,53 @@ export interface ActorState {
   readonly turns: number;
 }
 
+export interface ScheduleRequest extends ScheduleSpec {
+  /** Encoded array of arguments; default: none. */
+  readonly args?: Encoded | undefined;
+  /** Slots that may start a run; absent: all. */
+  readonly remaining?: number | undefined;
+  readonly isPaused?: boolean | undefined;
+  readonly note?: string | undefined;
+}
+
+export interface ScheduleView {
+  readonly id: string;
+  readonly spec: ScheduleSpec;
+  readonly args: Encoded;
+  readonly isPaused: boolean;
+  readonly note?: string | undefined;
+  readonly remaining?: number | undefined;
+  readonly createdAtMs: number;
+  readonly updatedAtMs: number;
+  /** When the next five slots are run, jitter included; none while it is paused. */
+  readonly nextAtMs: readonly number[];
+  /** Ids of runs that go on. */
+  readonly running: readonly string[];
+  /** Slots that wait for an earlier run to end. */
+  readonly waiting: number;
+  readonly backfills: number;
+  /** The last ten runs, newest first. */
+  readonly runs: readonly ScheduledRun[];
+  readonly started: number;
+  readonly skipped: number;
+  readonly missed: number;
+}
+
+export interface BackfillRequest {
+  readonly fromMs: number;
+  readonly toMs: number;
+  /** Default: buffer-all, one after the other. */
+  readonly overlap?: Overlap | undefined;
+  /** Only say what would be done. */
+  readonly isPreview?: boolean | undefined;
+}
+
+export interface BackfillResult {
+  readonly slots: number;
+  readonly firstMs?: number | undefined;
+  readonly lastMs?: number | undefined;
+}
+
 export interface CallRequest {
   readonly type: string;
   readonly key: string;
@@ -343,4 +392,31 @@ export interface TenantHost {
   /** Back to component and state before the last upgrade; what happened since is lost. */
   rollBackActor(type: string, key: string): Promise<ActorView>;
   deleteActor(type: string, key: string): Promise<void>;
+
+  /** Throws schedule-exists. */
+  createSchedule(id: string | undefined, request: ScheduleRequest): Promise<ScheduleView>;
+  /** Creates, or replaces what is to be run and when; runs that go on are left alone. */
+  putSchedule(
+    id: string,
+    request: ScheduleRequest,
+  ): Promise<{ readonly created: boolean; readonly schedule: ScheduleView }>;
+  getSchedule(id: string): Promise<ScheduleView>;
+  /** By id. */
+  listSchedules(request: {
+    readonly limit?: number | undefined;
+    readonly cursor?: string | undefined;
+  }): Promise<{
+    readonly schedules: readonly ScheduleView[];
+    readonly cursor?: string | undefined;
+  }>;
+  /** Its runs go on. */
+  deleteSchedule(id: string): Promise<void>;
+  pauseSchedule(id: string, note?: string): Promise<ScheduleView>;
+  resumeSchedule(id: string, note?: string): Promise<ScheduleView>;
+  /** One run now; repeating a trigger id changes nothing. */
+  triggerSchedule(
+    id: string,
+    options?: { overlap?: Overlap; triggerId?: string },
+  ): Promise<{ readonly duplicate: boolean; readonly schedule: ScheduleView }>;
+  backfillSchedule(id: string, request: BackfillRequest): Promise<BackfillResult>;
 }

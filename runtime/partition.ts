@@ -47,7 +47,7 @@ import {
   systemTimers,
   timerOfRow,
 } from "./format.ts";
-import { type EntityKey, isActorKey, nameOf, partitionOf, tenantOf } from "./ids.ts";
+import { type EntityKey, isActorKey, isScheduleKey, nameOf, partitionOf, tenantOf } from "./ids.ts";
 import { Log } from "./log.ts";
 import {
   answer,
@@ -73,6 +73,7 @@ import {
   terminate,
   watch,
 } from "./run.ts";
+import { disarm, hearOutcome, isArmedFor, tick } from "./schedule.ts";
 import { Changes, type Entity, readEntity, type Sink } from "./state.ts";
 import { Table } from "./table.ts";
 import { type Timer, TimerHeap } from "./timers.ts";
@@ -83,6 +84,8 @@ export interface Neighbours {
   loadComponent(id: string): Promise<void>;
   /** Resolves when the messages are durable at their target. */
   deliver(target: number, source: number, messages: readonly Envelope[]): Promise<void>;
+  /** What new runs of a tenant take; undefined if that can't be said now. Never rejects. */
+  currentComponent(tenant: string): Promise<string | undefined>;
   /** What a loaded component says of an actor type. */
   actorDefinition(component: string, type: string): Definition | undefined;
   /** The partition can't go on: moved to another owner, or a fault of ours. */
@@ -561,6 +564,7 @@ export class Partition {
     if (entity.listedKey !== undefined) sink.changes.delete(entity.listedKey);
     if (entity.hasAttention) sink.changes.delete(rowKeys.attention(entity.key));
     if (entity.head.kind === "actor") dropTimers(entity, sink);
+    if (entity.head.kind === "schedule") disarm(entity, sink);
     for (const [id, pending] of entity.pending) {
       if (pending.kind === "timer")
         sink.changes.delete(rowKeys.timer(pending.atMs, entity.key, id));
@@ -648,7 +652,7 @@ export class Partition {
   #kick(entity: Entity, sink: Sink): void {
     if (entity.isActive || entity.isDeleted) return;
     const { head } = entity;
-    if (head.kind === "run" && head.status !== "RUNNING") {
+    if (head.kind === "schedule" || (head.kind === "run" && head.status !== "RUNNING")) {
       this.#becameQuiet(entity);
       return;
     }
@@ -919,7 +923,10 @@ export class Partition {
   #apply(entity: Entity | undefined, sink: Sink, message: Message): void {
     switch (message.kind) {
       case "resolve":
-        if (entity !== undefined && entity.head.life === message.life) {
+        if (entity === undefined || entity.head.life !== message.life) return;
+        if (entity.head.kind === "schedule") {
+          hearOutcome(entity, sink, message.id, message.outcome);
+        } else {
           resolveCommand(entity, sink, message.id, message.outcome);
         }
         return;
@@ -1097,6 +1104,11 @@ export class Partition {
           continue;
         }
         this.#timers.pop();
+        if (isScheduleKey(timer.key)) {
+          // Asks what is deployed: no other timer waits for that.
+          void this.#background(this.#fireSchedule(timer));
+          continue;
+        }
         if (timer.id === systemTimers.expiry) await this.#knowComponent(timer.key);
         await this.request(timer.key, (entity, sink) => {
           if (entity !== undefined) this.#fire(entity, sink, timer);
@@ -1127,6 +1139,15 @@ export class Partition {
     } catch (error) {
       this.#ports.observer.log("warn", `component of ${key}: ${messageOf(error)}`, { component });
     }
+  }
+
+  async #fireSchedule({ key, id, atMs }: Timer): Promise<void> {
+    const component = await this.#neighbours.currentComponent(tenantOf(key));
+    if (this.#state !== "owned") return;
+    await this.request(key, (entity, sink) => {
+      if (entity === undefined) sink.changes.delete(rowKeys.timer(atMs, key, id));
+      else if (isArmedFor(entity, atMs)) tick(entity, sink, component);
+    });
   }
 
   #fire(entity: Entity, sink: Sink, { id, atMs }: Timer): void {

@@ -168,6 +168,8 @@ function readRow(entity: Entity, rowKey: string, part: string, bytes: Uint8Array
 export function needsAttention(entity: Entity): boolean {
   const { head } = entity;
   if (head.kind === "run" && head.status !== "RUNNING") return false;
+  // Its timer and its messages in the outbox are all that it needs.
+  if (head.kind === "schedule") return false;
   if (head.applied < head.version || entity.inputs.length > 0 || entity.mail.length > 0)
     return true;
   for (const pending of entity.pending.values()) {
@@ -181,7 +183,7 @@ function listedKeyOf(entity: Entity): string {
   const tenant = tenantOf(key);
   return head.kind === "run"
     ? rowKeys.listed(tenant, "r", head.status, head.createdAtMs, nameOf(key))
-    : `${rowKeys.listedActors(tenant)}${nameOf(key)}`;
+    : `${head.kind === "actor" ? rowKeys.listedActors(tenant) : rowKeys.listedSchedules(tenant)}${nameOf(key)}`;
 }
 
 function listedRowOf(head: Head): ListedRow {

@@ -31,6 +31,8 @@ import { actorKey, checkId, checkName, type EntityKey, nameOf, runKey, toHex } f
 import type {
   ActorState,
   ActorView,
+  BackfillRequest,
+  BackfillResult,
   CallRequest,
   CallResult,
   ComponentView,
@@ -40,8 +42,11 @@ import type {
   ListRequest,
   ListResult,
   OutputResult,
+  Overlap,
   PublishedResult,
   RunView,
+  ScheduleRequest,
+  ScheduleView,
   StartRequest,
   StartResult,
   Status,
@@ -55,6 +60,7 @@ import type { AbortSignalLike, ComponentSource, Ports } from "./ports.ts";
 import type { Register } from "./register.ts";
 import type { Retrier } from "./retry.ts";
 import { cancel, canRetry, createRun, headOf, isClosed, pause, resume, terminate } from "./run.ts";
+import { Schedules } from "./schedules.ts";
 import type { Entity, Sink } from "./state.ts";
 
 export interface TenantParts {
@@ -89,11 +95,24 @@ export function createTenant(parts: TenantParts): TenantHost {
 
 class Tenant implements TenantHost {
   readonly #parts: TenantParts;
+  readonly #schedules: Schedules;
   #deployment: Deployment | undefined;
   readonly #gates = new Map<string, Set<() => void>>();
 
   constructor(parts: TenantParts) {
     this.#parts = parts;
+    this.#schedules = new Schedules({
+      tenant: parts.name,
+      ports: parts.ports,
+      partitions: parts.partitions,
+      partition: parts.partition,
+      ask,
+      componentOf: async (workflow, component) => {
+        const { id, manifest } = await this.#componentFor(component);
+        definitionOf(manifest, "workflow", workflow);
+        return id;
+      },
+    });
   }
 
   // -------------------------------------------------------------- components
@@ -808,6 +827,47 @@ class Tenant implements TenantHost {
     await this.#parts.partition(entityKey).delete(entityKey, (actor) => {
       if (actor === undefined) throw actorNotFound(type, key);
     });
+  }
+
+  // -------------------------------------------------------------- schedules
+
+  createSchedule(id: string | undefined, request: ScheduleRequest): Promise<ScheduleView> {
+    return this.#schedules.create(id, request);
+  }
+
+  putSchedule(
+    id: string,
+    request: ScheduleRequest,
+  ): Promise<{ created: boolean; schedule: ScheduleView }> {
+    return this.#schedules.put(id, request);
+  }
+
+  getSchedule(id: string): Promise<ScheduleView> {
+    return this.#schedules.get(id);
+  }
+
+  listSchedules(request: Parameters<TenantHost["listSchedules"]>[0]) {
+    return this.#schedules.list(request);
+  }
+
+  deleteSchedule(id: string): Promise<void> {
+    return this.#schedules.delete(id);
+  }
+
+  pauseSchedule(id: string, note?: string): Promise<ScheduleView> {
+    return this.#schedules.pause(id, note);
+  }
+
+  resumeSchedule(id: string, note?: string): Promise<ScheduleView> {
+    return this.#schedules.resume(id, note);
+  }
+
+  triggerSchedule(id: string, options: { overlap?: Overlap; triggerId?: string } = {}) {
+    return this.#schedules.trigger(id, options);
+  }
+
+  backfillSchedule(id: string, request: BackfillRequest): Promise<BackfillResult> {
+    return this.#schedules.backfill(id, request);
   }
 
   #actorKey(type: string, key: string): EntityKey {

@@ -91,9 +91,9 @@ const layers: readonly (readonly string[])[] = [
   ["errors", "ids", "ports", "bytes", "index"],
   ["format", "image", "timers", "retry", "entry", "tail", "batch", "sorted", "segment"],
   ["log", "register", "segments", "merge", "table", "state"],
-  ["machine", "commands", "run", "actor", "effects"],
+  ["machine", "commands", "run", "actor", "schedule", "effects"],
   ["partition"],
-  ["history", "listing", "tenant"],
+  ["history", "listing", "schedules", "tenant"],
   ["host"],
 ];
 

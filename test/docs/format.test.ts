@@ -159,6 +159,7 @@ describe("row keys in FORMAT", () => {
     listed: rowKeys.listed("acme", "r", "RUNNING", 0xffff_ffff_ffff - 26, "a1"),
     listedIn: rowKeys.listedIn("acme", "r", "RUNNING"),
     listedActors: rowKeys.listedActors("acme"),
+    listedSchedules: rowKeys.listedSchedules("acme"),
     removal: rowKeys.removal(key),
     removals: rowKeys.removals,
     timer: rowKeys.timer(26, key, 26),
