@@ -36,6 +36,7 @@ import {
 } from "./actor.ts";
 import { decodeBatch, encodeBatch } from "./batch.ts";
 import { acceptSignal } from "./commands.ts";
+import { Cursors } from "./cursors.ts";
 import { performEffect } from "./effects.ts";
 import { assert, SporeError, unreachable } from "./errors.ts";
 import {
@@ -189,7 +190,7 @@ export class Partition {
   readonly #outNext = new Map<number, number>();
   readonly #outQueues = new Map<number, { readonly index: number; readonly message: Message }[]>();
   readonly #sending = new Set<number>();
-  readonly #cursors = new Map<number, number>();
+  readonly #cursors = new Cursors();
   readonly #receiving = new Map<number, Promise<void>>();
 
   readonly #watchers = new Map<EntityKey, Set<() => void>>();
@@ -901,8 +902,8 @@ export class Partition {
 
   async #receive(source: number, envelopes: readonly Envelope[]): Promise<void> {
     for (const { index, message: bytes } of envelopes) {
-      const cursor = this.#cursors.get(source) ?? 0;
-      if (index <= cursor) continue;
+      if (this.#cursors.isApplied(source, index)) continue;
+      const cursor = this.#cursors.of(source);
       if (index !== cursor + 1) {
         throw new SporeError(
           "host-busy",
@@ -912,10 +913,10 @@ export class Partition {
       const message = decodeRow<Message>("message", bytes);
       await this.#prepare(message);
       await this.request(message.to, (entity, sink) => {
-        if ((this.#cursors.get(source) ?? 0) !== cursor) return;
+        if (this.#cursors.of(source) !== cursor) return;
         this.#apply(entity, sink, message);
         this.#cursors.set(source, index);
-        sink.changes.put(rowKeys.inbox(source), () => encodeRow(this.#cursors.get(source)));
+        sink.changes.put(rowKeys.inbox(source), () => encodeRow(this.#cursors.of(source)));
       });
     }
   }
