@@ -587,7 +587,8 @@ export function createClient(options: ClientOptions = {}): Client {
     let session = sessions.get(name);
     if (session === undefined) {
       const turn = Promise.resolve();
-      session = { id: randomId(), seq: 0, isBroken: false, turn, writes: new Set() };
+      const id = randomId();
+      session = { id, seq: 0, open: new Set(), isBroken: false, turn, writes: new Set() };
       sessions.set(name, session);
     }
     return session;
@@ -633,10 +634,19 @@ export function createClient(options: ClientOptions = {}): Client {
     isAsync: boolean,
   ): Promise<unknown> {
     // A call that the host never took leaves a gap: later calls begin another session.
-    if (session.isBroken) Object.assign(session, { id: randomId(), seq: 0, isBroken: false });
-    session.seq++;
-    const headers = { "spore-session": session.id, "spore-seq": String(session.seq) };
-    const { id } = session;
+    if (session.isBroken) {
+      Object.assign(session, { id: randomId(), seq: 0, isBroken: false, open: new Set() });
+    }
+    // What is answered isn't waited for, also by an actor that was made anew since.
+    const answered = (session.open.values().next().value ?? session.seq + 1) - 1;
+    const seq = ++session.seq;
+    session.open.add(seq);
+    const headers = {
+      "spore-session": session.id,
+      "spore-seq": String(seq),
+      "spore-answered": String(answered),
+    };
+    const { id, open } = session;
     // One that is repeated after a crash must not be older than what the host remembers.
     const before = [...session.writes].at(-writesMax);
     const sent = (): Promise<Answer> => send(ref, args, { isAsync, headers });
@@ -656,7 +666,10 @@ export function createClient(options: ClientOptions = {}): Client {
       },
     );
     session.writes.add(result);
-    const forget = (): void => void session.writes.delete(result);
+    const forget = (): void => {
+      session.writes.delete(result);
+      open.delete(seq);
+    };
     result.then(forget, forget);
     return result;
   }
@@ -799,6 +812,8 @@ interface Session {
   id: string;
   /** Of the last write. */
   seq: number;
+  /** Numbers of this session's writes that have no answer yet, in order. */
+  open: Set<number>;
   /** A number is missing: the session can't go on. */
   isBroken: boolean;
   /** When the next call may begin. */

@@ -380,16 +380,18 @@ function optionalId(exchange: Exchange, scope: string): string | undefined {
   return `ik_${hexOf(exchange.options.digest.sha256(new TextEncoder().encode(text)).subarray(0, 16))}`;
 }
 
-function session(exchange: Exchange): { id: string; seq: number } | undefined {
+function session(exchange: Exchange): { id: string; seq: number; answered?: number } | undefined {
   const id = exchange.context.req.header("spore-session");
   const seq = exchange.context.req.header("spore-seq");
+  const answered = exchange.context.req.header("spore-answered");
   if (id === undefined && seq === undefined) return undefined;
   if (id === undefined || !isId(id) || seq === undefined || !/^[1-9]\d{0,14}$/.test(seq)) {
     throw new SporeError("invalid-request", "Spore-Session and Spore-Seq go together", {
       hint: "an id, and a count from 1 without gaps",
     });
   }
-  return { id, seq: Number(seq) };
+  if (answered === undefined || !/^\d{1,15}$/.test(answered)) return { id, seq: Number(seq) };
+  return { id, seq: Number(seq), answered: Math.min(Number(answered), Number(seq) - 1) };
 }
 
 // ---------------------------------------------------------------- writing

@@ -255,7 +255,17 @@ export interface CallRequest {
   /** Makes the call safe to repeat. */
   readonly callId?: string | undefined;
   /** Calls with one session id to one actor are executed in the order of `seq` (dense from 1). */
-  readonly session?: { readonly id: string; readonly seq: number } | undefined;
+  readonly session?: SessionCall | undefined;
+}
+
+export interface SessionCall {
+  readonly id: string;
+  readonly seq: number;
+  /**
+   * The caller has had answers to all calls up to this one: they aren't waited for, though an
+   * actor that was deleted and made anew knows nothing of them.
+   */
+  readonly answered?: number | undefined;
 }
 
 export type CallResult =

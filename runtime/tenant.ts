@@ -47,6 +47,7 @@ import type {
   RunView,
   ScheduleRequest,
   ScheduleView,
+  SessionCall,
   StartRequest,
   StartResult,
   Status,
@@ -985,7 +986,7 @@ class Tenant implements TenantHost {
   async #stateInTurn(
     partition: Partition,
     key: EntityKey,
-    session: { readonly id: string; readonly seq: number },
+    session: SessionCall,
   ): Promise<Encoded | undefined> {
     await this.#awaitTurnOf(partition, key, session);
     const read = await this.#waitFor(partition, key, callWaitMsMax, async () => {
@@ -999,17 +1000,14 @@ class Tenant implements TenantHost {
   }
 
   /** Waits for the earlier calls of the session to arrive: a client sends them in one go. */
-  async #awaitTurnOf(
-    partition: Partition,
-    key: EntityKey,
-    session: { readonly id: string; readonly seq: number },
-  ): Promise<void> {
+  async #awaitTurnOf(partition: Partition, key: EntityKey, session: SessionCall): Promise<void> {
     checkId(session.id, "session");
     // The gate first: the call before this one may come while the actor is read.
     const gate = Promise.withResolvers<true>();
     const forget = this.#addGate(gateName(key, session.id, session.seq), () => gate.resolve(true));
     try {
-      const last = await ask(partition, key, (actor) => actor?.sessions.get(session.id) ?? 0);
+      const known = await ask(partition, key, (actor) => actor?.sessions.get(session.id) ?? 0);
+      const last = Math.max(known, session.answered ?? 0);
       if (session.seq <= last + 1 || (await this.#within(gate.promise, sessionWaitMs))) return;
     } finally {
       forget();

@@ -46,7 +46,32 @@ function readDefinition(value: unknown, seen: Set<string>): Definition {
   if (seen.has(`${kind} ${name}`)) throw refused(`defines the ${kind} ${name} twice`);
   seen.add(`${kind} ${name}`);
   if (methods === undefined) return { kind, name };
-  return { kind, name, methods: readMethods(methods, name) };
+  return { kind, name, methods: readMethods(methods, name), ...readTraits(value, name) };
+}
+
+/** What an actor type says of itself beside its methods. */
+function readTraits(
+  value: Readonly<Record<string, unknown>>,
+  name: string,
+): Pick<Definition, "upgrades" | "reentrant" | "expiresAfterMs" | "stopsOnError"> {
+  const { expiresAfterMs } = value;
+  for (const trait of ["upgrades", "reentrant", "stopsOnError"]) {
+    const isProper = value[trait] === undefined || typeof value[trait] === "boolean";
+    if (!isProper) throw refused(`has an improper ${trait} for ${name}`);
+  }
+  if (expiresAfterMs !== undefined && !isExpiry(expiresAfterMs)) {
+    throw refused(`has an improper expiresAfterMs for ${name}`);
+  }
+  return {
+    ...(value["upgrades"] === true ? { upgrades: true } : {}),
+    ...(value["reentrant"] === true ? { reentrant: true } : {}),
+    ...(value["stopsOnError"] === true ? { stopsOnError: true } : {}),
+    ...(expiresAfterMs === undefined ? {} : { expiresAfterMs }),
+  };
+}
+
+function isExpiry(value: unknown): value is number {
+  return typeof value === "number" && value >= 1000 && value <= Number.MAX_SAFE_INTEGER;
 }
 
 function readMethods(value: unknown, name: string): { name: string; readonly: boolean }[] {

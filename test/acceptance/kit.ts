@@ -30,21 +30,28 @@ export async function removeFolder(folder: string): Promise<void> {
   await rm(folder, { recursive: true, force: true });
 }
 
-let built: Promise<string> | undefined;
+const built = new Map<string, Promise<string>>();
 
 /** The project's bundle; built once, and kept between test files. */
 export function projectCode(): Promise<string> {
-  built ??= buildProject();
-  return built;
+  return codeOf("test/acceptance/project.ts");
 }
 
-async function buildProject(): Promise<string> {
+/** The bundle of another entry, from the repository's root. */
+export function codeOf(entry: string): Promise<string> {
+  const code = built.get(entry) ?? buildEntry(entry);
+  built.set(entry, code);
+  return code;
+}
+
+async function buildEntry(entry: string): Promise<string> {
   const sandbox = await createThreadSandbox({ threads: 1 });
   try {
+    const name = entry.replaceAll(/[^a-z0-9]+/g, "-");
     const { code } = await build({
-      entry: "test/acceptance/project.ts",
+      entry,
       cwd: root,
-      outDir: join(root, ".spore/acceptance"),
+      outDir: join(root, ".spore/acceptance", name),
       prepare: (source) => sandbox.prepare(source),
     });
     return code;
@@ -143,9 +150,12 @@ export async function launch(setup: ServerSetup): Promise<ServerProcess> {
   return server;
 }
 
-/** A server on a new folder with the project deployed. */
-export async function startProject(setup: Partial<ServerSetup> = {}): Promise<ServerProcess> {
-  const code = await projectCode();
+/** A server on a new folder with the project, or another entry, deployed. */
+export async function startProject(
+  setup: Partial<ServerSetup> = {},
+  entry = "test/acceptance/project.ts",
+): Promise<ServerProcess> {
+  const code = await codeOf(entry);
   const server = await startServer({ ...setup, folder: setup.folder ?? (await temporaryFolder()) });
   await server.client.deploy(code);
   return server;
