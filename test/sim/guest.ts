@@ -72,6 +72,36 @@ export const guarded = step("guarded", (name: string) => fetchText(`https://swit
   backoff: { initial: 20, max: 500 },
 });
 
+/** What a step sets that never comes to an end: the sandbox takes it for one that spins. */
+export const watchdog = { isDue: false };
+
+export const spin = step("spin", (_name: string): Promise<string> => {
+  watchdog.isDue = true;
+  return new Promise(() => undefined);
+});
+
+/** Steps that bring the instance down, before, after and beside others that don't. */
+export const spinner = workflow("spinner", async (plan: readonly string[]) => {
+  const got: string[] = [];
+  const isolate = async (work: Promise<string>): Promise<string> => {
+    try {
+      return await work;
+    } catch (error) {
+      return error instanceof GuestError ? String(error.code) : String(error);
+    }
+  };
+  for (const part of plan) {
+    if (part === "effect") got.push(await effect(part));
+    else if (part === "sleep") await sleep(20);
+    else if (part === "spin") got.push(await isolate(spin(part)));
+    else {
+      const beside = [effect(part), isolate(spin(part)), flaky(2).then(String), effect(part)];
+      got.push(...(await Promise.all(beside)));
+    }
+  }
+  return got;
+});
+
 export const chain = workflow("chain", async (n: number) => {
   let sum = 0;
   for (let i = 1; i <= n; i++) sum = await add(sum, i);

@@ -71,6 +71,33 @@ const mixed: Job = async (client, id) => {
   await stepsStay(client, id);
 };
 
+/** Only the step that brings the instance down fails; nothing else is lost or comes twice. */
+const spinning: Job = async (client, id) => {
+  const { random } = client;
+  const plan = Array.from({ length: random.between(1, 4) }, () =>
+    random.pick(["effect", "spin", "sleep", "beside"]),
+  );
+  await client.start(id, "spinner", [plan]);
+  let effects = 0;
+  const effectKey = (): string => {
+    const name = effects === 0 ? "effect" : `effect_${effects}`;
+    effects += 1;
+    return `${id}/1/${name}`;
+  };
+  const wanted = plan.flatMap((part) => {
+    if (part === "sleep") return [];
+    if (part === "effect") return [effectKey()];
+    return part === "spin" ? ["guest-timeout"] : [effectKey(), "guest-timeout", "2", effectKey()];
+  });
+  same(client, "J-fault", await client.value(id), wanted, id);
+  const events = await history(client, id, "SUCCESSFUL");
+  const failed = new Set(
+    events.filter(({ type }) => type === "step.failed").map(({ data }) => String(data["step"])),
+  );
+  const isOnlySpin = [...failed].every((step) => step.startsWith("spin"));
+  client.world.laws.check(isOnlySpin, "J-fault", `${id}: ${[...failed]} failed`);
+};
+
 const sleeper: Job = async (client, id) => {
   const times = Array.from({ length: client.random.between(1, 4) }, () =>
     client.random.pick([0, 1, 30, 900, 20_000, 200_000]),
@@ -486,6 +513,7 @@ export const jobs: Readonly<Record<string, Job>> = {
   graph,
   mixed,
   sleeper,
+  spinning,
   collecting: collecting("collector", () => []),
   continuing: collecting("collectorAnew", () => [[]]),
   racing: collecting("racer", ({ random }) => [

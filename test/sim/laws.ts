@@ -10,6 +10,8 @@
  * L-attempt    (I1) an attempt with a durable result is not performed again.
  * L-told       (I3) what a client is told is durable at that moment (`told`).
  * L-rebuilt    (I5) a rebuilt memory gives the answers that the journal has (sandbox.ts).
+ * L-cursor     (I4) how far the messages of a partition are applied only rises.
+ * L-outbox     (I4) a message leaves its outbox only when it is durable at its target.
  * L-freed      (I3) what a recovery needs is in the bucket (end.ts).
  *
  * The clients' own laws (what was acknowledged stays, in order and once) are in jobs.ts.
@@ -123,9 +125,34 @@ export class Laws {
     truth.hashes.set(seq, hexOf(entry.hash));
     if (entry.kind === "batch") {
       this.#world.count("commits");
-      for (const [rowKey, value] of decodeBatch(entry.payload)) this.#row(truth, rowKey, value);
+      for (const [rowKey, value] of decodeBatch(entry.payload)) {
+        this.#message(partition, truth, rowKey, value);
+        this.#row(truth, rowKey, value);
+      }
     }
     if (entry.kind === "checkpoint") this.#world.count("checkpoints");
+  }
+
+  #message(source: number, truth: Truth, rowKey: string, value: Uint8Array | undefined): void {
+    const before = truth.rows.get(rowKey);
+    if (rowKey.startsWith(rowKeys.inboxes) && before !== undefined && value !== undefined) {
+      const from = decodeRow<number>(rowKey, before);
+      const to = decodeRow<number>(rowKey, value);
+      this.check(
+        to >= from,
+        "L-cursor",
+        `${rowKey} of partition ${source} falls to ${to}, ${from}`,
+      );
+    }
+    if (!rowKey.startsWith(rowKeys.outboxes) || before === undefined || value !== undefined) return;
+    const target = Number.parseInt(rowKey.slice(2, 6), 16);
+    if (target === source) return;
+    const index = Number.parseInt(rowKey.slice(7), 16);
+    const inboxKey = rowKeys.inbox(source);
+    const cursor = this.truth(target).rows.get(inboxKey);
+    const applied = cursor === undefined ? 0 : decodeRow<number>(inboxKey, cursor);
+    const what = `message ${index} of ${source} to ${target}`;
+    this.check(applied >= index, "L-outbox", `${what} is dropped, ${applied} are applied`);
   }
 
   #row(truth: Truth, rowKey: string, value: Uint8Array | undefined): void {

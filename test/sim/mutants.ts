@@ -3,6 +3,7 @@
  * laws have teeth. A mutant changes the store, the sandbox, or the engine through methods
  * that are public between its modules; the product has no switch for any of it.
  */
+import { Cursors } from "../../runtime/cursors.ts";
 import { Log } from "../../runtime/log.ts";
 import { SegmentWriter } from "../../runtime/segment.ts";
 import { Changes } from "../../runtime/state.ts";
@@ -11,6 +12,8 @@ export interface Mutant {
   readonly name: string;
   /** Seeds, from 1, within which it has to be found. */
   readonly seedsMax: number;
+  /** The law that has to find it; any one if left out. */
+  readonly law?: string;
   /** Looked for with this job alone. */
   readonly job?: string;
   readonly bucket?: {
@@ -77,6 +80,23 @@ function withoutGate(): () => void {
   );
 }
 
+/** Every message that `isTaken` lets through is taken for the next one. */
+function withoutCursors(
+  isTaken: (cursors: Cursors, source: number, index: number) => boolean,
+): () => () => void {
+  return () =>
+    replace(
+      Cursors.prototype,
+      "isApplied",
+      () =>
+        function (this: Cursors, source, index) {
+          if (!isTaken(this, source, index)) return true;
+          this.set(source, index - 1);
+          return false;
+        },
+    );
+}
+
 function losingRows(): () => void {
   let count = 0;
   return replace(
@@ -102,11 +122,35 @@ export const mutants: readonly Mutant[] = [
   },
   { name: "call ids are forgotten", seedsMax: 20, patch: withoutRows(/^e\/.*\/d\//) },
   { name: "inbox cursors are forgotten", seedsMax: 100, patch: withoutRows(/^q\//) },
+  {
+    name: "messages that came already are applied again",
+    seedsMax: 100,
+    job: "banking",
+    law: "I4 calls once and in order",
+    patch: withoutCursors((_cursors, _source, _index) => true),
+  },
+  {
+    name: "a batch that came already sets the cursor back",
+    seedsMax: 100,
+    law: "L-cursor",
+    patch: withoutCursors((_cursors, _source, _index) => true),
+  },
+  {
+    name: "messages may be missing before one",
+    seedsMax: 200,
+    job: "banking",
+    patch: withoutCursors((cursors, source, index) => index > cursors.of(source)),
+  },
   { name: "the outbox is not kept", seedsMax: 100, patch: withoutRows(/^o\//) },
   { name: "timers are not kept", seedsMax: 50, patch: withoutRows(/^t\//) },
   { name: "unfinished work is not marked", seedsMax: 50, patch: withoutRows(/^a\//) },
   { name: "inputs are not kept", seedsMax: 100, patch: withoutRows(/^e\/.*\/n\//) },
-  { name: "signals are not kept", seedsMax: 200, job: "continuing", patch: withoutRows(/^e\/.*\/s\//) },
+  {
+    name: "signals are not kept",
+    seedsMax: 200,
+    job: "continuing",
+    patch: withoutRows(/^e\/.*\/s\//),
+  },
   { name: "mail is not kept", seedsMax: 200, job: "bursting", patch: withoutRows(/^e\/.*\/m\//) },
   { name: "journals are not kept", seedsMax: 50, patch: withoutRows(/^e\/.*\/j\//) },
   { name: "deletions are not finished after a crash", seedsMax: 400, patch: withoutRows(/^z\//) },

@@ -7,6 +7,7 @@ import { Client } from "./clients.ts";
 import { allShared, type Job, jobs } from "./jobs.ts";
 import type { Violation } from "./laws.ts";
 import type { Mutant } from "./mutants.ts";
+import { disturb } from "./network.ts";
 import { SimRandom } from "./random.ts";
 import { noFaults, World } from "./world.ts";
 
@@ -44,6 +45,7 @@ export async function simulate(options: SimOptions): Promise<SimResult> {
       checkpointEntries: random.pick([2, 5, 10, 20, 50]),
       residentMax: random.pick([0, 1, 3, 100]),
       imageAfterMs: random.pick([0, 0.5, 2, 10, Number.POSITIVE_INFINITY]),
+      imageAfterBytes: random.pick([500, 2000, 64 * 1024]),
     },
     storeMs: random.pick([0.5, 5, 20]),
     isVerbose: options.isVerbose === true,
@@ -51,9 +53,11 @@ export async function simulate(options: SimOptions): Promise<SimResult> {
     crashAtOp: options.crashAtOp,
   });
   const undo = options.mutant?.patch?.();
+  const calm = disturb(world);
   try {
     await live(world, random, options);
   } finally {
+    calm();
     undo?.();
   }
   return {
@@ -72,7 +76,9 @@ export async function simulate(options: SimOptions): Promise<SimResult> {
 export async function hunt(mutant: Mutant): Promise<SimResult | undefined> {
   for (let seed = 1; seed <= mutant.seedsMax; seed += 1) {
     const result = await simulate({ seed, mutant, job: mutant.job });
-    if (result.violations.length > 0) return result;
+    const { law } = mutant;
+    const isFound = result.violations.some((each) => law === undefined || each.law === law);
+    if (isFound) return result;
   }
   return undefined;
 }
@@ -207,6 +213,8 @@ class Chaos {
       staleList: random.chance(0.5) ? 0.5 : 0,
       outbound: share() * 3,
       evict: random.pick([0, 0.05, 0.5]),
+      messages: random.pick([0, 0.05, 0.5]),
+      guest: random.pick([0, 0, 0.02, 0.2]),
     };
     const everyMs = random.pick([50, 300, 1500, 10_000, Number.POSITIVE_INFINITY]);
     if (withHostFaults && Number.isFinite(everyMs)) this.#next(everyMs);

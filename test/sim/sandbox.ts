@@ -10,7 +10,7 @@
 import { createHash } from "node:crypto";
 import { createMachine, describe } from "../../guest/activation.ts";
 import { decode, encode } from "../../guest/cbor.ts";
-import type { Drained, Manifest } from "../../guest/protocol.ts";
+import type { Activation, Drained, Manifest } from "../../guest/protocol.ts";
 import { SporeError } from "../../runtime/errors.ts";
 import type {
   ActivateRequest,
@@ -19,7 +19,7 @@ import type {
   PreparedComponent,
   Sandbox,
 } from "../../runtime/ports.ts";
-import "./guest.ts";
+import { watchdog } from "./guest.ts";
 import { type SimHost, settle, type World } from "./world.ts";
 
 type Machine = ReturnType<typeof createMachine>;
@@ -120,7 +120,16 @@ export class SimSandbox implements Sandbox {
       memory = await copyOf(memory);
     }
     const activation = request.activation.slice();
+    const isHit = this.#isHit(request);
     const drained = await deliver(memory, activation);
+    if (watchdog.isDue || isHit) {
+      const fault = watchdog.isDue ? "guest-timeout" : "guest-trap";
+      watchdog.isDue = false;
+      this.#residents.delete(name);
+      world.count(`guests: ${fault}`);
+      world.trace(`${this.#host.id} activation ${name} ${fault}`);
+      return { kind: "fault", fault, message: "injected fault" };
+    }
     world.trace(`${this.#host.id} activation ${name} ${drained.length} ${hashOf(drained)}`);
     const version = from.kind === "pristine" ? 1 : from.version + 1;
     const { state } = decode(drained) as Drained; // written by the SDK
@@ -140,6 +149,16 @@ export class SimSandbox implements Sandbox {
       }
     }
     return { kind: "ok", drained, drainedHash: hashOf(drained), guestMs, image };
+  }
+
+  /**
+   * A fault that is nobody's: of a run that isn't careful yet, and never of a query. With
+   * care the same activation succeeds.
+   */
+  #isHit({ machine, activation, after }: ActivateRequest): boolean {
+    if (after !== "keep" || !machine.includes("/r/")) return false;
+    const { stepsMax } = decode(activation) as Activation; // encoded by the engine
+    return stepsMax > 1 && this.#host.random.chance(this.#world.faults.guest);
   }
 
   async #rebuild(request: ActivateRequest): Promise<Memory | undefined> {

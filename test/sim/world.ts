@@ -38,6 +38,10 @@ export interface FaultRates {
   readonly outbound: number;
   /** Resident memories that the sandbox forgets, per activation. */
   readonly evict: number;
+  /** Deliveries to another partition that go wrong in one way or another. */
+  readonly messages: number;
+  /** First attempts at an activation that bring their instance down. */
+  readonly guest: number;
 }
 
 /** More than any simulation needs: something turns in circles. */
@@ -51,6 +55,8 @@ export const noFaults: FaultRates = {
   staleList: 0,
   outbound: 0,
   evict: 0,
+  messages: 0,
+  guest: 0,
 };
 
 export interface WorldOptions {
@@ -86,6 +92,8 @@ export class World {
   readonly counts = new Map<string, number>();
   faults: FaultRates = noFaults;
   nowMs = 0;
+  /** The host whose code runs now (W1), or ran last. */
+  running: SimHost | undefined;
   opCount = 0;
   events = 0;
   #crashAtOp: number | undefined;
@@ -270,8 +278,12 @@ export class SimHost {
   /** W1. */
   enter(run: () => void): void {
     if (this.isCrashed) return;
-    if (this.isPaused) this.#backlog.push(run);
-    else run();
+    if (this.isPaused) {
+      this.#backlog.push(run);
+      return;
+    }
+    this.world.running = this;
+    run();
   }
 
   clockMs(): number {

@@ -1,0 +1,62 @@
+/**
+ * What goes wrong between partitions, which may be on two hosts: batches of messages come
+ * twice, late, apart or in another order, and their acknowledgement gets lost. The receiver
+ * has to apply each message once and in order all the same (I4, partition.ts P4).
+ */
+import { SporeError } from "../../runtime/errors.ts";
+import { type Envelope, Partition } from "../../runtime/partition.ts";
+import type { SimHost, World } from "./world.ts";
+
+const delaysMs = [0.5, 20, 300, 4000];
+
+/** Puts the network between the partitions of this world; the result takes it out again. */
+export function disturb(world: World): () => void {
+  const { receive } = Partition.prototype;
+  Partition.prototype.receive = function (this: Partition, source, envelopes): Promise<void> {
+    const apply = (part: readonly Envelope[]): Promise<void> => receive.call(this, source, part);
+    const host = world.running;
+    if (host === undefined || !host.random.chance(world.faults.messages)) return apply(envelopes);
+    return deliver(world, host, envelopes, apply);
+  };
+  return () => {
+    Partition.prototype.receive = receive;
+  };
+}
+
+async function deliver(
+  world: World,
+  host: SimHost,
+  envelopes: readonly Envelope[],
+  apply: (part: readonly Envelope[]) => Promise<void>,
+): Promise<void> {
+  const { random } = host;
+  const fault = random.pick(["lost", "late", "unanswered", "delayed", "doubled", "apart"] as const);
+  world.count(`messages: ${fault}`);
+  world.trace(`${host.id} ${envelopes.length} messages ${fault}`);
+  const later = (part: readonly Envelope[]): Promise<void> =>
+    new Promise((resolve, reject) => {
+      world.at(random.latency(random.pick(delaysMs)), () =>
+        host.enter(() => void apply(part).then(resolve, reject)),
+      );
+    });
+  const unheard = (part: readonly Envelope[]): void => void later(part).catch(() => undefined);
+  switch (fault) {
+    case "lost":
+      break;
+    case "late":
+      unheard(envelopes);
+      break;
+    case "unanswered":
+      await apply(envelopes);
+      break;
+    case "delayed":
+      return later(envelopes);
+    case "doubled":
+      unheard(envelopes);
+      return apply(envelopes);
+    case "apart":
+      for (const envelope of envelopes) unheard([envelope]);
+      break;
+  }
+  throw new SporeError("host-busy", `injected fault: messages are ${fault}`);
+}
