@@ -8,7 +8,19 @@ import type { Actor, ActorHandle, Invocation, StepNode } from "../guest/define.t
 import type { Definition } from "../guest/protocol.ts";
 import { type ErrorKind, errorCodes } from "../runtime/errors.ts";
 import { valueOfJson } from "./json.ts";
+import { type Schedules, schedulesOver } from "./schedules.ts";
 import { readEvents } from "./sse.ts";
+
+export type {
+  BackfillInfo,
+  BackfillRange,
+  Overlap,
+  Schedule,
+  ScheduledRunInfo,
+  ScheduleInfo,
+  SchedulePage,
+  Schedules,
+} from "./schedules.ts";
 
 export const defaultUrl = "http://127.0.0.1:7070";
 
@@ -292,6 +304,9 @@ export interface Client {
   upgradeActors(request: UpgradeRequest): Promise<{ readonly requested: number }>;
   /** Back to component and state before the last upgrade; what happened since is lost. */
   rollBackActor(type: string, key: string): Promise<ActorInfo>;
+
+  /** Recurring workflows. */
+  readonly schedules: Schedules;
 
   getStatus(id: string): Promise<RunStatus>;
   /** Waits while the run, or the named step, is not done. */
@@ -765,6 +780,7 @@ export function createClient(options: ClientOptions = {}): Client {
       const body = present({ type, key, keyPrefix, component });
       return ask("POST", "/v1/actor-upgrades", { body });
     },
+    schedules: schedulesOver(ask, randomId),
     rollBackActor: (type, key) => controlActor([type, key], "rollback"),
     getStatus: (id) => handle(id).status(),
     getOutput: (id, wait = {}) => waitForOutput(`/v1/runs/${encodeURIComponent(id)}`, wait),

@@ -12,6 +12,8 @@ import type {
   HistoryEvent,
   Host,
   RunView,
+  ScheduleRequest,
+  ScheduleView,
   StartRequest,
   StartResult,
   TenantHost,
@@ -776,6 +778,48 @@ async function callActor(exchange: Exchange): Promise<Response> {
   return callAnswer(exchange, later, callee);
 }
 
+// ---------------------------------------------------------------- schedules
+
+const catchUpMsDefault = 3_600_000;
+
+function scheduleRequest(exchange: Exchange): ScheduleRequest {
+  const { id: _none, args, start, end, paused, ...rest } = exchange.body;
+  return {
+    ...rest,
+    args: encodedArgs(args),
+    startMs: start === undefined ? undefined : Date.parse(start),
+    endMs: end === undefined ? undefined : Date.parse(end),
+    overlap: rest.overlap ?? "skip",
+    catchUpMs: rest.catchUpMs ?? catchUpMsDefault,
+    isPaused: paused === true,
+  };
+}
+
+async function createSchedule(exchange: Exchange): Promise<Response> {
+  const { tenant, body } = exchange;
+  const derived = body.id === undefined ? optionalId(exchange, "schedule") : undefined;
+  const located = (id: string) => ({
+    headers: { location: `/v1/schedules/${encodeURIComponent(id)}` },
+  });
+  try {
+    const made = await tenant.createSchedule(body.id ?? derived, scheduleRequest(exchange));
+    const view = views.scheduleView(made, shownIn(exchange));
+    return send(exchange, 201, view, located(made.id));
+  } catch (error) {
+    const isRepeated = error instanceof SporeError && error.code === "schedule-exists";
+    if (!isRepeated || derived === undefined) throw error;
+    const view = views.scheduleView(await tenant.getSchedule(derived), shownIn(exchange));
+    return send(exchange, 200, view, located(derived));
+  }
+}
+
+async function scheduleAnswer(
+  exchange: Exchange,
+  schedule: Promise<ScheduleView>,
+): Promise<Response> {
+  return send(exchange, 200, views.scheduleView(await schedule, shownIn(exchange)));
+}
+
 // ---------------------------------------------------------------- the table of handlers
 
 const handlers: Handlers = {
@@ -1011,6 +1055,47 @@ const handlers: Handlers = {
       throw new SporeError("invalid-request", "into: a fork needs the key of the new actor");
     }
     return send(exchange, 200, views.actorView(await exchange.tenant.forkActor(type, key, into)));
+  },
+  createSchedule,
+  async listSchedules(exchange) {
+    const { schedules, cursor } = await exchange.tenant.listSchedules(exchange.query);
+    const show = shownIn(exchange);
+    const shown = schedules.map((schedule) => views.scheduleView(schedule, show));
+    return send(exchange, 200, { schedules: shown, cursor });
+  },
+  getSchedule: (exchange) =>
+    scheduleAnswer(exchange, exchange.tenant.getSchedule(exchange.params.id ?? "")),
+  async putSchedule(exchange) {
+    const { id = "" } = exchange.params;
+    const { created, schedule } = await exchange.tenant.putSchedule(id, scheduleRequest(exchange));
+    const body = { ...views.scheduleView(schedule, shownIn(exchange)), created };
+    return send(exchange, created ? 201 : 200, body);
+  },
+  async deleteSchedule(exchange) {
+    await exchange.tenant.deleteSchedule(exchange.params.id ?? "");
+    return noContent(exchange);
+  },
+  async backfillSchedule(exchange) {
+    const { from, to, overlap, preview } = exchange.body;
+    const range = { fromMs: Date.parse(from), toMs: Date.parse(to), overlap, isPreview: preview };
+    const { id = "" } = exchange.params;
+    const { slots, firstMs, lastMs } = await exchange.tenant.backfillSchedule(id, range);
+    const [first, last] = [firstMs, lastMs].map((atMs) => atMs && new Date(atMs).toISOString());
+    return send(exchange, 200, { slots, first, last });
+  },
+  async controlSchedule(exchange) {
+    const { id = "", verb } = exchange.params;
+    const { note, overlap, triggerId } = exchange.body;
+    if (verb === "pause") return scheduleAnswer(exchange, exchange.tenant.pauseSchedule(id, note));
+    if (verb === "resume") {
+      return scheduleAnswer(exchange, exchange.tenant.resumeSchedule(id, note));
+    }
+    const once = triggerId ?? optionalId(exchange, `${id}\0trigger`);
+    const { schedule } = await exchange.tenant.triggerSchedule(id, {
+      ...(overlap === undefined ? {} : { overlap }),
+      ...(once === undefined ? {} : { triggerId: once }),
+    });
+    return send(exchange, 200, views.scheduleView(schedule, shownIn(exchange)));
   },
   async upgradeActors(exchange) {
     return send(exchange, 202, await exchange.tenant.upgradeActors(exchange.body));

@@ -5,7 +5,7 @@
  */
 import { createRoute, type RouteConfig, z } from "@hono/zod-openapi";
 import { errorCodes } from "../runtime/errors.ts";
-import type { Status } from "../runtime/index.ts";
+import type { Overlap, Status } from "../runtime/index.ts";
 import { parseWait } from "./waits.ts";
 
 // ---------------------------------------------------------------- parameters
@@ -232,6 +232,67 @@ const startFields = {
   deadline: z.iso.datetime({ offset: true }).optional(),
 };
 
+const overlap = z
+  .enum([
+    "skip",
+    "buffer-one",
+    "buffer-all",
+    "cancel-other",
+    "terminate-other",
+    "allow-all",
+  ] satisfies Overlap[])
+  .openapi("Overlap");
+const milliseconds = z.number().int().min(0);
+const moment = z.iso.datetime({ offset: true });
+const note = z.string().max(500).optional();
+
+/** What a schedule is made of, in requests and in answers. */
+const scheduleFields = {
+  workflow: name,
+  args,
+  cron: z.string().min(1).max(200).optional(),
+  zone: z.string().min(1).max(64).optional(),
+  everyMs: milliseconds.optional(),
+  offsetMs: milliseconds.optional(),
+  start: moment.optional(),
+  end: moment.optional(),
+  jitterMs: milliseconds.optional(),
+  overlap: overlap.optional(),
+  catchUpMs: milliseconds.optional(),
+  pauseOnFailure: z.boolean().optional(),
+  tags,
+  component: z.string().max(128).optional(),
+  remaining: z.number().int().min(0).optional(),
+  paused: z.boolean().optional(),
+  note,
+};
+
+const scheduleView = z
+  .object({
+    id: z.string(),
+    ...scheduleFields,
+    createdAt: z.iso.datetime(),
+    updatedAt: z.iso.datetime(),
+    next: z.array(z.iso.datetime()),
+    running: z.array(z.string()),
+    waiting: z.number().int(),
+    backfills: z.number().int(),
+    runs: z.array(
+      z.object({
+        id: z.string(),
+        slot: z.iso.datetime(),
+        cause: z.enum(["slot", "trigger", "backfill"]),
+        startedAt: z.iso.datetime(),
+        closedAt: z.iso.datetime().optional(),
+        result: z.enum(["succeeded", "failed", "canceled"]).optional(),
+      }),
+    ),
+    started: z.number().int(),
+    skipped: z.number().int(),
+    missed: z.number().int(),
+  })
+  .openapi("Schedule");
+
 // ---------------------------------------------------------------- routes
 
 interface Shape {
@@ -254,6 +315,7 @@ interface Shape {
 }
 
 const runParams = z.object({ id });
+const scheduleParams = z.object({ id });
 const messageParams = z.object({ id, name });
 const actorParams = z.object({ type: name, key: id });
 const reason = z.strictObject({ reason: z.string().max(10_000).optional() });
@@ -633,6 +695,90 @@ export const routes = {
     params: z.object({ type: name, key: id, callId: id }),
     query: z.object({ wait }),
     answers: callAnswers(),
+  },
+  createSchedule: {
+    method: "post",
+    path: "/v1/schedules",
+    summary: "Run a workflow again and again: by cron or at an interval",
+    tag: "schedules",
+    body: z.strictObject({ id: id.optional(), ...scheduleFields }),
+    answers: {
+      200: { description: "Was made by the same Idempotency-Key", schema: scheduleView },
+      201: { description: "Created", schema: scheduleView },
+    },
+  },
+  listSchedules: {
+    method: "get",
+    path: "/v1/schedules",
+    summary: "List schedules, by id",
+    tag: "schedules",
+    query: z.object({ limit: count(1000), cursor: z.string().max(200).optional() }),
+    answers: {
+      200: {
+        description: "A page; `cursor` is there when there may be more",
+        schema: z.object({ schedules: z.array(scheduleView), cursor: z.string().optional() }),
+      },
+    },
+  },
+  getSchedule: {
+    method: "get",
+    path: "/v1/schedules/{id}",
+    summary: "A schedule, its next times and its last runs",
+    tag: "schedules",
+    params: scheduleParams,
+    answers: { 200: { description: "Schedule", schema: scheduleView } },
+  },
+  putSchedule: {
+    method: "put",
+    path: "/v1/schedules/{id}",
+    summary: "Create a schedule, or replace what it runs and when",
+    tag: "schedules",
+    params: scheduleParams,
+    body: z.strictObject(scheduleFields),
+    answers: {
+      200: { description: "Replaced", schema: scheduleView },
+      201: { description: "Created", schema: scheduleView },
+    },
+  },
+  deleteSchedule: {
+    method: "delete",
+    path: "/v1/schedules/{id}",
+    summary: "Forget a schedule; its runs go on",
+    tag: "schedules",
+    params: scheduleParams,
+    answers: { 204: { description: "Gone" } },
+  },
+  backfillSchedule: {
+    method: "post",
+    path: "/v1/schedules/{id}/control/backfill",
+    summary: "Run the slots of a range in the past; with `preview` only count them",
+    tag: "schedules",
+    params: scheduleParams,
+    body: z.strictObject({
+      from: moment,
+      to: moment,
+      overlap: overlap.optional(),
+      preview: z.boolean().optional(),
+    }),
+    answers: {
+      200: {
+        description: "How many slots lie there, with the first and the last",
+        schema: z.object({
+          slots: z.number().int(),
+          first: z.iso.datetime().optional(),
+          last: z.iso.datetime().optional(),
+        }),
+      },
+    },
+  },
+  controlSchedule: {
+    method: "post",
+    path: "/v1/schedules/{id}/control/{verb}",
+    summary: "`pause` and `resume` with a `note`; `trigger` one run now",
+    tag: "schedules",
+    params: z.object({ id, verb: z.enum(["pause", "resume", "trigger"]) }),
+    body: z.strictObject({ note, overlap: overlap.optional(), triggerId: id.optional() }),
+    answers: { 200: { description: "The schedule afterwards", schema: scheduleView } },
   },
 } as const satisfies Record<string, Shape>;
 

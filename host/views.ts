@@ -1,6 +1,13 @@
 /** What the engine answers, in the shapes of the HTTP API: times as ISO text, values shown. */
 import type { Encoded, ErrorValue } from "../guest/protocol.ts";
-import type { ActorView, HistoryEvent, RunSummary, RunView, StepView } from "../runtime/index.ts";
+import type {
+  ActorView,
+  HistoryEvent,
+  RunSummary,
+  RunView,
+  ScheduleView,
+  StepView,
+} from "../runtime/index.ts";
 import type { ExplainedStack, SourceMapper } from "./source-maps.ts";
 import { encodeCbor, shownValue } from "./values.ts";
 
@@ -89,6 +96,37 @@ export function actorView(actor: ActorView): object {
   };
 }
 
+export function scheduleView(schedule: ScheduleView, show: Show): object {
+  const { startMs, endMs, ...spec } = schedule.spec;
+  return {
+    id: schedule.id,
+    ...spec,
+    args: show(schedule.args),
+    start: isoOf(startMs),
+    end: isoOf(endMs),
+    paused: schedule.isPaused,
+    note: schedule.note,
+    remaining: schedule.remaining,
+    createdAt: isoOf(schedule.createdAtMs),
+    updatedAt: isoOf(schedule.updatedAtMs),
+    next: schedule.nextAtMs.map((atMs) => isoOf(atMs)),
+    running: schedule.running,
+    waiting: schedule.waiting,
+    backfills: schedule.backfills,
+    runs: schedule.runs.map(({ runId, slotMs, cause, startedAtMs, closedAtMs, result }) => ({
+      id: runId,
+      slot: isoOf(slotMs),
+      cause,
+      startedAt: isoOf(startedAtMs),
+      closedAt: isoOf(closedAtMs),
+      result,
+    })),
+    started: schedule.started,
+    skipped: schedule.skipped,
+    missed: schedule.missed,
+  };
+}
+
 const causesMax = 10;
 
 /** The one place where an error leaves the host: its stack, and its causes', are the author's. */
@@ -147,7 +185,16 @@ export function withoutAbsent(body: object): object {
   return present;
 }
 
-const userValues = new Set(["output", "result", "value", "metadata", "details", "data", "state"]);
+const userValues = new Set([
+  "args",
+  "output",
+  "result",
+  "value",
+  "metadata",
+  "details",
+  "data",
+  "state",
+]);
 
 function withoutAbsentItem(item: unknown): unknown {
   return isEnvelope(item) && !Array.isArray(item) ? withoutAbsent(item) : item;
