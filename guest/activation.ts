@@ -1047,6 +1047,8 @@ const titles: Readonly<Record<Command["kind"], string>> = {
   timer: "waiting for a time",
   fetch: "a fetch",
   wait: "waiting for a signal",
+  event: "waiting for an event",
+  token: "making a token",
   drop: "a timeout",
   start: "starting a run",
   outcome: "waiting for a run",

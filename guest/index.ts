@@ -37,6 +37,8 @@ export {
   cancelRun,
   context,
   continueAsNew,
+  type ExternalEvent,
+  externalEvent,
   get,
   type Handle,
   handle,

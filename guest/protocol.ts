@@ -153,6 +153,15 @@ export type Command =
     }
   /** The oldest buffered, unconsumed signal of that name; resolves with its value. */
   | { readonly kind: "wait"; readonly id: number; readonly signal: string }
+  /** Resolves when somebody outside decides it by a token, with the value or error given. */
+  | {
+      readonly kind: "event";
+      readonly id: number;
+      readonly name: string;
+      readonly expiresAtMs: number;
+    }
+  /** Resolves with { token, url } for the pending `event` with the id `wait`. */
+  | { readonly kind: "token"; readonly id: number; readonly wait: number }
   /** The result of pending command `id` is no longer wanted; a waiting signal stays buffered. */
   | { readonly kind: "drop"; readonly id: number }
   /** Starts a run. Resolves with { runId, created } once accepted. */

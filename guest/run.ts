@@ -75,6 +75,57 @@ export async function signal<Value = unknown>(
   return decode(value) as Value;
 }
 
+export interface ExternalEvent<Value = unknown> {
+  /** Who has it may decide the event, once, until it expires. Give it to nobody else. */
+  readonly token: string;
+  /** Where to decide it: POST `{ "value": … }` or `{ "error": … }`; in a browser a page asks. */
+  readonly url: string;
+  /** What was decided; rejects with the error that was given, or a TimeoutError. */
+  result(): Promise<Value>;
+}
+
+/**
+ * Something that happens outside, told by whoever has the token:
+ * `const approval = await externalEvent<boolean>("approve order 7", { timeout: "3 days" });`
+ * Expires after `timeout`, which is 30 days if it isn't given.
+ */
+export async function externalEvent<Value = unknown>(
+  name = "event",
+  options: SignalOptions = {},
+): Promise<ExternalEvent<Value>> {
+  checkName("event", name);
+  const machine = currentMachine();
+  machine.requireWorkflow("externalEvent");
+  const timeoutMs = durationMs(options.timeout ?? "30 days", "timeout");
+  const expiresAtMs = Math.min(machine.nowMs() + timeoutMs, instantMsMax);
+  let timerId = 0;
+  let waitId = 0;
+  const result = new Promise<Value>((resolve, reject) => {
+    const settle = (act: () => void): void => {
+      machine.drop(timerId);
+      act();
+    };
+    waitId = machine.ask((id) => ({ kind: "event", id, name, expiresAtMs }), {
+      label: `event ${name}`,
+      resolve: (encoded) => settle(() => resolve(decode(encoded) as Value)),
+      reject: (error) => settle(() => reject(error)),
+    });
+    timerId = machine.ask((id) => ({ kind: "timer", id, atMs: expiresAtMs }), {
+      label: "",
+      resolve: () => {
+        machine.drop(waitId);
+        reject(new TimeoutError(`nobody decided event ${name} within ${timeoutMs} ms`));
+      },
+      reject,
+    });
+  });
+  // Nobody has to wait for it, and who does may begin later.
+  result.catch(() => undefined);
+  const answer = await machine.command((id) => ({ kind: "token", id, wait: waitId }), "a token");
+  const { token, url } = decode(answer) as { token: string; url: string };
+  return { token, url, result: () => result };
+}
+
 /** Answers `client.query(run, name, ...args)`: reads, and never changes anything. */
 export function query<Args extends unknown[]>(name: string, fn: (...args: Args) => unknown): void {
   checkName("query", name);

@@ -28,6 +28,7 @@ import type {
 } from "../runtime/ports.ts";
 import { detachFromBundle, mapOfComponent } from "./attached-map.ts";
 import type { ComponentMaps } from "./component-maps.ts";
+import { askingPage, decidedPage, pageHeaders } from "./event-page.ts";
 import { eventStream } from "./event-stream.ts";
 import { isId, type RouteName, routeConfig, routes } from "./openapi.ts";
 import { ProblemError, problemHeaders, problemOf, sporeErrorOf } from "./problems.ts";
@@ -249,7 +250,8 @@ function fail(exchange: Exchange, thrown: unknown): Response {
   if (error.kind === "internal" || error.kind === "corrupt") {
     exchange.options.observer.log("error", "request failed", {
       requestId: exchange.requestId,
-      path: exchange.path,
+      // A token in a path is a secret.
+      path: exchange.path.replace(/^(\/v1\/events\/).*/, "$1…"),
       code: error.code,
       error: error.cause ?? error,
     });
@@ -982,6 +984,19 @@ const handlers: Handlers = {
     return callAnswer(exchange, result, { componentOf: componentOfRun(exchange, id) });
   },
 
+  async eventPage(exchange) {
+    const event = await exchange.options.host.event(tokenOf(exchange));
+    return pageResponse(exchange, event.isDecided ? decidedPage() : askingPage(event.name));
+  },
+  async decideEvent(exchange) {
+    const { host } = exchange.options;
+    const token = tokenOf(exchange);
+    const { decision } = exchange.query;
+    const result = await host.decideEvent(token, decisionOf(exchange.body, decision));
+    if (decision !== undefined) return pageResponse(exchange, decidedPage());
+    return send(exchange, 200, result);
+  },
+
   async ensureActor(exchange) {
     const { type = "", key = "" } = exchange.params;
     const args = encodedArgs(exchange.body.args);
@@ -1108,6 +1123,37 @@ const handlers: Handlers = {
     return callAnswer(exchange, result, calleeOf(exchange, callId));
   },
 };
+
+// ---------------------------------------------------------------- events by token
+
+function tokenOf(exchange: Exchange): string {
+  return exchange.context.req.param("token") ?? "";
+}
+
+/** What a form's button says is a boolean. */
+function decisionOf(
+  body: { readonly value?: unknown; readonly error?: string | Partial<ErrorValue> },
+  decision: "approve" | "decline" | undefined,
+): Outcome {
+  if (decision !== undefined) return { kind: "ok", value: encodeCbor(decision === "approve") };
+  const { error } = body;
+  if (("value" in body ? 1 : 0) + (error === undefined ? 0 : 1) !== 1) {
+    throw new SporeError("invalid-request", "give either a value or an error");
+  }
+  if (error === undefined) return { kind: "ok", value: encodeCbor(body.value) };
+  const {
+    name = "Error",
+    message = "",
+    code,
+  } = typeof error === "string" ? { message: error } : error;
+  const marked = code === undefined ? {} : { code };
+  return { kind: "error", error: { name, message, ...marked, class: "user", retryable: false } };
+}
+
+function pageResponse(exchange: Exchange, page: string): Response {
+  const ids = { "x-request-id": exchange.requestId };
+  return new Response(page, { headers: { ...securityHeaders, ...ids, ...pageHeaders } });
+}
 
 // ---------------------------------------------------------------- small things
 

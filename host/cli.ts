@@ -907,8 +907,10 @@ function serverOf(options: Readonly<Record<string, unknown>>, ports: CliPorts) {
   const { SPORE_PORT = "" } = ports.env;
   if (!/^\d{0,5}$/.test(SPORE_PORT)) throw usage(`SPORE_PORT is ${SPORE_PORT}, not a port`);
   const fromEnv = SPORE_PORT === "" ? undefined : Number(SPORE_PORT);
+  const { SPORE_PUBLIC_URL: publicUrl = "" } = ports.env;
   return {
     storage: storageOf(options, ports),
+    ...(publicUrl === "" ? {} : { engine: { publicUrl: publicUrl.replace(/\/+$/, "") } }),
     port: (options.port as number | undefined) ?? fromEnv,
     hostname: options.host as string | undefined,
   };

@@ -559,6 +559,36 @@ export const routes = {
     body: z.strictObject({ args, updateId: id.optional() }),
     answers: callAnswers(),
   },
+  eventPage: {
+    method: "get",
+    path: "/v1/events/{token}",
+    summary: "A page that asks a person to decide an event; decides nothing itself",
+    tag: "messages",
+    answers: { 200: { description: "The page", contentType: "text/html" } },
+    isPublic: true,
+  },
+  decideEvent: {
+    method: "post",
+    path: "/v1/events/{token}",
+    summary: "Decide an event, once: with a value, or an error",
+    tag: "messages",
+    query: z.object({ decision: z.enum(["approve", "decline"]).optional() }),
+    body: z.strictObject({
+      value: value.optional(),
+      error: z
+        .union([
+          z.string().max(10_000),
+          z.strictObject({
+            name: name.optional(),
+            message: z.string().max(10_000),
+            code: name.optional(),
+          }),
+        ])
+        .optional(),
+    }),
+    answers: { 200: { description: "Durable", schema: z.object({ duplicate: z.boolean() }) } },
+    isPublic: true,
+  },
   ensureActor: {
     method: "put",
     path: "/v1/actors/{type}/{key}",

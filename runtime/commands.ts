@@ -4,6 +4,7 @@
  */
 import type { Command, Encoded } from "../guest/protocol.ts";
 import { SporeError, unreachable } from "./errors.ts";
+import { askForToken, awaitEvent } from "./events.ts";
 import { encodeRow, type ReplyTo, rowKeys, type SignalRow } from "./format.ts";
 import { actorKey, checkId, nameOf, runKey, tenantOf } from "./ids.ts";
 import {
@@ -60,6 +61,12 @@ export function applyCommon(entity: Entity, sink: Sink, command: CommonCommand):
       }
       return;
     }
+    case "event":
+      awaitEvent(entity, sink, command);
+      return;
+    case "token":
+      askForToken(entity, sink, command);
+      return;
     case "drop":
       if (removePending(entity, sink, command.id) === undefined) {
         returnSignals(entity, sink, (id) => id === command.id);

@@ -9,6 +9,7 @@ import { type EntityKey, nameOf, tenantOf, toHex } from "./ids.ts";
 import { failed, hostError, ok, okEncoded } from "./machine.ts";
 import type { AbortSignalLike, Ports } from "./ports.ts";
 import { Retrier } from "./retry.ts";
+import type { TokenClaims } from "./tokens.ts";
 
 export interface Effect {
   readonly outcome: Promise<Outcome>;
@@ -16,23 +17,24 @@ export interface Effect {
   readonly isAborted: () => boolean;
 }
 
-export function performEffect(
-  ports: Ports,
-  prefix: string,
-  key: EntityKey,
-  pending: Pending,
-): Effect {
+/** Where effects are performed, and by whom. */
+export interface EffectPlace {
+  readonly ports: Ports;
+  readonly prefix: string;
+  readonly issueToken: (claims: TokenClaims) => Promise<Outcome>;
+}
+
+export function performEffect(place: EffectPlace, key: EntityKey, pending: Pending): Effect {
   const signal = new Abort();
   return {
-    outcome: perform(ports, prefix, key, pending, signal).catch(outcomeOfError),
+    outcome: perform(place, key, pending, signal).catch(outcomeOfError),
     abort: () => signal.abort(),
     isAborted: () => signal.aborted,
   };
 }
 
 async function perform(
-  ports: Ports,
-  prefix: string,
+  { ports, prefix, issueToken }: EffectPlace,
   key: EntityKey,
   pending: Pending,
   signal: Abort,
@@ -60,8 +62,11 @@ async function perform(
       }
       return okEncoded(bytes);
     }
+    case "token":
+      return issueToken({ key, ...pending.claims });
     case "timer":
     case "wait":
+    case "event":
     case "message":
       return failed(hostError("internal", `${pending.kind} is not an effect`));
   }

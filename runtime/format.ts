@@ -15,6 +15,7 @@ import type {
 import { SporeError } from "./errors.ts";
 import type { EntityKey } from "./ids.ts";
 import type { Status } from "./index.ts";
+import type { TokenClaims } from "./tokens.ts";
 
 export const formatVersion = 1;
 
@@ -254,6 +255,14 @@ export type Pending =
   | { readonly kind: "wait"; readonly signal: string }
   | { readonly kind: "put"; readonly value: Encoded }
   | { readonly kind: "get"; readonly hash: string }
+  /** Somebody outside decides it; `serial` tells it from all others of the entity. */
+  | {
+      readonly kind: "event";
+      readonly name: string;
+      readonly serial: number;
+      readonly expiresAtMs: number;
+    }
+  | { readonly kind: "token"; readonly claims: Omit<TokenClaims, "key"> }
   /** The answer comes as a `resolve` message. */
   | { readonly kind: "message"; readonly what: string };
 
@@ -323,6 +332,11 @@ export interface WatcherRow {
 export interface JournalRow {
   readonly activation: Uint8Array;
   readonly drainedHash?: number | undefined;
+}
+
+/** Performed after the commit, and again by the next owner after a crash. */
+export function isEffect({ kind }: Pending): boolean {
+  return kind === "fetch" || kind === "put" || kind === "get" || kind === "token";
 }
 
 /** What a run may ask of another entity; travels through the outbox across partitions. */

@@ -3,16 +3,20 @@
  * `Host` and `TenantHost` in terms of them. Answers only what is durable (I3).
  */
 import { decode, encode } from "../guest/cbor.ts";
-import type { Manifest } from "../guest/protocol.ts";
+import type { Manifest, Outcome } from "../guest/protocol.ts";
 import { assert, SporeError } from "./errors.ts";
+import { decideEvent, type EventView, viewEvent } from "./events.ts";
 import { encodeRow } from "./format.ts";
 import { checkTenant, type EntityKey, partitionOf } from "./ids.ts";
 import type { Host, HostStatus, TenantHost } from "./index.ts";
+import { ok } from "./machine.ts";
 import { type Envelope, Partition, type PartitionLimits, partitionLimits } from "./partition.ts";
 import type { Ports } from "./ports.ts";
 import { Register } from "./register.ts";
 import { Retrier } from "./retry.ts";
+import type { Entity, Sink } from "./state.ts";
 import { createTenant, type TenantParts } from "./tenant.ts";
+import { EventTokens, type TokenClaims } from "./tokens.ts";
 
 export interface HostOptions {
   /** Names this host in claims and logs. */
@@ -23,6 +27,8 @@ export interface HostOptions {
   readonly partitions?: number;
   /** Where other hosts reach this one. */
   readonly address?: string;
+  /** Where people and webhooks reach the namespace; stands before the urls of events. */
+  readonly publicUrl?: string;
   readonly limits?: Partial<PartitionLimits>;
   /** Called when another host has taken a partition over. */
   readonly onMoved?: (partition: number, error: SporeError) => void;
@@ -85,6 +91,7 @@ class EngineHost implements Host {
   readonly #options: HostOptions;
   readonly #prefix: string;
   readonly #retrier: Retrier;
+  readonly #tokens: EventTokens;
   readonly #partitionCount: number;
   readonly #partitions: Partition[];
   readonly #components = new Map<string, Promise<Manifest>>();
@@ -102,6 +109,7 @@ class EngineHost implements Host {
     this.#options = options;
     this.#prefix = place.prefix;
     this.#retrier = place.retrier;
+    this.#tokens = new EventTokens(ports, place.prefix, place.retrier);
     this.#partitionCount = partitions;
     this.#partitions = Array.from({ length: partitions }, (_, index) => this.#newPartition(index));
   }
@@ -128,6 +136,7 @@ class EngineHost implements Host {
             .get(component)
             ?.definitions.find((item) => item.kind === "actor" && item.name === type),
         deliver: (target, source, messages) => this.#deliver(target, source, messages),
+        issueToken: (claims) => this.#issueToken(claims),
         lost: (partition, error) => this.#onLost(partition, error),
       },
     );
@@ -184,6 +193,44 @@ class EngineHost implements Host {
         memtableBytes: partition.memtableBytes,
       })),
     };
+  }
+
+  async #issueToken(claims: TokenClaims): Promise<Outcome> {
+    const token = await this.#tokens.issue(claims);
+    return ok({ token, url: `${this.#options.publicUrl ?? ""}/v1/events/${token}` });
+  }
+
+  event(token: string): Promise<EventView> {
+    return this.#onEvent(token, (entity, _sink, claims) => viewEvent(entity, claims));
+  }
+
+  decideEvent(token: string, outcome: Outcome): Promise<{ duplicate: boolean }> {
+    const hash = this.#ports.digest.sha256(encode(outcome));
+    return this.#onEvent(token, (entity, sink, claims) =>
+      decideEvent(entity, sink, claims, { outcome, hash }),
+    );
+  }
+
+  /** A refusal is an answer too: it has to come from the owner (I2). */
+  async #onEvent<T>(
+    token: string,
+    act: (entity: Entity | undefined, sink: Sink, claims: TokenClaims) => T,
+  ): Promise<T> {
+    const claims = await this.#tokens.read(token);
+    const partition = this.#partitionOf(claims.key);
+    let answer: () => T;
+    try {
+      const acted = await partition.request(claims.key, (entity, sink) =>
+        act(entity, sink, claims),
+      );
+      answer = () => acted;
+    } catch (error) {
+      answer = () => {
+        throw error;
+      };
+    }
+    await partition.durable();
+    return answer();
   }
 
   tenant(name: string): TenantHost {

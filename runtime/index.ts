@@ -4,6 +4,7 @@
  * SporeError. What a call answers is durable when it answers (I3).
  */
 import type { Definition, Encoded, ErrorValue, Manifest, Outcome } from "../guest/protocol.ts";
+import type { EventView } from "./events.ts";
 import type { Overlap, ScheduledRun, ScheduleSpec } from "./format.ts";
 import type { AbortSignalLike, ComponentSource } from "./ports.ts";
 
@@ -285,6 +286,10 @@ export interface Host {
   stop(): Promise<void>;
   readonly isReady: boolean;
   tenant(name: string): TenantHost;
+  /** The event that a token is for; the token is all the authority that it takes. */
+  event(token: string): Promise<EventView>;
+  /** Decides it, once. Throws event-not-found and event-decided. */
+  decideEvent(token: string, outcome: Outcome): Promise<{ readonly duplicate: boolean }>;
   status(): HostStatus;
 }
 

@@ -42,6 +42,7 @@ import { assert, SporeError, unreachable } from "./errors.ts";
 import {
   decodeRow,
   encodeRow,
+  isEffect,
   type Message,
   type ReplyTo,
   rowKeys,
@@ -78,6 +79,7 @@ import { disarm, hearOutcome, isArmedFor, tick } from "./schedule.ts";
 import { Changes, type Entity, readEntity, type Sink } from "./state.ts";
 import { Table } from "./table.ts";
 import { type Timer, TimerHeap } from "./timers.ts";
+import type { TokenClaims } from "./tokens.ts";
 
 /** What a partition needs from the host around it. */
 export interface Neighbours {
@@ -89,6 +91,8 @@ export interface Neighbours {
   currentComponent(tenant: string): Promise<string | undefined>;
   /** What a loaded component says of an actor type. */
   actorDefinition(component: string, type: string): Definition | undefined;
+  /** The answer to a guest that wants a token for an event. */
+  issueToken(claims: TokenClaims): Promise<Outcome>;
   /** The partition can't go on: moved to another owner, or a fault of ours. */
   lost(partition: Partition, error: SporeError): void;
 }
@@ -311,7 +315,7 @@ export class Partition {
   #revive(entity: Entity | undefined, sink: Sink): void {
     if (entity === undefined) return;
     for (const [id, pending] of entity.pending) {
-      if (pending.kind === "fetch" || pending.kind === "put" || pending.kind === "get") {
+      if (isEffect(pending)) {
         sink.perform(entity, id);
       }
     }
@@ -797,7 +801,9 @@ export class Partition {
       // Meanwhile the id may have been given to another command, which isn't durable yet.
       if (resident === undefined || resident.pending.get(id) !== pending) return;
       if (resident.inFlight.has(id)) return;
-      const effect = performEffect(this.#ports, this.#options.prefix, key, pending);
+      const { prefix } = this.#options;
+      const { issueToken } = this.#neighbours;
+      const effect = performEffect({ ports: this.#ports, prefix, issueToken }, key, pending);
       resident.inFlight.set(id, effect.abort);
       void this.#background(
         effect.outcome.then(async (outcome) => {

@@ -17,6 +17,7 @@ import { applyCommon, returnSignals } from "./commands.ts";
 import { assert, SporeError } from "./errors.ts";
 import {
   encodeRow,
+  isEffect,
   type ReplyTo,
   type RunHead,
   rowKeys,
@@ -297,7 +298,7 @@ function rewindToFailure(entity: Entity, sink: Sink): void {
 /** Nobody performed them if their host crashed while the run was not running. */
 function performPending(entity: Entity, sink: Sink): void {
   for (const [id, pending] of entity.pending) {
-    if (pending.kind === "fetch" || pending.kind === "put" || pending.kind === "get") {
+    if (isEffect(pending)) {
       sink.perform(entity, id);
     }
   }

@@ -22,6 +22,7 @@ import {
   type HistoryItem,
   type HistoryRow,
   hex,
+  isEffect,
   type JournalRow,
   type ListedRow,
   type Mail,
@@ -173,7 +174,7 @@ export function needsAttention(entity: Entity): boolean {
   if (head.applied < head.version || entity.inputs.length > 0 || entity.mail.length > 0)
     return true;
   for (const pending of entity.pending.values()) {
-    if (pending.kind === "fetch" || pending.kind === "put" || pending.kind === "get") return true;
+    if (isEffect(pending)) return true;
   }
   return false;
 }

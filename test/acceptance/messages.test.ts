@@ -1,7 +1,7 @@
 /** Messages to and from runs, against a real server process. */
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { ask, putAway, type ServerProcess, spore, startProject, startServer } from "./kit.ts";
-import { account, collector, publisher } from "./project.ts";
+import { account, approval, collector, publisher } from "./project.ts";
 
 let server: ServerProcess;
 let client: ServerProcess["client"];
@@ -156,5 +156,96 @@ describe("published values", () => {
     server = await startServer({ folder });
     client = server.client;
     expect(await client.handle("durable").published("progress")).toEqual({ done: 1 });
+  });
+});
+
+describe("events by token", () => {
+  const hour = 3_600_000;
+  const decide = (token: string, json: object) =>
+    ask(server, "POST", `/v1/events/${token}`, { json });
+  async function awaited(id: string, timeout = hour, after?: string): Promise<string> {
+    const run = await client.start(approval.with(timeout, after), { id });
+    const event = await run.published<{ token: string; url: string }>("event");
+    expect(event.url).toBe(`/v1/events/${event.token}`);
+    return event.token;
+  }
+
+  it("resolve or reject once; the same again is a duplicate, another a conflict", async () => {
+    const token = await awaited("resolved", hour, "end");
+    const first = await decide(token, { value: { ok: 1 } });
+    expect([first.status, first.body]).toEqual([200, { duplicate: false }]);
+    expect((await decide(token, { value: { ok: 1 } })).body).toEqual({ duplicate: true });
+    const other = await decide(token, { value: { ok: 2 } });
+    expect([other.status, other.body.code]).toEqual([409, "event-decided"]);
+    expect((await decide(token, { error: "no" })).status).toBe(409);
+    await client.handle("resolved").signal("end");
+    expect(await client.getOutput("resolved")).toEqual({ ok: 1 });
+    expect((await decide(token, { value: { ok: 1 } })).body).toEqual({ duplicate: true });
+
+    const refusing = await awaited("rejected");
+    await decide(refusing, { error: { name: "Refused", message: "not today" } });
+    expect(await client.getOutput("rejected")).toBe("Refused: not today");
+    for (const json of [{}, { value: 1, error: "both" }, { surprise: 1 }]) {
+      expect((await decide(refusing, json)).body.code).toBe("invalid-request");
+    }
+  });
+
+  it("are decided by a person on a page whose GET decides nothing", async () => {
+    const token = await awaited("page");
+    const url = `${server.url}/v1/events/${token}`;
+    for (let visit = 0; visit < 3; visit++) {
+      const page = await fetch(url);
+      expect(page.headers.get("content-type")).toBe("text/html; charset=utf-8");
+      expect(page.headers.get("content-security-policy")).toMatch(/^default-src 'none';/);
+      const html = await page.text();
+      expect(html).toContain("ship &#60;order&#62; 7");
+      expect(html).not.toMatch(/<script|<order>|page"/);
+    }
+    expect(await client.getStatus("page")).toBe("RUNNING");
+    const headers = { "content-type": "application/x-www-form-urlencoded", origin: server.url };
+    const answer = await fetch(`${url}?decision=approve`, { method: "POST", headers });
+    expect([answer.status, await answer.text()]).toEqual([200, expect.stringContaining("Decided")]);
+    expect(await client.getOutput("page")).toBe(true);
+    expect(await (await fetch(url)).text()).toContain("has been decided");
+  });
+
+  it("that were tampered with, have expired or are over are the same 404", async () => {
+    const token = await awaited("canceled");
+    const expiring = await awaited("expired", 30);
+    expect(await client.getOutput("expired")).toMatch(/^TimeoutError: nobody decided/);
+    await client.handle("canceled").terminate();
+    const deleted = await awaited("deleted");
+    await client.handle("deleted").terminate();
+    await client.deleteRun("deleted");
+    await awaited("deleted");
+    const tampered = `${token.slice(0, 20)}${token[20] === "A" ? "B" : "A"}${token.slice(21)}`;
+    const seen = new Set<string>();
+    for (const each of [token, expiring, deleted, tampered, "x", "%ff"]) {
+      for (const method of ["GET", "POST"]) {
+        const path = `/v1/events/${each}`;
+        const given = method === "POST" ? { json: { value: 1 } } : {};
+        const { status, body } = await ask(server, method, path, given);
+        const { instance: _, requestId: __, ...rest } = body;
+        seen.add(JSON.stringify([status, rest]));
+      }
+    }
+    expect([...seen]).toEqual([expect.stringContaining("event-not-found")]);
+  });
+
+  it("outlive the host that issued them", async () => {
+    const token = await awaited("crashed");
+    const { folder } = server;
+    await server.kill();
+    server = await startServer({ folder, env: { SPORE_PUBLIC_URL: "https://spore.test/" } });
+    client = server.client;
+    expect((await decide(token, { value: 7 })).body).toEqual({ duplicate: false });
+    await server.kill();
+    server = await startServer({ folder, env: { SPORE_PUBLIC_URL: "https://spore.test/" } });
+    client = server.client;
+    expect((await decide(token, { value: 7 })).body).toEqual({ duplicate: true });
+    expect(await client.getOutput("crashed")).toBe(7);
+    const run = await client.start(approval.with(hour), { id: "public" });
+    const { url } = await run.published<{ url: string }>("event");
+    expect(url).toMatch(/^https:\/\/spore\.test\/v1\/events\//);
   });
 });

@@ -3,6 +3,7 @@ import {
   actor,
   CancelledError,
   context,
+  externalEvent,
   type Graph,
   get,
   NonRetryableError,
@@ -152,6 +153,15 @@ export const publisher = workflow("publisher", async () => {
   for (let index = 0; index < 70; index++) publish(`name ${index}`, index);
   publish("large", "x".repeat(300_000));
   await signal("end");
+});
+
+/** Publishes the token of an event, and ends with what was decided. */
+export const approval = workflow("approval", async (timeout: number, after?: string) => {
+  const event = await externalEvent<unknown>("ship <order> 7", { timeout });
+  publish("event", { token: event.token, url: event.url });
+  const decided = await event.result().catch((error: Error) => `${error.name}: ${error.message}`);
+  if (after !== undefined) await signal(after);
+  return decided;
 });
 
 export const child = workflow("child", async (n: number) => {

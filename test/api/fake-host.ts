@@ -52,6 +52,14 @@ export function createFakeHost(): FakeHost {
       return host.ready;
     },
     status: () => ({ hostId: "fake", partitions: [] }) as unknown as ReturnType<Host["status"]>,
+    async event(token) {
+      if (token !== "good") throw new SporeError("event-not-found", "there is no such event");
+      return { name: "<b>ship</b>", expiresAtMs: 1, isDecided: false };
+    },
+    async decideEvent(token) {
+      if (token !== "good") throw new SporeError("event-not-found", "there is no such event");
+      return { duplicate: false };
+    },
     tenant(name) {
       let tenant = tenants.get(name);
       if (tenant === undefined) {

@@ -70,6 +70,27 @@ test("a signal that doesn't come in time throws TimeoutError and drops the wait"
   expect(host.error()).toMatchObject({ name: "TimeoutError", code: "timeout", class: "timeout" });
 });
 
+test("an external event gives its token and then its value, and drops its timer", async () => {
+  await begin(async () => {
+    const { token, url, result } = await guest.externalEvent("approve", { timeout: "1 h" });
+    return [token, url, await result(), await result()];
+  });
+  const { id, expiresAtMs } = host.last("event");
+  expect([expiresAtMs, host.last("token").wait]).toEqual([1000 + 3_600_000, id]);
+  await host.ok(host.last("token").id, { token: "t", url: "/v1/events/t" });
+  await host.ok(id, true);
+  expect(host.last("drop").id).toBe(host.last("timer").id);
+  expect(host.output()).toEqual(["t", "/v1/events/t", true, true]);
+});
+
+test("an external event that nobody decides throws TimeoutError and drops the wait", async () => {
+  await begin(async () => (await guest.externalEvent("approve", { timeout: "1 h" })).result());
+  await host.ok(host.last("token").id, { token: "t", url: "/v1/events/t" });
+  await host.ok(host.last("timer").id);
+  expect(host.last("drop").id).toBe(host.last("event").id);
+  expect(host.error()).toMatchObject({ name: "TimeoutError", code: "timeout" });
+});
+
 test("a signal that arrives together with its wait's timeout goes to the next wait", async () => {
   await begin(async () => {
     const first = await guest.signal("a", { timeout: 1 }).catch((error: Error) => error.name);

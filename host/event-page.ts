@@ -1,0 +1,41 @@
+/**
+ * The pages behind an event's url, for people: one that asks, and what came of it. No
+ * scripts, no styles, nothing from elsewhere; a GET decides nothing, so links may be scanned.
+ */
+
+export const pageHeaders = {
+  "content-type": "text/html; charset=utf-8",
+  "content-security-policy":
+    "default-src 'none'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
+  // With no-referrer a browser would not say where its form comes from.
+  "referrer-policy": "same-origin",
+} as const;
+
+export function askingPage(name: string): string {
+  return page(
+    "A decision is asked for",
+    `<p>${escaped(name)}</p>
+<form method="post" action="?decision=approve"><button>Approve</button></form>
+<form method="post" action="?decision=decline"><button>Decline</button></form>`,
+  );
+}
+
+export function decidedPage(): string {
+  return page("Decided", "<p>This has been decided. You can close this page.</p>");
+}
+
+function page(title: string, body: string): string {
+  return `<!doctype html>
+<html lang="en">
+<head><meta charset="utf-8"><meta name="robots" content="noindex"><title>${title}</title></head>
+<body>
+<h1>${title}</h1>
+${body}
+</body>
+</html>
+`;
+}
+
+function escaped(text: string): string {
+  return text.replaceAll(/[&<>"']/g, (character) => `&#${character.charCodeAt(0)};`);
+}
