@@ -89,9 +89,9 @@ const rules: readonly Rule[] = [
 /** Layers of the engine, lowest first: a file imports only from its own layer or below. */
 const layers: readonly (readonly string[])[] = [
   ["errors", "ids", "ports", "bytes", "index"],
-  ["format", "image", "timers", "retry", "entry", "tail", "batch", "sorted", "segment"],
+  ["format", "image", "timers", "retry", "entry", "tail", "batch", "sorted", "segment", "tokens"],
   ["log", "register", "segments", "merge", "table", "state"],
-  ["machine", "commands", "run", "actor", "schedule", "effects"],
+  ["machine", "published", "events", "commands", "run", "actor", "schedule", "effects"],
   ["partition"],
   ["history", "listing", "schedules", "tenant"],
   ["host"],
