@@ -44,6 +44,7 @@ import {
   type Outcome,
   protocolVersion,
   type RunInfo,
+  stateBytesMax,
   type TurnInput,
 } from "./protocol.ts";
 import { randomSource } from "./random.ts";
@@ -138,6 +139,8 @@ export class Machine {
   #nested: TurnInput | undefined;
   #isReadonly = false;
   #isDone = false;
+  /** The turn's own answer is among the commands of this activation. */
+  #hasAnswered = false;
   #logLines = 0;
   readonly steps: Steps;
 
@@ -197,6 +200,7 @@ export class Machine {
   #accept(activation: Activation): void {
     this.#nowMs = Math.max(this.#nowMs, activation.nowMs);
     this.#logLines = 0;
+    this.#hasAnswered = false;
     this.#dropped.clear();
     this.steps.activate(activation.stepsMax, faultsOf(activation.inputs));
     for (const input of activation.inputs) this.#input(input);
@@ -298,6 +302,8 @@ export class Machine {
     this.#isDone = false;
     this.#isReadonly = false;
     const value: ErrorValue = { ...toErrorValue(error), class: "host" };
+    // What was answered in this activation is lost with it.
+    if (this.#turn !== undefined && this.#hasAnswered) this.#turn.isEnded = false;
     if (error instanceof CborError || this.#turn === undefined) {
       this.#finish({ kind: "complete", outcome: { kind: "error", error: value } });
     } else {
@@ -737,6 +743,7 @@ export class Machine {
     const turn = this.#turn;
     if (turn !== undefined && !turn.isEnded) {
       turn.isEnded = true;
+      this.#hasAnswered = true;
       this.#reply(turn.input.id, outcome);
       // Their state can be kept only together with that of the method around them.
       if (outcome.kind === "error") this.#failNested(turn);
@@ -813,6 +820,7 @@ export class Machine {
     const turn = this.#turn;
     if (turn?.instance === undefined || this.#isReadonly) return;
     const state = encode(stateOf(turn.actor, turn.instance));
+    if (state.length > stateBytesMax) throw tooLarge(turn.actor.name, state.length);
     if (turn.known !== undefined && isSame(state, turn.known)) return;
     turn.known = state;
     this.queue({ kind: "state", value: state });
@@ -1072,6 +1080,11 @@ const titles: Readonly<Record<Command["kind"], string>> = {
 function notReadonly(what: string): GuestError {
   const message = `${what} is not allowed in a read-only method or a query, nor in an upgrade`;
   return new GuestError(message, { code: "invalid-request", retryable: false });
+}
+
+function tooLarge(type: string, bytes: number): GuestError {
+  const message = `the state of actor ${type} would take ${bytes} bytes, of at most ${stateBytesMax}`;
+  return new GuestError(message, { code: "value-too-large", retryable: false });
 }
 
 function turnFailed(): GuestError {

@@ -11,6 +11,9 @@ export type Encoded = Uint8Array;
 /** Version of this protocol; a host refuses a manifest with another major version. */
 export const protocolVersion = 1;
 
+/** Bytes of one actor's encoded state: well below what may be drained at once. */
+export const stateBytesMax = 8 * 1024 * 1024;
+
 /** The error shape that survives every border. `name` and `message` are always kept. */
 export interface ErrorValue {
   readonly name: string;

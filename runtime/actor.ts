@@ -8,7 +8,15 @@
  *   they commit together or not at all.
  * - A3 A turn that throws stages no state.
  */
-import type { Command, Drained, Encoded, Outcome, RunInfo, TurnInput } from "../guest/protocol.ts";
+import {
+  type Command,
+  type Drained,
+  type Encoded,
+  type Outcome,
+  type RunInfo,
+  stateBytesMax,
+  type TurnInput,
+} from "../guest/protocol.ts";
 import { applyCommon, awaitedRun, returnSignals } from "./commands.ts";
 import { assert, SporeError } from "./errors.ts";
 import {
@@ -37,8 +45,6 @@ import { addHostEvent, type Entity, newEntity, type Sink, sessionRowKey } from "
 
 /** Calls that may wait in one mailbox before callers get `too-many-messages`. */
 export const mailMax = 1000;
-/** Bytes of one actor's encoded state. */
-export const stateBytesMax = 16 * 1024 * 1024;
 export const remindersMax = 1000;
 /** Client sessions remembered per actor. */
 export const sessionsMax = 256;
@@ -269,6 +275,8 @@ export function applyTurn(entity: Entity, sink: Sink, drained: Drained): void {
     return;
   }
   for (const command of drained.commands) {
+    // Whatever a forged guest says after the end of its turn.
+    if (head.turn === undefined) break;
     switch (command.kind) {
       case "state":
         keepPrevious(entity, sink);
@@ -307,6 +315,8 @@ function replyTurn(entity: Entity, sink: Sink, outcome: Outcome): void {
   const head = actorHead(entity);
   const { turn } = head;
   assert(turn !== undefined, `${entity.key} replies within a turn`);
+  if (head.isAnswered === true) return;
+  head.isAnswered = true;
   if (turn.upgradeTo !== undefined) {
     endUpgrade(entity, sink, turn.upgradeTo, outcome);
     return;
@@ -440,6 +450,9 @@ export function resumeActor(entity: Entity, sink: Sink): void {
 function endTurn(entity: Entity, sink: Sink): void {
   const head = actorHead(entity);
   const isConstructor = head.turn?.method === "" && head.turn.upgradeTo === undefined;
+  // Nobody must wait for ever for what a broken guest didn't say.
+  replyTurn(entity, sink, failed(hostError("guest-output", "the method gave no answer")));
+  head.isAnswered = undefined;
   for (const nested of head.nested ?? []) {
     answer(sink, nested.replyTo, failed(hostError("call-failed", "the outer call has ended")));
   }

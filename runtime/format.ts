@@ -149,6 +149,8 @@ export interface ActorHead extends MachineHead {
   stateBytes: number;
   /** The call whose turn is going on. */
   turn?: Mail | undefined;
+  /** Whether that call has its answer; calls within it may still go on. */
+  isAnswered?: boolean | undefined;
   /** Calls that came back to this actor while it waits for them, by call id. */
   nested?: readonly Mail[] | undefined;
   /** Stopped by its policy after a method threw; waits for `resume`. */

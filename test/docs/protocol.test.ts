@@ -10,6 +10,7 @@ import {
   encodedBytesMax,
   Ref,
 } from "../../guest/cbor.ts";
+import { stateBytesMax } from "../../guest/protocol.ts";
 import { apiLimits } from "../../host/api.ts";
 import { exitCodeOf, exitCodes, runCli } from "../../host/cli.ts";
 import { outboundDefaults } from "../../host/outbound.ts";
@@ -75,6 +76,7 @@ describe("the guest protocol's tables", () => {
       ["unread signals of a run", signalsMax],
       ["names under which a run publishes", publishedMax],
       ["bytes of a published value", publishedBytesMax],
+      ["bytes of an actor's state", stateBytesMax],
       ["calls waiting in an actor's mailbox", mailMax],
       ["call and message ids remembered by a run or actor", callsRemembered],
       ["client sessions remembered by an actor", sessionsMax],
