@@ -226,6 +226,11 @@ export interface Handle<Out = unknown> {
   signal(name: string, value?: unknown): Promise<void>;
   query<Result = unknown>(name: string, ...args: readonly unknown[]): Promise<Result>;
   update<Result = unknown>(name: string, ...args: readonly unknown[]): Promise<Result>;
+  /** Resolves when the update's validator let it pass; rejects if it did not. */
+  startUpdate<Result = unknown>(
+    name: string,
+    ...args: readonly unknown[]
+  ): Promise<{ readonly id: string; result(): Promise<Result> }>;
   cancel(reason?: string): Promise<RunInfo>;
   terminate(reason?: string): Promise<RunInfo>;
   pause(): Promise<RunInfo>;
@@ -406,14 +411,13 @@ export function createClient(options: ClientOptions = {}): Client {
         const { result } = await ask<{ result?: unknown }>("POST", url, { body: { args } });
         return result as Result;
       },
-      update: async <Result>(name: string, ...args: readonly unknown[]) => {
-        const url = `${path}/updates/${encodeURIComponent(name)}?wait=${pollSeconds}s`;
+      update: <Result>(name: string, ...args: readonly unknown[]) =>
+        updateResult<Result>(path, name, { args, updateId: randomId() }),
+      startUpdate: async <Result>(name: string, ...args: readonly unknown[]) => {
         const body = { args, updateId: randomId() };
-        for (;;) {
-          // The same id again attaches to the update that is under way.
-          const answer = await ask<Answer>("POST", url, { body });
-          if (answer[statusKey] !== 202) return answer.result as Result;
-        }
+        const url = `${path}/updates/${encodeURIComponent(name)}?wait=accepted`;
+        await ask("POST", url, { body });
+        return { id: body.updateId, result: () => updateResult<Result>(path, name, body) };
       },
       cancel: (reason) => control("cancel", present({ reason })),
       terminate: (reason) => control("terminate", present({ reason })),
@@ -421,6 +425,15 @@ export function createClient(options: ClientOptions = {}): Client {
       resume: () => control("resume"),
       delete: () => ask<void>("DELETE", path),
     };
+  }
+
+  async function updateResult<Result>(path: string, name: string, body: object): Promise<Result> {
+    const url = `${path}/updates/${encodeURIComponent(name)}?wait=${pollSeconds}s`;
+    for (;;) {
+      // The same id again attaches to the update that is under way.
+      const answer = await ask<Answer>("POST", url, { body });
+      if (answer[statusKey] !== 202) return answer.result as Result;
+    }
   }
 
   async function waitForOutput<Out>(

@@ -646,6 +646,7 @@ export class Machine {
       return;
     }
     this.#updating.add(id);
+    this.queue({ kind: "accept", updateId: id });
     this.#follow(
       () => handler.fn(...args),
       (settled) => {
@@ -1065,6 +1066,7 @@ const titles: Readonly<Record<Command["kind"], string>> = {
   call: "calling an actor",
   put: "put",
   get: "get",
+  accept: "accepting an update",
   reply: "a reply",
   state: "changing the state",
   remind: "setting a reminder",

@@ -156,6 +156,8 @@ export type Command =
     }
   /** The oldest buffered, unconsumed signal of that name; resolves with its value. */
   | { readonly kind: "wait"; readonly id: number; readonly signal: string }
+  /** The update passed its validator; its `reply` comes later. */
+  | { readonly kind: "accept"; readonly updateId: string }
   /** Resolves when somebody outside decides it by a token, with the value or error given. */
   | {
       readonly kind: "event";

@@ -977,9 +977,11 @@ const handlers: Handlers = {
   async update(exchange) {
     const { id = "", name = "" } = exchange.params;
     const updateId = exchange.body.updateId ?? optionalId(exchange, `${id}\0${name}`);
+    const { wait } = exchange.query;
     const result = await exchange.tenant.updateRun(id, name, encodedArgs(exchange.body.args), {
       ...(updateId === undefined ? {} : { updateId }),
-      waitMs: exchange.query.wait ?? exchange.limits.updateWaitMs,
+      ...(wait === "accepted" ? { until: wait } : {}),
+      waitMs: typeof wait === "number" ? wait : exchange.limits.updateWaitMs,
     });
     return callAnswer(exchange, result, { componentOf: componentOfRun(exchange, id) });
   },

@@ -555,7 +555,7 @@ export const routes = {
     summary: "Change, and wait for the handler's result",
     tag: "messages",
     params: messageParams,
-    query: z.object({ wait }),
+    query: z.object({ wait: z.union([z.enum(["accepted", "completed"]), wait]) }),
     body: z.strictObject({ args, updateId: id.optional() }),
     answers: callAnswers(),
   },

@@ -298,6 +298,7 @@ export function applyTurn(entity: Entity, sink: Sink, drained: Drained): void {
         break;
       case "complete":
       case "continueAsNew":
+      case "accept":
       case "tags":
         failTurn(entity, sink, hostError("guest-trap", `an actor can't send ${command.kind}`));
         break;

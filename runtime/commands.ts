@@ -24,6 +24,7 @@ export const signalsMax = 10_000;
 /** Commands that only one kind of entity may give. */
 type OwnCommand =
   | "reply"
+  | "accept"
   | "complete"
   | "continueAsNew"
   | "tags"

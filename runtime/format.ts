@@ -324,6 +324,8 @@ export interface CallRow {
   readonly callId: string;
   /** Absent while it is going on, and for signals. */
   readonly outcome?: Outcome | undefined;
+  /** An update that is going on passed its validator. */
+  readonly isAccepted?: boolean | undefined;
 }
 
 export interface WatcherRow {

@@ -348,7 +348,7 @@ export interface TenantHost {
     id: string,
     name: string,
     args: Encoded,
-    options?: { updateId?: string; waitMs?: number },
+    options?: { updateId?: string; waitMs?: number; until?: "accepted" | "completed" },
   ): Promise<CallResult>;
 
   /** Gets or creates; arguments are ignored if it exists. */

@@ -287,6 +287,21 @@ export function rememberCall(
   }
 }
 
+/** Under which name a local client waits for an update's acceptance; no id has a space. */
+export function acceptanceOf(updateId: string): string {
+  return `${updateId} accepted`;
+}
+
+/** The validator let the update pass; the outcome comes later. */
+export function markAccepted(entity: Entity, sink: Sink, updateId: string): void {
+  const known = entity.calls.get(updateId);
+  if (known === undefined || known.isAccepted === true) return;
+  const row = { ...known, isAccepted: true };
+  entity.calls.set(updateId, row);
+  sink.changes.put(rowKeys.call(entity.key, row.index), () => encodeRow(row));
+  sink.changes.touch(entity);
+}
+
 function nextCallIndex(entity: Entity): number {
   return entity.head.nextCall++;
 }

@@ -27,12 +27,15 @@ import {
 import { type EntityKey, nameOf, runKey, tenantOf } from "./ids.ts";
 import type { Status } from "./index.ts";
 import {
+  acceptanceOf,
   addSystemTimer,
   answer,
   failed,
   firstLife,
   forgetMemory,
   hostError,
+  markAccepted,
+  ok,
   pushInput,
   pushInputsFirst,
   rememberCall,
@@ -500,6 +503,10 @@ function applyCommand(entity: Entity, sink: Sink, command: Command): void {
     case "reply":
       rememberCall(entity, sink, command.id, command.outcome);
       sink.replied(entity, command.id, command.outcome);
+      return;
+    case "accept":
+      markAccepted(entity, sink, command.updateId);
+      sink.replied(entity, acceptanceOf(command.updateId), ok(undefined));
       return;
     case "complete":
       complete(entity, sink, command.outcome);

@@ -55,7 +55,7 @@ import type {
   TenantHost,
 } from "./index.ts";
 import { listActorNames, listRuns } from "./listing.ts";
-import { failed, hostError, pushInput, rememberCall } from "./machine.ts";
+import { acceptanceOf, failed, hostError, pushInput, rememberCall } from "./machine.ts";
 import type { Partition } from "./partition.ts";
 import type { AbortSignalLike, ComponentSource, Ports } from "./ports.ts";
 import type { Register } from "./register.ts";
@@ -526,21 +526,50 @@ class Tenant implements TenantHost {
     id: string,
     name: string,
     args: Encoded,
-    options: { updateId?: string; waitMs?: number } = {},
+    options: { updateId?: string; waitMs?: number; until?: "accepted" | "completed" } = {},
   ): Promise<CallResult> {
     const key = runKey(this.#parts.name, checkId(id, "run id"));
     const partition = this.#parts.partition(key);
     const callId = options.updateId ?? this.#randomId();
     const reply = partition.reply(key, callId);
+    const acceptance = partition.reply(key, acceptanceOf(callId));
     try {
-      const known = await ask(partition, key, (run, sink) => {
+      const { known, isAccepted } = await ask(partition, key, (run, sink) => {
         if (run === undefined) throw runNotFound(id);
-        return takeUpdate(run, sink, { callId, name, args });
+        const outcome = takeUpdate(run, sink, { callId, name, args });
+        return { known: outcome, isAccepted: run.calls.get(callId)?.isAccepted === true };
       });
-      return await this.#called(partition, callId, known, reply.outcome, options.waitMs);
+      if (options.until !== "accepted" || known !== undefined || isAccepted) {
+        const waitMs = options.until === "accepted" ? 0 : options.waitMs;
+        return await this.#called(partition, callId, known, reply.outcome, waitMs);
+      }
+      return await this.#accepted(callId, { reply, acceptance }, options.waitMs);
     } finally {
       reply.forget();
+      acceptance.forget();
     }
+  }
+
+  /** Whichever comes first: that the update's validator let it pass, or its outcome. */
+  async #accepted(
+    callId: string,
+    coming: {
+      readonly reply: { readonly outcome: Promise<Outcome> };
+      readonly acceptance: { readonly outcome: Promise<Outcome> };
+    },
+    waitMs = callWaitMsMax,
+  ): Promise<CallResult> {
+    const accepted = coming.acceptance.outcome.then(
+      (): CallResult => ({ kind: "accepted", callId }),
+    );
+    const done = coming.reply.outcome.then(
+      (outcome): CallResult => ({ kind: "done", callId, outcome }),
+    );
+    const result = await this.#within(Promise.race([accepted, done]), waitMs);
+    if (result !== undefined) return result;
+    throw new SporeError("host-busy", `update ${callId} is stored, and not accepted yet`, {
+      hint: "Ask again with the same updateId.",
+    });
   }
 
   // -------------------------------------------------------------- actors

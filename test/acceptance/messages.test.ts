@@ -1,7 +1,7 @@
 /** Messages to and from runs, against a real server process. */
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { ask, putAway, type ServerProcess, spore, startProject, startServer } from "./kit.ts";
-import { account, approval, collector, publisher } from "./project.ts";
+import { account, approval, collector, publisher, slow } from "./project.ts";
 
 let server: ServerProcess;
 let client: ServerProcess["client"];
@@ -247,5 +247,48 @@ describe("events by token", () => {
     const run = await client.start(approval.with(hour), { id: "public" });
     const { url } = await run.published<{ url: string }>("event");
     expect(url).toMatch(/^https:\/\/spore\.test\/v1\/events\//);
+  });
+});
+
+describe("updates", () => {
+  it("are accepted when their validator let them pass, and completed later", async () => {
+    const run = await client.start(slow.with(), { id: "slow" });
+    const update = await run.startUpdate("work", "a");
+    expect(await run.query("done")).toEqual([]);
+    const again = await ask(server, "POST", "/v1/runs/slow/updates/work?wait=accepted", {
+      json: { args: ["a"], updateId: update.id },
+    });
+    expect([again.status, again.body]).toEqual([202, { callId: update.id }]);
+    const result = update.result();
+    await run.signal("end_a");
+    expect(await result).toBe(1);
+    const done = await ask(server, "POST", "/v1/runs/slow/updates/work?wait=accepted", {
+      json: { args: ["a"], updateId: update.id },
+    });
+    expect([done.status, done.body]).toEqual([200, { callId: update.id, result: 1 }]);
+  });
+
+  it("that are rejected leave nothing behind", async () => {
+    const run = client.handle("slow");
+    const [before, info] = [await run.history(), await run.info()];
+    await expect(run.startUpdate("work", "")).rejects.toThrow("work needs a name");
+    await expect(run.update("work", "")).rejects.toThrow("work needs a name");
+    expect(await run.history()).toEqual(before);
+    expect(await run.query("done")).toEqual(["a"]);
+    expect((await run.info()).waiting?.for).toBe(info.waiting?.for);
+  });
+
+  it("that were accepted survive a crash", async () => {
+    const run = client.handle("slow");
+    const { id } = await run.startUpdate("work", "b");
+    const { folder } = server;
+    await server.kill();
+    server = await startServer({ folder });
+    client = server.client;
+    await client.handle("slow").signal("end_b");
+    const done = await ask(server, "POST", "/v1/runs/slow/updates/work", {
+      json: { args: ["b"], updateId: id },
+    });
+    expect(done.body).toEqual({ callId: id, result: 2 });
   });
 });

@@ -155,6 +155,26 @@ export const publisher = workflow("publisher", async () => {
   await signal("end");
 });
 
+/** Takes one update at a time, which ends when its signal comes. */
+export const slow = workflow("slow", async () => {
+  const done: string[] = [];
+  query("done", () => done);
+  update(
+    "work",
+    async (name: string) => {
+      await signal(`end_${name}`);
+      done.push(name);
+      return done.length;
+    },
+    {
+      validate: (name) => {
+        if (name === "") throw new RangeError("work needs a name");
+      },
+    },
+  );
+  await signal("close");
+});
+
 /** Publishes the token of an event, and ends with what was decided. */
 export const approval = workflow("approval", async (timeout: number, after?: string) => {
   const event = await externalEvent<unknown>("ship <order> 7", { timeout });
