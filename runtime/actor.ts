@@ -597,6 +597,17 @@ function refuseMail(entity: Entity, sink: Sink): void {
   }
 }
 
+/** The actor is being deleted: whoever waits for it is told so. */
+export function refuseCalls(entity: Entity, sink: Sink): void {
+  const head = actorHead(entity);
+  const outcome = failed(hostError("actor-not-found", `${nameOf(entity.key)} was deleted`));
+  for (const call of [head.turn, ...(head.nested ?? []), ...entity.mail]) {
+    if (call === undefined) continue;
+    answer(sink, call.replyTo, outcome);
+    sink.replied(entity, call.callId, outcome);
+  }
+}
+
 /** An actor whose constructor failed: to be removed, so that it can be created again. */
 export function isUnborn(entity: Entity): boolean {
   const head = actorHead(entity);

@@ -33,6 +33,7 @@ import {
   isExpired,
   isReturning,
   isUnborn,
+  refuseCalls,
 } from "./actor.ts";
 import { decodeBatch, encodeBatch } from "./batch.ts";
 import { acceptSignal } from "./commands.ts";
@@ -448,7 +449,18 @@ export class Partition {
     readonly isDone: boolean;
   }> {
     this.#assertOwned();
-    return this.#tableNow().scan({ prefix, ...options });
+    return this.#sound(this.#tableNow().scan({ prefix, ...options }));
+  }
+
+  /** A successor may have freed what seems to be missing: then nothing is corrupt. */
+  async #sound<T>(reading: Promise<T>): Promise<T> {
+    try {
+      return await reading;
+    } catch (error) {
+      const isDamage = error instanceof SporeError && error.kind === "corrupt";
+      if (isDamage && (await this.#isFenced())) this.#assertOwned();
+      throw error;
+    }
   }
 
   /** Deletes all rows below a prefix that are durable now. */
@@ -489,7 +501,7 @@ export class Partition {
   }
 
   async #read(key: EntityKey): Promise<void> {
-    const rows = await scanAll(this.#tableNow(), rowKeys.entity(key));
+    const rows = await this.#sound(scanAll(this.#tableNow(), rowKeys.entity(key)));
     if (this.#entities.has(key) || this.#state !== "owned") return;
     const entity = readEntity(key, rows, this.#ports.clock.nowMs());
     if (entity !== undefined) this.#entities.set(key, entity);
@@ -568,7 +580,10 @@ export class Partition {
     sink.changes.delete(rowKeys.head(entity.key));
     if (entity.listedKey !== undefined) sink.changes.delete(entity.listedKey);
     if (entity.hasAttention) sink.changes.delete(rowKeys.attention(entity.key));
-    if (entity.head.kind === "actor") dropTimers(entity, sink);
+    if (entity.head.kind === "actor") {
+      dropTimers(entity, sink);
+      refuseCalls(entity, sink);
+    }
     if (entity.head.kind === "schedule") disarm(entity, sink);
     for (const [id, pending] of entity.pending) {
       if (pending.kind === "timer")

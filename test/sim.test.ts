@@ -5,6 +5,7 @@
  */
 import { readFileSync } from "node:fs";
 import { expect, test } from "vitest";
+import { flat } from "./sim/flat.ts";
 import { mutants } from "./sim/mutants.ts";
 import { hunt, type SimOptions, simulate } from "./sim/run.ts";
 
@@ -49,6 +50,7 @@ test("a host may crash at any store call", async () => {
     [3, "banking"],
     [5, "reused"],
     [6, "continuing"],
+    [7, "spinning"],
   ] as const) {
     const { ops } = await run({ seed, job, crashAtOp: 0 });
     for (let op = (seed % crashStride) + 1; op <= ops; op += crashStride) {
@@ -56,6 +58,14 @@ test("a host may crash at any store call", async () => {
     }
   }
 }, 120_000);
+
+test("a wake-up costs the same late in a long run and beside many sleeping ones", async () => {
+  const { violations, early } = await flat({ seed: 1 });
+  expect(violations).toEqual([]);
+  expect(early.commits).toBeGreaterThan(1);
+  expect(early.commits).toBeLessThan(4);
+  expect(early.rowsRead).toBeLessThan(10);
+}, 60_000);
 
 for (const mutant of mutants) {
   test(`it is found within ${mutant.seedsMax} seeds that ${mutant.name}`, async () => {

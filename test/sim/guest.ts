@@ -129,6 +129,17 @@ export const sleeper = workflow("sleeper", async (times: number[]) => {
   return times.length;
 });
 
+/** Sleeps between a signal and a step, over and over. */
+export const ticker = workflow("ticker", async (count: number) => {
+  let ticks = 0;
+  while (ticks < count) {
+    await signal("tick");
+    await sleep(700);
+    ticks = await add(ticks, 1);
+  }
+  return ticks;
+});
+
 export const collector = workflow("collector", async (count: number) => {
   const got: string[] = [];
   let cheats = 0;

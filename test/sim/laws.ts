@@ -12,6 +12,8 @@
  * L-rebuilt    (I5) a rebuilt memory gives the answers that the journal has (sandbox.ts).
  * L-cursor     (I4) how far the messages of a partition are applied only rises.
  * L-outbox     (I4) a message leaves its outbox only when it is durable at its target.
+ * L-journal    (I8) a durable journal is never longer than what makes an image due.
+ * L-flat       (I8) a wake-up costs the same late, and beside many sleepers (flat.ts).
  * L-freed      (I3) what a recovery needs is in the bucket (end.ts).
  *
  * The clients' own laws (what was acknowledged stays, in order and once) are in jobs.ts.
@@ -21,8 +23,15 @@ import { decode } from "../../guest/cbor.ts";
 import type { FetchRequest, StepRecord } from "../../guest/protocol.ts";
 import { decodeBatch } from "../../runtime/batch.ts";
 import { decodeEntry } from "../../runtime/entry.ts";
-import { decodeRow, type HistoryRow, type Pending, rowKeys } from "../../runtime/format.ts";
+import {
+  decodeRow,
+  type HistoryRow,
+  type JournalRow,
+  type Pending,
+  rowKeys,
+} from "../../runtime/format.ts";
 import { actorKey, type EntityKey, partitionOf, runKey } from "../../runtime/ids.ts";
+import { partitionLimits } from "../../runtime/partition.ts";
 import type { OutboundContext, PutResult } from "../../runtime/ports.ts";
 import type { SimHost, World } from "./world.ts";
 
@@ -51,6 +60,9 @@ export class Laws {
   readonly #truths = new Map<number, Truth>();
   /** `<entity>|<attempt of the run>/<step>` whose success is durable. */
   readonly #succeeded = new Set<string>();
+  /** Sizes of the durable activations, per entity. */
+  readonly #journals = new Map<string, Map<string, number>>();
+  readonly #grown = new Set<string>();
   readonly #lives = new Map<string, number>();
   /** Times that steps were seen for L-once, per prefix. */
   staleEffects = 0;
@@ -125,10 +137,14 @@ export class Laws {
     truth.hashes.set(seq, hexOf(entry.hash));
     if (entry.kind === "batch") {
       this.#world.count("commits");
+      this.#world.count("commit bytes", entry.payload.length);
       for (const [rowKey, value] of decodeBatch(entry.payload)) {
         this.#message(partition, truth, rowKey, value);
         this.#row(truth, rowKey, value);
+        this.#journal(truth, rowKey, value);
       }
+      for (const entity of this.#grown) this.#checkJournal(entity);
+      this.#grown.clear();
     }
     if (entry.kind === "checkpoint") this.#world.count("checkpoints");
   }
@@ -159,6 +175,30 @@ export class Laws {
     if (value === undefined) truth.rows.delete(rowKey);
     else truth.rows.set(rowKey, value.slice());
     if (rowKey.startsWith("h/") && value !== undefined) this.#history(rowKey, value);
+  }
+
+  #journal(truth: Truth, rowKey: string, value: Uint8Array | undefined): void {
+    const at = rowKey.indexOf("/j/");
+    if (!rowKey.startsWith("e/") || at < 0) return;
+    const entity = rowKey.slice(0, at + 3);
+    const journal = this.#journals.get(entity) ?? new Map<string, number>();
+    this.#journals.set(entity, journal);
+    if (value === undefined) journal.delete(rowKey);
+    else
+      journal.set(
+        rowKey,
+        decodeRow<JournalRow>(rowKey, truth.rows.get(rowKey) ?? value).activation.length,
+      );
+    if (value !== undefined) this.#grown.add(entity);
+  }
+
+  /** Two activations more: the one that passes the limit, and the one after which is the image. */
+  #checkJournal(entity: string): void {
+    const sizes = [...(this.#journals.get(entity)?.values() ?? [])];
+    const sum = sizes.reduce((bytes, size) => bytes + size, 0);
+    const { imageAfterBytes = partitionLimits.imageAfterBytes } = this.#world.options.limits;
+    const most = imageAfterBytes + 2 * Math.max(...sizes);
+    this.check(sum <= most, "L-journal", `${entity} takes ${sum} bytes, ${most} at most`);
   }
 
   #history(rowKey: string, value: Uint8Array): void {

@@ -14,6 +14,8 @@ export interface Mutant {
   readonly seedsMax: number;
   /** The law that has to find it; any one if left out. */
   readonly law?: string;
+  /** Looked for by measuring (flat.ts), where nothing else goes wrong. */
+  readonly isMeasured?: boolean;
   /** Looked for with this job alone. */
   readonly job?: string;
   readonly bucket?: {
@@ -28,6 +30,7 @@ export interface Mutant {
     readonly keepsDiscarded?: boolean;
     readonly staleImages?: boolean;
     readonly skipsLastEntry?: boolean;
+    readonly takesNoImages?: boolean;
   };
   /** Puts the defect into the engine; the result takes it out again. */
   readonly patch?: () => () => void;
@@ -138,7 +141,7 @@ export const mutants: readonly Mutant[] = [
   {
     name: "messages may be missing before one",
     seedsMax: 200,
-    job: "banking",
+    job: "collecting",
     patch: withoutCursors((cursors, source, index) => index > cursors.of(source)),
   },
   { name: "the outbox is not kept", seedsMax: 100, patch: withoutRows(/^o\//) },
@@ -153,10 +156,29 @@ export const mutants: readonly Mutant[] = [
   },
   { name: "mail is not kept", seedsMax: 200, job: "bursting", patch: withoutRows(/^e\/.*\/m\//) },
   { name: "journals are not kept", seedsMax: 50, patch: withoutRows(/^e\/.*\/j\//) },
-  { name: "deletions are not finished after a crash", seedsMax: 400, patch: withoutRows(/^z\//) },
+  {
+    name: "deletions are not finished after a crash",
+    seedsMax: 400,
+    job: "reused",
+    patch: withoutRows(/^z\//),
+  },
   { name: "segments lose rows", seedsMax: 20, patch: losingRows },
   { name: "a rebuild skips an entry", seedsMax: 50, sandbox: { skipsLastEntry: true } },
   { name: "images are one activation old", seedsMax: 50, sandbox: { staleImages: true } },
+  {
+    name: "images are never taken",
+    seedsMax: 100,
+    job: "collecting",
+    law: "L-journal",
+    sandbox: { takesNoImages: true },
+  },
+  {
+    name: "a long run computes all of itself again",
+    seedsMax: 1,
+    isMeasured: true,
+    law: "L-flat",
+    sandbox: { takesNoImages: true },
+  },
   {
     name: "queries run on the live memory",
     seedsMax: 100,

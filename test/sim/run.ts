@@ -4,6 +4,7 @@
  */
 import { audit } from "./audit.ts";
 import { Client } from "./clients.ts";
+import { flat } from "./flat.ts";
 import { allShared, type Job, jobs } from "./jobs.ts";
 import type { Violation } from "./laws.ts";
 import type { Mutant } from "./mutants.ts";
@@ -73,12 +74,17 @@ export async function simulate(options: SimOptions): Promise<SimResult> {
 }
 
 /** The first simulation that finds the mutant. */
-export async function hunt(mutant: Mutant): Promise<SimResult | undefined> {
+export async function hunt(
+  mutant: Mutant,
+): Promise<Pick<SimResult, "seed" | "violations"> | undefined> {
   for (let seed = 1; seed <= mutant.seedsMax; seed += 1) {
-    const result = await simulate({ seed, mutant, job: mutant.job });
-    const { law } = mutant;
-    const isFound = result.violations.some((each) => law === undefined || each.law === law);
-    if (isFound) return result;
+    const { law, job } = mutant;
+    const { violations } =
+      mutant.isMeasured === true
+        ? await flat({ seed, mutant })
+        : await simulate({ seed, mutant, job });
+    const found = violations.filter((each) => law === undefined || each.law === law);
+    if (found.length > 0) return { seed, violations: found };
   }
   return undefined;
 }

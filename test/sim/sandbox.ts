@@ -1,6 +1,6 @@
 /**
  * The Sandbox port with the real guest SDK in this process, without Wasm: a machine is a
- * `createMachine()`, its memory image the list of activations since the beginning. One
+ * `createMachine()`, its memory image the number of a list of activations since the beginning. One
  * activation at a time in the whole world, each an event of its own.
  *
  * Faithful to the contract, and unkind where it allows it: forgets resident memories at
@@ -139,12 +139,13 @@ export class SimSandbox implements Sandbox {
     if (isKept) {
       if (state === "done") this.#residents.delete(name);
       else this.#residents.set(name, { memory, version });
-      if (state !== "done" && memory.guestMs > request.imageAfterMs) {
+      const isDue = memory.guestMs > request.imageAfterMs;
+      if (state !== "done" && isDue && world.options.mutant?.sandbox?.takesNoImages !== true) {
         memory.guestMs = 0;
         const kept = world.options.mutant?.sandbox?.staleImages
           ? memory.activations.slice(0, -1)
           : memory.activations;
-        image = encode(kept);
+        image = encode(world.images.push([...kept]) - 1);
         world.count("images");
       }
     }
@@ -165,12 +166,15 @@ export class SimSandbox implements Sandbox {
     const { from } = request;
     if (from.kind !== "rebuild") return undefined;
     this.#world.count("rebuilds");
+    this.#world.count("replayed activations", from.journal.length);
     const memory = newMemory();
-    const past = from.image === undefined ? [] : (decode(from.image) as Uint8Array[]);
+    const past = from.image === undefined ? [] : this.#world.images[decode(from.image) as number];
+    if (past === undefined) throw new Error("an image is one that was taken");
     for (const activation of past) await deliver(memory, activation);
     const skipped = this.#world.options.mutant?.sandbox?.skipsLastEntry === true ? -1 : undefined;
     for (const entry of from.journal.slice(0, skipped)) {
       const drained = await deliver(memory, entry.activation);
+      memory.guestMs += this.#host.random.latency(0.5);
       if (hashOf(drained) === entry.drainedHash) continue;
       this.#world.laws.violate(
         "I5 rebuilt memory answers the same",

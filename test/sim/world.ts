@@ -92,6 +92,8 @@ export class World {
   readonly counts = new Map<string, number>();
   faults: FaultRates = noFaults;
   nowMs = 0;
+  /** What the images stand for, by number. */
+  readonly images: Uint8Array[][] = [];
   /** The host whose code runs now (W1), or ran last. */
   running: SimHost | undefined;
   opCount = 0;
@@ -440,6 +442,7 @@ export class SimHost {
 export class Bucket {
   readonly objects = new Map<string, Uint8Array>();
   readonly #world: World;
+  gets = 0;
   puts = 0;
   putBytes = 0;
 
@@ -449,6 +452,7 @@ export class Bucket {
 
   get(key: string, range?: ByteRange): Uint8Array | undefined {
     const bytes = this.objects.get(key);
+    this.gets += 1;
     if (bytes === undefined || range === undefined) return bytes?.slice();
     return bytes.slice(range.offset, range.offset + range.length);
   }
