@@ -119,6 +119,7 @@ class LongTurns {
   }
   async travel(url: string): Promise<string> {
     const first = await effect(`${url}/first`);
+    publish("on-the-way", first);
     await sleep(300);
     const word = await signal<string>("go");
     this.seen.push(word);

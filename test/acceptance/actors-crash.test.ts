@@ -1,0 +1,217 @@
+/** Virtual actors over kill -9, and over upgrades, against real server processes. */
+import { afterAll, beforeAll, expect, it } from "vitest";
+import { createClient } from "../../client/index.ts";
+import { Clock, Counter, Friendly, Long, Session, spread } from "./actors-project.ts";
+import {
+  codeOf,
+  type Outside,
+  putAway,
+  type ServerProcess,
+  startOutside,
+  startProject,
+  startServer,
+  temporaryFolder,
+  until,
+} from "./kit.ts";
+import { Profiles as First } from "./profile-1.ts";
+
+const project = "test/acceptance/actors-project.ts";
+let outside: Outside;
+
+beforeAll(async () => {
+  outside = await startOutside();
+});
+
+afterAll(async () => {
+  await putAway();
+  await outside?.close();
+});
+
+async function crash(server: ServerProcess): Promise<ServerProcess> {
+  await server.kill();
+  return startServer({ folder: server.folder, port: server.port });
+}
+
+it("calls of one client are executed in their order and once each, awaited and not, over kill -9", async () => {
+  let server = await startProject({ folder: await temporaryFolder() }, project);
+  const client = createClient({ url: server.url, attemptsMax: 60 });
+  const counter = await client.getOrCreate(Counter, "ordered", 0);
+  const calls: Promise<unknown>[] = [];
+  for (let index = 0; index < 300; index++) {
+    const text = `n${index}`;
+    calls.push(index % 3 === 0 ? counter.send.note(text) : counter.note(text));
+    if (index % 10 === 9) await calls.at(-1);
+    if (index === 99 || index === 205) server = await crash(server);
+  }
+  await Promise.all(calls);
+  expect(await counter.notes()).toEqual(Array.from({ length: 300 }, (_, index) => `n${index}`));
+  await server.stop();
+});
+
+it("messages between actors and workflows of all partitions take effect once each over kill -9", async () => {
+  let server = await startProject({ folder: await temporaryFolder() }, project);
+  const client = createClient({ url: server.url, attemptsMax: 60 });
+  const keys = Array.from({ length: 8 }, (_, index) => `k${index}`);
+  const rounds = 40;
+  const run = await client.start(spread.with(keys, rounds), { id: "spread" });
+  const count = (key: string) => client.actor(Counter, key).value();
+  for (const part of [5, 15, 25]) {
+    await until("it is at its place", async () => (await count("k0-target-awaited")) >= part);
+    server = await crash(server);
+  }
+  expect(await run.result()).toBe(keys.length * rounds);
+  for (const key of keys) {
+    expect(await count(`${key}-target-awaited`)).toBe(rounds);
+    await until("sends arrive", async () => (await count(`${key}-target`)) >= rounds);
+    expect(await count(`${key}-target`)).toBe(rounds);
+  }
+  await server.stop();
+});
+
+it("a method that fetches, sleeps and waits for a signal goes on where it was after kill -9", async () => {
+  let server = await startProject({ folder: await temporaryFolder() }, project);
+  const client = createClient({ url: server.url, attemptsMax: 60 });
+  const long = await client.getOrCreate(Long, "traveller");
+  const travel = long.travel(`${outside.url}/travel`);
+  await until("the first step is done, and durable", async () => {
+    const events = await client.actorHistory("Long", "traveller");
+    return events.some(({ type }) => type === "published");
+  });
+  server = await crash(server);
+  server = await crash(server);
+  expect((await client.getActor("Long", "traveller")).busy).toBe(true);
+  await client.signalActor("Long", "traveller", "go", "on");
+  expect(await travel).toBe("/travel/first on /travel/second");
+  expect(outside.calls.get("/travel/first")).toBe(1);
+  await server.stop();
+});
+
+it("reminders, times to expire and re-entrancy are known to the next process", async () => {
+  let server = await startProject({ folder: await temporaryFolder() }, project);
+  const client = createClient({ url: server.url, attemptsMax: 60 });
+  const clock = await client.getOrCreate(Clock, "wall");
+  const dueMs = await clock.once("once", 1500);
+  await clock.every("every", 1000);
+  const session = await client.getOrCreate(Session, "brief");
+  await session.touch();
+  await client.getOrCreate(Friendly, "ada");
+  server = await crash(server);
+  expect(await client.actor(Friendly, "ada").visit("bob")).toBe(2);
+  await until("it came", async () => (await clock.list("once")).length > 0);
+  await until("they came", async () => (await clock.list("every")).length > 1);
+  const [once = 0, ...more] = await clock.list("once");
+  expect(once).toBeGreaterThanOrEqual(dueMs);
+  expect(more).toEqual([]);
+  await until("it expired", async () => {
+    const error = await client.getActor("Session", "brief").catch((thrown) => thrown);
+    return error.code === "actor-not-found";
+  });
+  await server.stop();
+});
+
+it("actors move to a new component by a call, by a read, in bulk and on a canary, and back", async () => {
+  const server = await startProject({}, "test/acceptance/profile-1.ts");
+  const { client } = server;
+  const names = {
+    ada: "Ada Lovelace",
+    bob: "Bob Marley",
+    c1: "Cy Young",
+    c2: "Di Jones",
+    eve: "Eve",
+  };
+  for (const [key, name] of Object.entries(names)) await client.getOrCreate(First, key, name);
+  const { component: before } = await client.getActor("Profile", "ada");
+  const call = (key: string, method: string, ...args: unknown[]) =>
+    client.call({ type: "Profile", key, method }, args);
+  const { id: after } = await client.deploy(await codeOf("test/acceptance/profile-2.ts"));
+
+  // A turn that goes on ends with the code that it began with.
+  expect(await call("ada", "marry", "Byron")).toBe("v2 Byron, Ada");
+  expect(await client.getActor("Profile", "ada")).toMatchObject({
+    component: after,
+    previousComponent: before,
+  });
+  expect(await call("bob", "initials")).toBe("BM");
+  expect(await client.upgradeActors({ type: "Profile", key: "c1" })).toEqual({ requested: 1 });
+  await until("the canary is there", async () => {
+    return (await client.getActor("Profile", "c1")).component === after;
+  });
+  expect((await client.getActor("Profile", "c2")).component).toBe(before);
+  expect(await client.upgradeActors({ type: "Profile", prefix: "c" })).toEqual({ requested: 1 });
+  expect(await call("c2", "title")).toBe("v2 Jones, Di");
+
+  // What can't be migrated stays as it was, with the code that it had.
+  expect(await client.upgradeActors({ type: "Profile" })).toEqual({ requested: 1 });
+  await until("its upgrade failed", async () => {
+    const events = await client.actorHistory("Profile", "eve");
+    return events.some(({ type }) => type === "actor.upgrade-failed");
+  });
+  expect(await client.getActor("Profile", "eve")).toMatchObject({ component: before });
+  expect(await call("eve", "title")).toBe("v1 Eve");
+  expect(await call("eve", "old")).toBe("v1 Eve");
+  await call("eve", "rename", "Eve Adams");
+  await client.upgradeActors({ type: "Profile", key: "eve" });
+  await until("it went well now", async () => (await call("eve", "title")) === "v2 Adams, Eve");
+
+  const back = await client.rollBackActor("Profile", "ada");
+  expect(back.component).toBe(before);
+  expect(await call("ada", "title")).toBe("v1 Ada Lovelace");
+  const next = await startServer({ folder: server.folder, port: (await stopped(server)).port });
+  expect(await next.client.call({ type: "Profile", key: "ada", method: "old" }, [])).toBe(
+    "v1 Ada Lovelace",
+  );
+  await next.stop();
+});
+
+/** Stops the server; its port can be used again. */
+async function stopped(server: ServerProcess): Promise<{ port: number }> {
+  const { port } = server;
+  await server.stop();
+  return { port };
+}
+
+it("a call that waits for a signal while its actor is upgraded ends with the code that it began with", async () => {
+  const server = await startProject({}, "test/acceptance/profile-1.ts");
+  const { client } = server;
+  const waiting = (await client.getOrCreate(First, "w", "Wim Wenders")).wait();
+  await until("it waits", async () => (await client.getActor("Profile", "w")).busy);
+  await client.deploy(await codeOf("test/acceptance/profile-2.ts"));
+  await client.upgradeActors({ type: "Profile", key: "w" });
+  expect(await client.call({ type: "Profile", key: "w", method: "title" }, [])).toBe(
+    "v1 Wim Wenders",
+  );
+  await client.signalActor("Profile", "w", "done");
+  expect(await waiting).toBe("Wim Wenders");
+  expect(await client.call({ type: "Profile", key: "w", method: "title" }, [])).toBe(
+    "v2 Wenders, Wim",
+  );
+  await server.stop();
+});
+
+it("the loyalty programme and the cart do over HTTP what their files say", async () => {
+  const loyalty = await startProject({}, "examples/loyalty/index.ts");
+  const customer = (key: string, method: string, ...args: unknown[]) =>
+    loyalty.client.call({ type: "Customer", key, method }, args);
+  await loyalty.client.createActor("Customer", "ada", []);
+  await customer("ada", "invite", "bob");
+  expect(await customer("bob", "addPoints", 600)).toMatch(/^Silver, 600 points/);
+  await until("the friend's level is told", async () => {
+    return String(await customer("ada", "message")).startsWith("Member, 100 points");
+  });
+  const reward = await loyalty.client.handle("reward_bob_Silver_1").info();
+  expect(reward).toMatchObject({ status: "RUNNING", name: "reward" });
+  const [year] = (await loyalty.client.getActor("Customer", "bob")).reminders;
+  expect(year).toMatchObject({ name: "year", method: "beginYear" });
+  expect(year?.at).toMatch(/-01-01T00:00:00.000Z$/);
+  await loyalty.stop();
+
+  const shop = await startProject({}, "examples/cart/index.ts");
+  const cart = (method: string, ...args: unknown[]) =>
+    shop.client.call({ type: "Cart", key: "o1", method }, args);
+  await cart("addItem", { name: "book", price: 12 });
+  expect(await cart("checkout")).toBe("ship_o1");
+  expect(await cart("checkout")).toBe("ship_o1");
+  expect([await cart("total"), await cart("status")]).toEqual([12, "ordered"]);
+  await until("it ships", async () => (await shop.client.getStatus("ship_o1")) === "RUNNING");
+  await shop.stop();
+});
