@@ -231,6 +231,62 @@ describe("actors", () => {
     expect(second?.get("spore-seq")).toBe("1");
   });
 
+  it("says which of its calls are answered, so that none is waited for in vain", async () => {
+    const { client, requests } = connect();
+    await client.deploy("1");
+    const counter = client.actor(Counter, "c");
+    await counter.incr();
+    requests.length = 0;
+    await Promise.all([counter.incr(), counter.incr()]);
+    await counter.incr();
+    const sent = requests.map(({ headers }) => [
+      headers.get("spore-seq"),
+      headers.get("spore-answered"),
+    ]);
+    expect(sent).toEqual([
+      ["2", "1"],
+      ["3", "1"],
+      ["4", "3"],
+    ]);
+  });
+
+  it("asks for times of a run as instants, and for management by type and key", async () => {
+    const asked: string[] = [];
+    const client = createClient({
+      url: "http://localhost",
+      attemptsMax: 1,
+      fetch: async (request) => {
+        const body = request.body === null ? undefined : decode(await request.bytes());
+        asked.push(`${request.method} ${request.url.slice(16)} ${JSON.stringify(body) ?? ""}`);
+        return Response.json({}, { status: 501 });
+      },
+    });
+    const times = { startAt: new Date(1000), deadline: new Date(2000) };
+    const work = [
+      () => client.start(wait.with(), { id: "a", ...times }),
+      () => client.listActorsPage({ type: "Cart", prefix: "a", limit: 5 }),
+      () => client.actorState("Cart", "a b"),
+      () => client.editActor("Cart", "a", { state: { n: 1 }, turns: 2 }),
+      () => client.forkActor("Cart", "a", "b"),
+      () => client.actorHistory("Cart", "a", { from: 3 }),
+      () => client.resumeActor("Cart", "a"),
+      () => client.upgradeActors({ type: "Cart", prefix: "a" }),
+      () => client.rollBackActor("Cart", "a"),
+    ];
+    for (const ask of work) await expect(ask()).rejects.toThrow();
+    expect(asked).toEqual([
+      'POST /v1/workflows/wait {"id":"a","startAt":"1970-01-01T00:00:01.000Z","deadline":"1970-01-01T00:00:02.000Z","args":[]}',
+      "GET /v1/actors?type=Cart&keyPrefix=a&limit=5 ",
+      "GET /v1/actors/Cart/a%20b/state ",
+      'PUT /v1/actors/Cart/a/state {"state":{"n":1},"turns":2}',
+      'POST /v1/actors/Cart/a/control/fork {"into":"b"}',
+      "GET /v1/actors/Cart/a/history?from=3 ",
+      "POST /v1/actors/Cart/a/control/resume {}",
+      'POST /v1/actor-upgrades {"type":"Cart","keyPrefix":"a"}',
+      "POST /v1/actors/Cart/a/control/rollback {}",
+    ]);
+  });
+
   it("rejects with the error that the method threw", async () => {
     const { client } = connect();
     await expect(client.actor(Counter, "c").throws()).rejects.toMatchObject({
