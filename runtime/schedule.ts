@@ -101,7 +101,7 @@ export function nextDue(entity: Entity, count: number, nextCron: NextCron): numb
   const head = scheduleHead(entity);
   const due: number[] = [];
   let slotMs = nextSlot(head.spec, head.cursorMs, nextCron);
-  const left = Math.min(count, head.remaining ?? count);
+  const left = Math.min(count, slotsLeft(head));
   while (slotMs !== undefined && due.length < left) {
     due.push(dueOf(entity.key, head.spec, slotMs));
     slotMs = nextSlot(head.spec, slotMs, nextCron);
@@ -259,7 +259,13 @@ export function tick(entity: Entity, sink: Sink, component: string | undefined):
 }
 
 function takesSlots(head: ScheduleHead): boolean {
-  return !head.isPaused && head.remaining !== 0;
+  return !head.isPaused && slotsLeft(head) > 0;
+}
+
+/** Slots that may still be taken: those that wait are as good as started. */
+function slotsLeft({ remaining, waiting }: ScheduleHead): number {
+  if (remaining === undefined) return Number.POSITIVE_INFINITY;
+  return remaining - waiting.filter(({ cause }) => cause === "slot").length;
 }
 
 /** Slots that nobody was there for, longer ago than the window: counted, not run. */
@@ -388,7 +394,7 @@ function endRunning(entity: Entity, sink: Sink, isTermination: boolean): void {
 }
 
 function mayStart(head: ScheduleHead, item: ScheduledItem): boolean {
-  if (item.cause === "slot" && !takesSlots(head)) return false;
+  if (item.cause === "slot" && (head.isPaused || head.remaining === 0)) return false;
   if (item.overlap === "allow-all") return head.running.length < runningMax;
   return head.running.length === 0;
 }

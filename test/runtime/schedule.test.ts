@@ -128,6 +128,17 @@ describe("slots", () => {
     expect([head.remaining, head.timerMs]).toEqual([0, undefined]);
   });
 
+  it("that wait count as those that remain", () => {
+    const { advance, close, starts, head } = bench({ overlap: "buffer-all" }, { remaining: 3 });
+    advance(10 * minute);
+    expect([starts().length, head.waiting.length, head.timerMs]).toEqual([1, 2, undefined]);
+    for (let at = 0; at < 3; at++) {
+      close();
+      advance(0);
+    }
+    expect([starts().length, head.waiting.length, head.skipped]).toEqual([3, 0, 0]);
+  });
+
   it("are shown with their jitter", () => {
     const { schedule, spec, sink } = bench({
       cron: "0 9 * * *",
