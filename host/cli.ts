@@ -987,6 +987,11 @@ async function untilMoved(server: RunningServer): Promise<never> {
 }
 
 if (import.meta.main) {
+  // `spore actor events … | head` closes the pipe when it has seen enough.
+  process.stdout.on("error", (error: NodeJS.ErrnoException) => {
+    if (error.code === "EPIPE") process.exit(exitCodes.done);
+    throw error;
+  });
   process.exitCode = await runCli(process.argv.slice(2), {
     out: (text) => void process.stdout.write(text),
     err: (text) => void process.stderr.write(text),
