@@ -46,6 +46,7 @@ import {
   type RunInfo,
   stateBytesMax,
   type TurnInput,
+  type UnreadSignal,
 } from "./protocol.ts";
 import { randomSource } from "./random.ts";
 import { type AbortScope, abortScope } from "./scope.ts";
@@ -123,7 +124,7 @@ export class Machine {
   /** Waits given up in this activation: a result may be on its way in the same one (G3). */
   readonly #dropped = new Map<number, string>();
   /** Signals that came for a wait that had been given up, by name. */
-  readonly #buffered = new Map<string, Encoded[]>();
+  readonly #buffered = new Map<string, UnreadSignal[]>();
   readonly #queries = new Map<string, (...args: unknown[]) => unknown>();
   readonly #updates = new Map<string, UpdateHandler>();
   #handlersChanged = false;
@@ -220,7 +221,7 @@ export class Machine {
         else this.#nestTurn(this.#turn, input);
         return;
       case "resolve":
-        this.#resolve(input.id, input.outcome);
+        this.#resolve(input);
         return;
       case "update":
         this.#update(input.id, input.name, input.args);
@@ -444,19 +445,20 @@ export class Machine {
   /** The oldest signal of that name that came too late for the wait it was meant for (G3). */
   takeBuffered(name: string): Encoded | undefined {
     const values = this.#buffered.get(name);
-    const value = values?.shift();
+    const taken = values?.shift();
     if (values?.length === 0) this.#buffered.delete(name);
-    return value;
+    return taken?.value;
   }
 
-  #resolve(id: number, outcome: Outcome): void {
+  #resolve({ id, outcome, signal }: Extract<Input, { kind: "resolve" }>): void {
     const pending = this.#pending.get(id);
     if (pending === undefined) {
       const name = this.#dropped.get(id);
       if (name === undefined || outcome.kind !== "ok") return;
+      const unread: UnreadSignal = { name, index: signal?.index ?? 0, value: outcome.value };
       const values = this.#buffered.get(name);
-      if (values === undefined) this.#buffered.set(name, [outcome.value]);
-      else values.push(outcome.value);
+      if (values === undefined) this.#buffered.set(name, [unread]);
+      else values.push(unread);
       return;
     }
     this.#pending.delete(id);
@@ -547,16 +549,13 @@ export class Machine {
   }
 
   #continueAsNew(args: Encoded): void {
-    // The host carries over what it holds; what only this memory holds goes back to it (G3).
-    const runId = this.#info?.runId ?? "";
-    for (const [name, values] of this.#buffered) {
-      for (const value of values)
-        this.queue({ kind: "signal", id: this.#nextId++, runId, name, value });
-    }
     this.#finish({ kind: "continueAsNew", args });
   }
 
   #finish(command: Command): void {
+    // The host carries over what it holds; what only this memory holds goes back to it (G3).
+    const signals = [...this.#buffered.values()].flat();
+    if (signals.length > 0) this.queue({ kind: "unread", signals });
     this.queue(command);
     this.#isDone = true;
     this.#pending.clear();
@@ -1067,6 +1066,7 @@ const titles: Readonly<Record<Command["kind"], string>> = {
   put: "put",
   get: "get",
   accept: "accepting an update",
+  unread: "giving signals back",
   reply: "a reply",
   state: "changing the state",
   remind: "setting a reminder",

@@ -76,7 +76,7 @@ export type Input =
       readonly kind: "resolve";
       readonly id: number;
       readonly outcome: Outcome;
-      /** Of a `wait`: which signal this is. The host's own note, for a wait that was given up. */
+      /** Of a `wait`: which signal this is, so that it can go back to its place (`unread`). */
       readonly signal?: { readonly name: string; readonly index: number } | undefined;
     }
   /** Answered by exactly one `reply` command, in this or a later activation. */
@@ -94,6 +94,12 @@ export type Input =
    * trapped or ran out of time: fail that attempt with `error` instead of running it.
    */
   | { readonly kind: "stepFault"; readonly step: string; readonly error: ErrorValue };
+
+export interface UnreadSignal {
+  readonly name: string;
+  readonly index: number;
+  readonly value: Encoded;
+}
 
 export interface TurnInput {
   readonly kind: "turn";
@@ -167,6 +173,11 @@ export type Command =
     }
   /** Resolves with { token, url } for the pending `event` with the id `wait`. */
   | { readonly kind: "token"; readonly id: number; readonly wait: number }
+  /**
+   * Signals that came for waits that had been given up and that nothing took since: they go
+   * back to where they were. Before the machine ends.
+   */
+  | { readonly kind: "unread"; readonly signals: readonly UnreadSignal[] }
   /** The result of pending command `id` is no longer wanted; a waiting signal stays buffered. */
   | { readonly kind: "drop"; readonly id: number }
   /** Starts a run. Resolves with { runId, created } once accepted. */

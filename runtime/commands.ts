@@ -2,7 +2,7 @@
  * The commands that runs and actors share, applied to their entity. Every message that
  * leaves an entity is made here.
  */
-import type { Command, Encoded } from "../guest/protocol.ts";
+import type { Command, Encoded, UnreadSignal } from "../guest/protocol.ts";
 import { SporeError, unreachable } from "./errors.ts";
 import { askForToken, awaitEvent } from "./events.ts";
 import { encodeRow, type ReplyTo, rowKeys, type SignalRow } from "./format.ts";
@@ -67,6 +67,9 @@ export function applyCommon(entity: Entity, sink: Sink, command: CommonCommand):
       return;
     case "token":
       askForToken(entity, sink, command);
+      return;
+    case "unread":
+      takeBackUnread(entity, sink, command.signals);
       return;
     case "drop":
       if (removePending(entity, sink, command.id) === undefined) {
@@ -241,6 +244,20 @@ export function acceptSignal(entity: Entity, sink: Sink, name: string, value: En
   }
   removePending(entity, sink, wait);
   resolveWait(entity, sink, wait, row);
+}
+
+/** Signals that a guest held and didn't read go back to where they were (I4). */
+function takeBackUnread(entity: Entity, sink: Sink, unread: readonly UnreadSignal[]): void {
+  for (const { name, index, value } of unread) {
+    // Only what it was given can come back.
+    const isKnown = Number.isSafeInteger(index) && index > 0 && index < entity.head.nextSignal;
+    if (!isKnown || entity.signals.some((signal) => signal.index === index)) continue;
+    const row: SignalRow = { name, index, value };
+    entity.signals.push(row);
+    sink.changes.put(rowKeys.signal(entity.key, index), () => encodeRow(row));
+  }
+  entity.signals.sort((left, right) => left.index - right.index);
+  sink.changes.touch(entity);
 }
 
 /** The oldest pending wait for a signal of that name. */
