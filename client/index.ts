@@ -190,11 +190,30 @@ export interface ComponentInfo {
 
 export interface ListFilter {
   readonly status?: RunStatus | readonly RunStatus[] | undefined;
-  readonly name?: string | undefined;
+  readonly name?: string | readonly string[] | undefined;
   readonly prefix?: string | undefined;
   readonly tag?: { readonly key: string; readonly value: string } | undefined;
+  /** Created then or later. */
+  readonly createdAfter?: Date | undefined;
+  /** Created earlier than this. */
+  readonly createdBefore?: Date | undefined;
   /** At most so many; default all. */
   readonly limit?: number | undefined;
+}
+
+export type BulkAction = "cancel" | "terminate" | "pause" | "resume" | "delete";
+
+export interface BulkOptions {
+  readonly reason?: string | undefined;
+  /** Only say which runs it would be. */
+  readonly dryRun?: boolean | undefined;
+}
+
+/** What became of one run; `error` says why the action was refused. */
+export interface BulkItem {
+  readonly id: string;
+  readonly status: RunStatus;
+  readonly error?: { readonly code: string; readonly message: string };
 }
 
 /** What `run` and `start` take: a graph of steps, or a workflow with its arguments. */
@@ -321,6 +340,12 @@ export interface Client {
   getMetadata(id: string, step: string): Promise<StepInfo>;
   list(filter?: ListFilter): AsyncIterable<RunSummary>;
   listAll(filter?: ListFilter): Promise<readonly RunSummary[]>;
+  /**
+   * Acts on all runs that match, each by itself:
+   * `await client.bulk("cancel", { name: "import", status: "RUNNING" })`. Without a status
+   * it takes those that can be acted upon.
+   */
+  bulk(action: BulkAction, filter: ListFilter, options?: BulkOptions): Promise<readonly BulkItem[]>;
   resume<Out = unknown>(id: string): Promise<Handle<Out>>;
   resumeAll(options?: {
     includeFailed?: boolean;
@@ -564,19 +589,52 @@ export function createClient(options: ClientOptions = {}): Client {
     do {
       const query = queryOf({
         status: statuses.length === 0 ? undefined : statuses.join(","),
-        name: filter.name,
         prefix: filter.prefix,
         tag: filter.tag && `${filter.tag.key}:${filter.tag.value}`,
+        createdAfter: filter.createdAfter?.toISOString(),
+        createdBefore: filter.createdBefore?.toISOString(),
         limit: Math.min(left, 1000),
         cursor,
       });
-      const page = await ask<{ runs: RunSummary[]; cursor?: string }>("GET", `/v1/runs${query}`);
+      const names = [filter.name ?? []].flat().map((name) => `&name=${encodeURIComponent(name)}`);
+      const page = await ask<{ runs: RunSummary[]; cursor?: string }>(
+        "GET",
+        `/v1/runs${query}${names.join("")}`,
+      );
       for (const run of page.runs) {
         if (left-- <= 0) return;
         yield run;
       }
       cursor = page.cursor;
     } while (cursor !== undefined && left > 0);
+  }
+
+  async function bulk(
+    action: BulkAction,
+    given: ListFilter,
+    { reason, dryRun }: BulkOptions = {},
+  ): Promise<readonly BulkItem[]> {
+    const { prefix, tag } = given;
+    const filter = present({
+      status: given.status && [given.status].flat(),
+      name: given.name && [given.name].flat(),
+      prefix,
+      tag,
+      createdAfter: given.createdAfter?.toISOString(),
+      createdBefore: given.createdBefore?.toISOString(),
+    });
+    const items: BulkItem[] = [];
+    let cursor: string | undefined;
+    do {
+      const left = (given.limit ?? Number.POSITIVE_INFINITY) - items.length;
+      const body = present({ action, filter, reason, dryRun, limit: Math.min(left, 1000), cursor });
+      const page: { runs: BulkItem[]; cursor?: string } = await ask("POST", "/v1/runs/bulk", {
+        body,
+      });
+      items.push(...page.runs);
+      cursor = page.cursor;
+    } while (cursor !== undefined && items.length < (given.limit ?? Number.POSITIVE_INFINITY));
+    return items;
   }
 
   async function listActorsPage(
@@ -799,6 +857,7 @@ export function createClient(options: ClientOptions = {}): Client {
     getOutput: (id, wait = {}) => waitForOutput(`/v1/runs/${encodeURIComponent(id)}`, wait),
     getMetadata: getMetadata as Client["getMetadata"],
     list,
+    bulk,
     async listAll(filter) {
       const runs: RunSummary[] = [];
       for await (const run of list(filter)) runs.push(run);

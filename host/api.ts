@@ -11,6 +11,7 @@ import type {
   CallResult,
   HistoryEvent,
   Host,
+  RunFilter,
   RunView,
   ScheduleRequest,
   ScheduleView,
@@ -278,6 +279,7 @@ function readQuery(exchange: Exchange, schema: z.ZodType): unknown {
     const asked = exchange.context.req.queries("status") ?? [];
     query.status = asked.flatMap((text) => text.split(",")).map((text) => text.toUpperCase());
   }
+  if (query.name !== undefined) query.name = exchange.context.req.queries("name");
   return checked(schema, query, "query");
 }
 
@@ -876,16 +878,11 @@ const handlers: Handlers = {
     return start(exchange, { root: encodeCbor(exchange.body.root) });
   },
   async listRuns(exchange) {
-    const { status, name, prefix, tag, limit, cursor } = exchange.query;
-    const colon = tag?.indexOf(":") ?? 0;
-    const result = await exchange.tenant.listRuns({
-      statuses: status,
-      name,
-      idPrefix: prefix,
-      tag: tag && { key: tag.slice(0, colon), value: tag.slice(colon + 1) },
-      limit,
-      cursor,
-    });
+    const { tag: pair, limit, cursor } = exchange.query;
+    const colon = pair?.indexOf(":") ?? 0;
+    const tag = pair && { key: pair.slice(0, colon), value: pair.slice(colon + 1) };
+    const filter = filterOf({ ...exchange.query, tag });
+    const result = await exchange.tenant.listRuns({ ...filter, limit, cursor });
     return send(exchange, 200, { runs: result.runs.map(views.runSummary), cursor: result.cursor });
   },
   getRun: (exchange) => runAnswer(exchange, exchange.tenant.getRun(exchange.params.id ?? "")),
@@ -952,6 +949,23 @@ const handlers: Handlers = {
   async resumeAll(exchange) {
     const includeFailed = exchange.body.includeFailed === true;
     return send(exchange, 200, { runs: await exchange.tenant.resumeAll({ includeFailed }) });
+  },
+  async bulk(exchange) {
+    const { action, filter, reason, dryRun, limit, cursor } = exchange.body;
+    const result = await exchange.tenant.bulk({
+      action,
+      filter: filterOf(filter),
+      reason,
+      isDryRun: dryRun,
+      limit,
+      cursor,
+    });
+    const runs = result.runs.map(({ id, status, error }) => ({
+      id,
+      status,
+      ...(error === undefined ? {} : { error: { code: error.code, message: error.message } }),
+    }));
+    return send(exchange, 200, { runs, cursor: result.cursor });
   },
   async deleteRun(exchange) {
     await exchange.tenant.deleteRun(exchange.params.id ?? "");
@@ -1125,6 +1139,28 @@ const handlers: Handlers = {
     return callAnswer(exchange, result, calleeOf(exchange, callId));
   },
 };
+
+/** As it comes in a query or a body. */
+interface GivenFilter {
+  readonly status?: RunFilter["statuses"];
+  readonly name?: RunFilter["names"];
+  readonly prefix?: string | undefined;
+  readonly tag?: RunFilter["tag"];
+  readonly createdAfter?: string | undefined;
+  readonly createdBefore?: string | undefined;
+}
+
+function filterOf(given: GivenFilter): RunFilter {
+  const { status, name, prefix, tag, createdAfter, createdBefore } = given;
+  return {
+    statuses: status,
+    names: name,
+    idPrefix: prefix,
+    tag,
+    createdAfterMs: createdAfter === undefined ? undefined : Date.parse(createdAfter),
+    createdBeforeMs: createdBefore === undefined ? undefined : Date.parse(createdBefore),
+  };
+}
 
 // ---------------------------------------------------------------- events by token
 

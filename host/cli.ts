@@ -11,6 +11,7 @@ import ora from "ora";
 import pc from "picocolors";
 import {
   type ActorInfo,
+  type BulkAction,
   type Client,
   ClientError,
   createClient,
@@ -306,6 +307,8 @@ function addRunVerbs(verb: Verb, ports: CliPorts): void {
       }),
     );
   const onRun = (name: string, text: string): Command => verb(`${name} <id>`, text);
+  const onRuns = (name: string, text: string): Command =>
+    filterOptions(verb(`${name} [id]`, text)).option("-y, --yes", "do it to all that match");
   onRun("status", "what is known of a run").action(
     action(ports, async ({ print, client }, id: string) => {
       print.record(await client().getMetadata(id));
@@ -355,10 +358,12 @@ function addRunVerbs(verb: Verb, ports: CliPorts): void {
       }),
     );
   for (const name of ["cancel", "terminate"] as const) {
-    onRun(name, name === "cancel" ? "cancel in cooperation with the workflow" : "end at once")
+    onRuns(name, name === "cancel" ? "cancel in cooperation with the workflow" : "end at once")
       .option("-r, --reason <text>", "noted in the history")
       .action(
-        action(ports, async ({ options, print, client }, id: string) => {
+        action(ports, async (task, id?: string) => {
+          const { options, print, client } = task;
+          if (id === undefined) return actOnAll(task, name);
           const run = await client()
             .handle(id)
             [name](options.reason as string | undefined);
@@ -366,8 +371,10 @@ function addRunVerbs(verb: Verb, ports: CliPorts): void {
         }),
       );
   }
-  onRun("pause", "begin nothing new until resumed").action(
-    action(ports, async ({ print, client }, id: string) => {
+  onRuns("pause", "begin nothing new until resumed").action(
+    action(ports, async (task, id?: string) => {
+      const { print, client } = task;
+      if (id === undefined) return actOnAll(task, "pause");
       const run = await client().handle(id).pause();
       print.result({ id, status: run.status }, () => [`${id} ${print.status(run.status)}`]);
     }),
@@ -391,8 +398,10 @@ function addRunVerbs(verb: Verb, ports: CliPorts): void {
         print.result({ id, status: run.status }, () => [`${id} ${print.status(run.status)}`]);
       }),
     );
-  onRun("delete", "forget a closed run").action(
-    action(ports, async ({ print, client }, id: string) => {
+  onRuns("delete", "forget a closed run").action(
+    action(ports, async (task, id?: string) => {
+      const { print, client } = task;
+      if (id === undefined) return actOnAll(task, "delete");
       await client().deleteRun(id);
       print.result({ id, deleted: true }, () => [`${pc.green("✓")} ${id} is gone`]);
     }),
@@ -859,6 +868,32 @@ function filterOf(options: Readonly<Record<string, unknown>>): ListFilter {
     tag: tag && { key: tag[0], value: tag[1] },
     limit: options.limit as number,
   };
+}
+
+function filterOptions(command: Command): Command {
+  return command
+    .option("-s, --status <status>", "one or several, with commas")
+    .option("-n, --name <name>", "of this workflow")
+    .option("--prefix <prefix>", "ids that begin so")
+    .option("--tag <key=value>", "with this tag", collectTag, undefined);
+}
+
+/** Without an id: all that match, but only shown until somebody says yes. */
+async function actOnAll(context: VerbContext, verb: BulkAction): Promise<void> {
+  const { options, print, client } = context;
+  const { reason, yes, ...filter } = options;
+  if (!["status", "name", "prefix", "tag"].some((name) => filter[name] !== undefined)) {
+    throw usage("which runs? give an id, or --status, --name, --prefix or --tag");
+  }
+  const runs = await client().bulk(verb, filterOf(filter), {
+    reason: reason as string | undefined,
+    dryRun: yes !== true,
+  });
+  print.rows(
+    runs.map(({ error, ...run }) => ({ ...run, ...(error && { error: error.message }) })),
+    ["id", "status", "error"],
+  );
+  if (yes !== true) throw usage(`${runs.length} runs match; ${verb} them with --yes`);
 }
 
 function collectTag(pair: string, tags: Record<string, string> = {}): Record<string, string> {

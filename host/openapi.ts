@@ -314,6 +314,7 @@ interface Shape {
   readonly isPublic?: boolean;
 }
 
+const time = z.iso.datetime({ offset: true }).optional();
 const runParams = z.object({ id });
 const scheduleParams = z.object({ id });
 const messageParams = z.object({ id, name });
@@ -423,12 +424,14 @@ export const routes = {
     tag: "runs",
     query: z.object({
       status: z.array(status).optional(),
-      name: name.optional(),
+      name: z.array(name).optional(),
       prefix: z.string().max(200).optional(),
       tag: z
         .string()
         .regex(/^[^:]{1,200}:.{0,1000}$/s, "key:value")
         .optional(),
+      createdAfter: time,
+      createdBefore: time,
       limit: count(1000),
       cursor: z.string().max(2000).optional(),
     }),
@@ -518,6 +521,42 @@ export const routes = {
       200: {
         description: "What was resumed",
         schema: z.object({ runs: z.array(z.object({ id: z.string(), status })) }),
+      },
+    },
+  },
+  bulk: {
+    method: "post",
+    path: "/v1/runs/bulk",
+    summary: "Act on all runs that match, a page at a time, each by itself",
+    tag: "runs",
+    body: z.strictObject({
+      action: z.enum(["cancel", "terminate", "pause", "resume", "delete"]),
+      filter: z.strictObject({
+        status: z.array(status).optional(),
+        name: z.array(name).optional(),
+        prefix: z.string().max(200).optional(),
+        tag: z.strictObject({ key: z.string().max(200), value: z.string().max(1000) }).optional(),
+        createdAfter: time,
+        createdBefore: time,
+      }),
+      reason: z.string().max(10_000).optional(),
+      dryRun: z.boolean().optional(),
+      limit: z.number().int().min(1).max(1000).optional(),
+      cursor: z.string().max(2000).optional(),
+    }),
+    answers: {
+      200: {
+        description: "What became of each; `cursor` is there when there may be more",
+        schema: z.object({
+          runs: z.array(
+            z.object({
+              id: z.string(),
+              status,
+              error: z.object({ code: z.string(), message: z.string() }).optional(),
+            }),
+          ),
+          cursor: z.string().optional(),
+        }),
       },
     },
   },

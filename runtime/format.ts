@@ -61,7 +61,8 @@ export const rowKeys = {
   inboxes: "q/",
 } as const;
 
-const timeMax = 0xffff_ffff_ffff;
+/** Lists are newest first: their keys have the time taken from this. */
+export const timeMax = 0xffff_ffff_ffff;
 
 export function hex(value: number, width: number): string {
   return Math.max(0, Math.floor(value)).toString(16).padStart(width, "0");

@@ -4,6 +4,7 @@
  * SporeError. What a call answers is durable when it answers (I3).
  */
 import type { Definition, Encoded, ErrorValue, Manifest, Outcome } from "../guest/protocol.ts";
+import type { SporeError } from "./errors.ts";
 import type { EventView } from "./events.ts";
 import type { Overlap, ScheduledRun, ScheduleSpec } from "./format.ts";
 import type { AbortSignalLike, ComponentSource } from "./ports.ts";
@@ -130,11 +131,43 @@ export interface HistoryEvent {
   readonly data: Readonly<Record<string, unknown>>;
 }
 
-export interface ListRequest {
+export interface RunFilter {
   readonly statuses?: readonly Status[] | undefined;
-  readonly name?: string | undefined;
+  /** Of one of these workflows. */
+  readonly names?: readonly string[] | undefined;
   readonly idPrefix?: string | undefined;
   readonly tag?: { readonly key: string; readonly value: string } | undefined;
+  /** Created then or later. */
+  readonly createdAfterMs?: number | undefined;
+  /** Created earlier than this. */
+  readonly createdBeforeMs?: number | undefined;
+}
+
+export type BulkAction = "cancel" | "terminate" | "pause" | "resume" | "delete";
+
+export interface BulkRequest {
+  readonly action: BulkAction;
+  /** Without statuses: those in which a run can take the action. */
+  readonly filter: RunFilter;
+  readonly reason?: string | undefined;
+  /** Say only which runs it would be. */
+  readonly isDryRun?: boolean | undefined;
+  /** 1 to 1000; default 1000. */
+  readonly limit?: number | undefined;
+  readonly cursor?: string | undefined;
+}
+
+export interface BulkResult {
+  /** Newest first; with an error where the action was refused. */
+  readonly runs: readonly {
+    readonly id: string;
+    readonly status: Status;
+    readonly error?: SporeError | undefined;
+  }[];
+  readonly cursor?: string | undefined;
+}
+
+export interface ListRequest extends RunFilter {
   /** 1 to 1000; default 100. */
   readonly limit?: number | undefined;
   readonly cursor?: string | undefined;
@@ -326,6 +359,8 @@ export interface TenantHost {
     options: { from: number; signal: AbortSignalLike },
   ): AsyncIterable<HistoryEvent>;
   listRuns(request: ListRequest): Promise<ListResult>;
+  /** One page of runs that match, each acted upon by itself. */
+  bulk(request: BulkRequest): Promise<BulkResult>;
 
   cancelRun(id: string, reason: string): Promise<RunView>;
   terminateRun(id: string, reason: string): Promise<RunView>;

@@ -3,7 +3,7 @@
  * partition and status. Cost is in proportion to what is shown, not to what exists.
  */
 import { SporeError } from "./errors.ts";
-import { decodeRow, type ListedRow, rowKeys } from "./format.ts";
+import { decodeRow, hex, type ListedRow, rowKeys, timeMax } from "./format.ts";
 import { checkName } from "./ids.ts";
 import type { ListActorsRequest, ListRequest, ListResult, RunSummary, Status } from "./index.ts";
 import type { Partition } from "./partition.ts";
@@ -26,7 +26,9 @@ export async function listRuns(
   request: ListRequest,
 ): Promise<ListResult> {
   const limit = Math.min(Math.max(1, request.limit ?? limitDefault), limitMax);
-  const cursor = request.cursor === undefined ? "" : checkCursor(request.cursor);
+  const given = request.cursor === undefined ? "" : checkCursor(request.cursor);
+  const newest = newestPosition(request.createdBeforeMs);
+  const cursor = given > newest ? given : newest;
   // What was acknowledged before the question is in the answer.
   await Promise.all(partitions.map((partition) => partition.durable()));
   const sources: Source[] = [];
@@ -39,7 +41,7 @@ export async function listRuns(
   let last = cursor;
   for (let rows = 0; rows < rowsMax; rows++) {
     const next = await takeNewest(sources);
-    if (next === undefined) return { runs };
+    if (next === undefined || isTooOld(next.summary, request)) return { runs };
     last = next.position;
     if (matches(next.summary, request)) runs.push(next.summary);
     if (runs.length >= limit) break;
@@ -146,7 +148,7 @@ class Source {
         id: position.slice(13),
         name: row.name,
         status: this.#status,
-        createdAtMs: 0xffff_ffff_ffff - Number.parseInt(position.slice(0, 12), 16),
+        createdAtMs: timeMax - Number.parseInt(position.slice(0, 12), 16),
         ...(row.closedAtMs === undefined ? {} : { closedAtMs: row.closedAtMs }),
         tags: row.tags ?? {},
       },
@@ -154,8 +156,19 @@ class Source {
   }
 }
 
+/** Right before the newest run that was created earlier; "" is before all. */
+function newestPosition(createdBeforeMs: number | undefined): string {
+  if (createdBeforeMs === undefined) return "";
+  // After all positions of that very time: "0" comes after "/".
+  return `${hex(timeMax - createdBeforeMs, 12)}0`;
+}
+
+function isTooOld({ createdAtMs }: RunSummary, { createdAfterMs }: ListRequest): boolean {
+  return createdAfterMs !== undefined && createdAtMs < createdAfterMs;
+}
+
 function matches(run: RunSummary, request: ListRequest): boolean {
-  if (request.name !== undefined && run.name !== request.name) return false;
+  if (request.names !== undefined && !request.names.includes(run.name)) return false;
   if (request.idPrefix !== undefined && !run.id.startsWith(request.idPrefix)) return false;
   return request.tag === undefined || run.tags[request.tag.key] === request.tag.value;
 }

@@ -33,6 +33,9 @@ import type {
   ActorView,
   BackfillRequest,
   BackfillResult,
+  BulkAction,
+  BulkRequest,
+  BulkResult,
   CallRequest,
   CallResult,
   ComponentView,
@@ -83,6 +86,17 @@ const callWaitMsMax = 300_000;
 /** How long a call waits for the earlier ones of its session. */
 const sessionWaitMs = 30_000;
 const stepsPerRead = 1000;
+/** Runs that one bulk request acts upon, and how many of them at a time. */
+const bulkMax = 1000;
+const bulkAtOnce = 100;
+/** Which runs an action is for, if the filter doesn't say. */
+const bulkStatuses: Readonly<Record<BulkAction, readonly Status[]>> = {
+  cancel: ["PENDING", "RUNNING", "PAUSED", "RESUMABLE"],
+  terminate: ["PENDING", "RUNNING", "PAUSED", "RESUMABLE"],
+  pause: ["RUNNING"],
+  resume: ["PAUSED", "RESUMABLE", "FAILED"],
+  delete: ["SUCCESSFUL", "FAILED", "CANCELED"],
+};
 
 interface Deployment {
   readonly seq: number;
@@ -423,6 +437,46 @@ class Tenant implements TenantHost {
 
   listRuns(request: ListRequest): Promise<ListResult> {
     return listRuns(this.#parts.name, this.#parts.partitions, request);
+  }
+
+  async bulk(request: BulkRequest): Promise<BulkResult> {
+    const { action, filter, cursor, limit = bulkMax } = request;
+    const statuses = filter.statuses ?? bulkStatuses[action];
+    const page = await this.listRuns({ ...filter, statuses, limit, cursor });
+    const runs: BulkResult["runs"][number][] = [];
+    for (let first = 0; first < page.runs.length; first += bulkAtOnce) {
+      const part = page.runs.slice(first, first + bulkAtOnce);
+      runs.push(...(await Promise.all(part.map((run) => this.#actOn(run, request)))));
+    }
+    return page.cursor === undefined ? { runs } : { runs, cursor: page.cursor };
+  }
+
+  async #actOn(
+    { id, status }: { readonly id: string; readonly status: Status },
+    { action, reason, isDryRun }: BulkRequest,
+  ): Promise<BulkResult["runs"][number]> {
+    if (isDryRun === true) return { id, status };
+    try {
+      switch (action) {
+        case "cancel":
+          return { id, status: (await this.cancelRun(id, reason ?? "canceled")).status };
+        case "terminate":
+          return { id, status: (await this.terminateRun(id, reason ?? "terminated")).status };
+        case "pause":
+          return { id, status: (await this.pauseRun(id)).status };
+        case "resume":
+          return { id, status: (await this.resumeRun(id)).status };
+        case "delete":
+          await this.deleteRun(id);
+          return { id, status };
+      }
+    } catch (error) {
+      // What one run refuses is no reason to stop; a host in trouble is.
+      const isRefusal =
+        error instanceof SporeError && (error.kind === "missing" || error.kind === "conflict");
+      if (!isRefusal) throw error;
+      return { id, status, error };
+    }
   }
 
   cancelRun(id: string, reason: string): Promise<RunView> {

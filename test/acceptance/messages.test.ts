@@ -1,6 +1,14 @@
 /** Messages to and from runs, against a real server process. */
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { ask, putAway, type ServerProcess, spore, startProject, startServer } from "./kit.ts";
+import {
+  ask,
+  putAway,
+  type ServerProcess,
+  spore,
+  startProject,
+  startServer,
+  until,
+} from "./kit.ts";
 import { account, approval, collector, publisher, slow } from "./project.ts";
 
 let server: ServerProcess;
@@ -290,5 +298,79 @@ describe("updates", () => {
       json: { args: ["b"], updateId: id },
     });
     expect(done.body).toEqual({ callId: id, result: 2 });
+  });
+});
+
+describe("many runs at once", () => {
+  const ids = (runs: readonly { readonly id: string }[]): string[] => runs.map(({ id }) => id);
+
+  it("are listed by names and by when they were created", async () => {
+    const before = new Date();
+    for (const id of ["many_a", "many_b"]) await client.start(collector.with(1), { id });
+    await until("the clock has moved", () => Date.now() > before.getTime() + 50);
+    const middle = new Date();
+    await client.start(slow.with(), { id: "many_c" });
+    const all = { prefix: "many_", createdAfter: before };
+    expect(ids(await client.listAll(all))).toEqual(["many_c", "many_b", "many_a"]);
+    const older = await client.listAll({ ...all, createdBefore: middle });
+    expect(ids(older)).toEqual(["many_b", "many_a"]);
+    const page = await ask(
+      server,
+      "GET",
+      `/v1/runs?limit=1&createdBefore=${middle.toISOString()}&createdAfter=${before.toISOString()}`,
+    );
+    expect(ids(page.body.runs as { id: string }[])).toEqual(["many_b"]);
+    const next = await client.listAll({ createdAfter: middle, prefix: "many_" });
+    expect(ids(next)).toEqual(["many_c"]);
+    const exact = new Date((await client.handle("many_c").info()).createdAt);
+    expect(ids(await client.listAll({ createdAfter: exact, prefix: "many_" }))).toEqual(["many_c"]);
+    expect(await client.listAll({ createdAfter: exact, createdBefore: exact })).toEqual([]);
+    const named = await client.listAll({ name: ["slow", "collector"], prefix: "many_" });
+    expect(named).toHaveLength(3);
+    expect(ids(await client.listAll({ name: ["slow"], prefix: "many_" }))).toEqual(["many_c"]);
+  });
+
+  it("are acted upon one by one, with what became of each", async () => {
+    const filter = { prefix: "many_", name: "collector" };
+    const dry = await client.bulk("pause", filter, { dryRun: true });
+    expect(ids(dry)).toEqual(["many_b", "many_a"]);
+    expect(await client.getStatus("many_a")).toBe("RUNNING");
+    const paused = await client.bulk("pause", filter);
+    expect(paused.map(({ status }) => status)).toEqual(["PAUSED", "PAUSED"]);
+    await client.handle("many_a").terminate();
+    const resumed = await client.bulk("resume", { ...filter, status: ["PAUSED", "CANCELED"] });
+    expect(resumed).toMatchObject([
+      { id: "many_b", status: "RUNNING" },
+      { id: "many_a", status: "CANCELED", error: { code: "run-closed" } },
+    ]);
+    expect(ids(await client.bulk("delete", { prefix: "many_" }))).toEqual(["many_a"]);
+    await expect(client.getStatus("many_a")).rejects.toMatchObject({ code: "run-not-found" });
+  });
+
+  it("are taken page by page", async () => {
+    for (let index = 0; index < 5; index++) {
+      await client.start(collector.with(1), { id: `page_${index}` });
+    }
+    const seen: string[] = [];
+    let cursor: unknown;
+    do {
+      const { body } = await ask(server, "POST", "/v1/runs/bulk", {
+        json: { action: "terminate", filter: { prefix: "page_" }, limit: 2, cursor },
+      });
+      seen.push(...ids(body.runs as { id: string }[]));
+      cursor = body.cursor;
+    } while (cursor !== undefined);
+    expect(seen).toEqual(["page_4", "page_3", "page_2", "page_1", "page_0"]);
+  });
+
+  it("are canceled on the command line only after a yes", async () => {
+    const line = ["cancel", "--prefix", "many_", "--status", "running", "--url", server.url];
+    const shown = await spore([...line, "--json"]);
+    expect([shown.code, shown.out]).toEqual([2, expect.stringContaining('"many_c"')]);
+    expect(await client.getStatus("many_c")).toBe("RUNNING");
+    expect((await spore(["cancel", "--url", server.url])).code).toBe(2);
+    expect((await spore([...line, "--yes"])).code).toBe(0);
+    await until("they are canceled", async () => (await client.getStatus("many_c")) === "CANCELED");
+    expect(await client.getStatus("many_b")).toBe("CANCELED");
   });
 });

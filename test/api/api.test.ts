@@ -359,7 +359,7 @@ describe("listing", () => {
     await fetch("/v1/runs?status=RUNNING,failed&status=PAUSED&name=x&limit=5&tag=a:b:c");
     expect(host.asked.at(-1)?.args[0]).toMatchObject({
       statuses: ["RUNNING", "FAILED", "PAUSED"],
-      name: "x",
+      names: ["x"],
       limit: 5,
       tag: { key: "a", value: "b:c" },
     });
