@@ -1173,6 +1173,8 @@ export class Partition {
   }
 
   #fire(entity: Entity, sink: Sink, { id, atMs }: Timer): void {
+    // A host whose clock is behind may tell the guest: it must not be told an earlier time.
+    entity.head.lastNowMs = Math.max(entity.head.lastNowMs, atMs);
     if (id < systemTimers.min) {
       const pending = entity.pending.get(id);
       if (pending?.kind === "timer" && pending.atMs <= sink.nowMs) {

@@ -15,6 +15,7 @@ import {
   handle,
   put,
   query,
+  remind,
   run,
   type Self,
   signal,
@@ -262,6 +263,25 @@ export const Relay = actor(
     }
   },
   { readonly: ["total"] },
+);
+
+/** Is reminded; says when. */
+export const Bell = actor(
+  "Bell",
+  class {
+    rings: Record<string, number[]> = {};
+    set(name: string, delayMs: number): number {
+      remind(name, { after: delayMs }, this.ring, name);
+      return currentMachine().nowMs() + delayMs;
+    }
+    ring(name: string): void {
+      this.rings[name] = [...(this.rings[name] ?? []), currentMachine().nowMs()];
+    }
+    list(): Record<string, number[]> {
+      return this.rings;
+    }
+  },
+  { readonly: ["list"] },
 );
 
 /** A turn with effects and waits, and one that is a graph of the actor's own methods. */
