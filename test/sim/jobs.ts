@@ -3,7 +3,7 @@
  * (actors may be shared), with its laws inside.
  */
 import { decode, encode } from "../../guest/cbor.ts";
-import type { HistoryEvent } from "../../runtime/index.ts";
+import type { HistoryEvent, ScheduleView } from "../../runtime/index.ts";
 import { type Client, codeOf } from "./clients.ts";
 
 export type Job = (client: Client, id: string) => Promise<void>;
@@ -394,37 +394,6 @@ const failingHalfway: Job = async (client, id) => {
   }
 };
 
-/** A reminder comes once and never early; of a deleted actor it doesn't come to the next one. */
-const reminding: Job = async (client, id) => {
-  const { random, world } = client;
-  const key = `${id}-bell`;
-  const set = (name: string, delayMs: number): Promise<unknown> =>
-    client.call("Bell", key, "set", [name, delayMs], { callId: `${id}-${name}` });
-  const isDeleted = random.below(2) === 0;
-  const delayMs = random.between(1, 30_000);
-  await set("first", delayMs);
-  if (isDeleted) {
-    await client.ask(`delete ${key}`, (tenant) =>
-      forgiving(tenant.deleteActor("Bell", key), "actor-not-found"),
-    );
-  }
-  const dueMs = (await set("last", delayMs + 1)) as number;
-  for (;;) {
-    const rings = (await client.call("Bell", key, "list", [])) as Record<string, number[]>;
-    if (rings["last"] === undefined) {
-      await world.sleep(random.latency(4000));
-      continue;
-    }
-    same(client, "J-reminders", rings["last"].length, 1, key);
-    world.laws.check((rings["last"][0] ?? 0) >= dueMs, "I9 timers are never early", key);
-    const first = rings["first"]?.length ?? 0;
-    // One that came before the deletion is gone with its actor.
-    if (isDeleted) same(client, "J-reminders", first, 0, key);
-    else world.laws.check(first <= 1, "J-reminders", `${key}: ${first} times`);
-    return;
-  }
-};
-
 const working: Job = async (client, id) => {
   const key = `${id}-w`;
   const n = client.random.between(1, 3);
@@ -494,6 +463,82 @@ const listing: Job = async (client, id) => {
   );
   same(client, "I7 only one's own", foreign, [], `list of ${client.tenant}`);
 };
+
+// ---------------------------------------------------------------- schedules
+
+/** No slot is lost, none has two runs, none is early; a trigger that is repeated happens once. */
+const scheduled: Job = async (client, id) => {
+  const { random, world } = client;
+  const slots = random.between(1, 5);
+  const triggers = random.between(0, 2);
+  const everyMs = random.pick([1000, 3000, 20_000]);
+  const overlap = random.pick(["allow-all", "buffer-all"] as const);
+  const request = {
+    workflow: "chain",
+    args: encode([2]),
+    everyMs,
+    jitterMs: random.pick([0, 0, 700, 5000]),
+    overlap,
+    catchUpMs: 100 * 86_400_000,
+    remaining: slots,
+  };
+  await client.ask(`schedule ${id}`, (tenant) =>
+    forgiving(tenant.createSchedule(id, request), "schedule-exists"),
+  );
+  for (let i = 1; i <= triggers; i += 1) {
+    await client.ask(`trigger ${id} ${i}`, (tenant) =>
+      tenant.triggerSchedule(id, { triggerId: `t${i}` }),
+    );
+  }
+  const view = await scheduleUntil(client, id, (each) => {
+    return each.started >= slots + triggers && each.running.length === 0;
+  });
+  const law = "C1 each slot has one run";
+  const counts = [view.started, view.missed, view.skipped, view.waiting, view.remaining];
+  same(client, law, counts, [slots + triggers, 0, 0, 0, 0], id);
+  const taken = view.runs.filter(({ cause }) => cause === "slot").toReversed();
+  const firstMs = taken[0]?.slotMs ?? 0;
+  same(
+    client,
+    law,
+    taken.map(({ slotMs }) => slotMs),
+    Array.from({ length: slots }, (_, i) => firstMs + i * everyMs),
+    id,
+  );
+  same(client, law, firstMs % everyMs, 0, id);
+  for (const { slotMs, startedAtMs, runId, cause } of view.runs) {
+    // What has waited may be started by a host whose clock is behind.
+    const isSameClock = cause === "slot" && overlap === "allow-all";
+    const isEarly = isSameClock && startedAtMs < slotMs;
+    world.laws.check(!isEarly, "I9 timers are never early", runId);
+    same(client, "J-output", await client.value(runId), 3, runId);
+    await history(client, runId, "SUCCESSFUL");
+  }
+  same(client, law, new Set(view.runs.map(({ runId }) => runId)).size, slots + triggers, id);
+  await client.ask(
+    `delete ${id}`,
+    (tenant) => forgiving(tenant.deleteSchedule(id), "schedule-not-found"),
+    () => {
+      const key = `${client.tenant}/s/${id}` as Parameters<typeof world.laws.truthOf>[0];
+      const left = [`e/${key}/`, `a/${key}`, `x/${client.tenant}/s/${id}`].flatMap((prefix) =>
+        world.laws.rowsBelow(key, prefix),
+      );
+      same(client, "J-delete frees everything", left, [], id);
+    },
+  );
+};
+
+async function scheduleUntil(
+  client: Client,
+  id: string,
+  fits: (view: ScheduleView) => boolean,
+): Promise<ScheduleView> {
+  for (;;) {
+    const view = await client.ask(`schedule ${id}?`, (tenant) => tenant.getSchedule(id));
+    if (fits(view)) return view;
+    await client.world.sleep(client.random.latency(4000));
+  }
+}
 
 // ---------------------------------------------------------------- shared pieces
 
@@ -568,5 +613,5 @@ export const jobs: Readonly<Record<string, Job>> = {
   working,
   deletingActors,
   listing,
+  scheduled,
 };
-  reminding,

@@ -180,6 +180,13 @@ export const mutants: readonly Mutant[] = [
     sandbox: { takesNoImages: true },
   },
   {
+    name: "a schedule's timer is not durable",
+    seedsMax: 40,
+    law: "liveness",
+    job: "scheduled",
+    patch: withoutRows(/^t\/[0-9a-f]{12}\/fffffffc\//),
+  },
+  {
     name: "queries run on the live memory",
     seedsMax: 100,
     job: "collecting",
