@@ -394,6 +394,37 @@ const failingHalfway: Job = async (client, id) => {
   }
 };
 
+/** A reminder comes once and never early; of a deleted actor it doesn't come to the next one. */
+const reminding: Job = async (client, id) => {
+  const { random, world } = client;
+  const key = `${id}-bell`;
+  const set = (name: string, delayMs: number): Promise<unknown> =>
+    client.call("Bell", key, "set", [name, delayMs], { callId: `${id}-${name}` });
+  const isDeleted = random.below(2) === 0;
+  const delayMs = random.between(1, 30_000);
+  await set("first", delayMs);
+  if (isDeleted) {
+    await client.ask(`delete ${key}`, (tenant) =>
+      forgiving(tenant.deleteActor("Bell", key), "actor-not-found"),
+    );
+  }
+  const dueMs = (await set("last", delayMs + 1)) as number;
+  for (;;) {
+    const rings = (await client.call("Bell", key, "list", [])) as Record<string, number[]>;
+    if (rings["last"] === undefined) {
+      await world.sleep(random.latency(4000));
+      continue;
+    }
+    same(client, "J-reminders", rings["last"].length, 1, key);
+    world.laws.check((rings["last"][0] ?? 0) >= dueMs, "I9 timers are never early", key);
+    const first = rings["first"]?.length ?? 0;
+    // One that came before the deletion is gone with its actor.
+    if (isDeleted) same(client, "J-reminders", first, 0, key);
+    else world.laws.check(first <= 1, "J-reminders", `${key}: ${first} times`);
+    return;
+  }
+};
+
 const working: Job = async (client, id) => {
   const key = `${id}-w`;
   const n = client.random.between(1, 3);
@@ -609,6 +640,7 @@ export const jobs: Readonly<Record<string, Job>> = {
   reading,
   banking,
   relaying,
+  reminding,
   failingHalfway,
   working,
   deletingActors,
