@@ -1,0 +1,235 @@
+/**
+ * What one partition owes to whoever has sent it something, at the moments when two things
+ * happen at once: a life that ends, an actor that is deleted, a mailbox that is full. The
+ * engine is the real one, with the simulated world (test/sim) in perfect order around it.
+ */
+import { beforeEach, expect, test } from "vitest";
+import { decode, encode } from "../../guest/cbor.ts";
+import { actor, continueAsNew, signal, sleep, update, workflow } from "../../guest/index.ts";
+import type { Outcome } from "../../guest/protocol.ts";
+import { mailMax } from "../../runtime/actor.ts";
+import type { CallResult, TenantHost } from "../../runtime/index.ts";
+import { effect, guarded } from "../sim/guest.ts";
+import { World } from "../sim/world.ts";
+
+workflow("lives", async (life: number) => {
+  update("which", () => life);
+  await signal("next");
+  if (life < 2) continueAsNew(life + 1);
+  return life;
+});
+
+/** Ends its first life while it waits for items, too. */
+workflow("reader", async (life: number) => {
+  const first = signal<string>("item");
+  if (life === 1) {
+    await signal("next");
+    continueAsNew(2);
+  }
+  return [await first, await signal<string>("item")];
+});
+
+/** The wait is given up by its timeout, and a new life begins at once. */
+workflow("late", async (life: number) => {
+  const got: unknown[] = [];
+  if (life === 1) {
+    await signal("item", { timeout: 50 }).catch(() => undefined);
+    continueAsNew(2);
+  }
+  for (let i = 0; i < 3; i++) got.push(await signal("item"));
+  return got;
+});
+
+workflow("effectOfALife", async (life: number) => {
+  const key = effect("slow");
+  if (life > 1) return key;
+  await signal("next");
+  continueAsNew(2);
+});
+
+workflow("guardedReader", async (name: string) => {
+  const first = signal<string>("item");
+  await guarded(name);
+  return [await first, await signal<string>("item")];
+});
+
+const Slow = actor(
+  "Slow",
+  class {
+    done = 0;
+    async work(ms: number): Promise<number> {
+      await sleep(ms);
+      this.done += 1;
+      return this.done;
+    }
+  },
+);
+
+workflow("askSlow", (key: string) => Slow.getOrCreate(key).work(60_000));
+
+let world: World;
+let tenant: TenantHost;
+
+beforeEach(async () => {
+  world = new World({ seed: 1, partitions: 1, limits: { lingerMs: 5 }, storeMs: 1 });
+  const host = world.startHost();
+  await world.runUntil(() => host.isReady, 10_000);
+  if (host.host === undefined) throw new Error("the host is ready");
+  tenant = host.host.tenant("t");
+  await finished(tenant.deploy({ kind: "javascript", code: "export {};" }));
+});
+
+/** Lets the world go on until the work is done. */
+async function finished<T>(work: Promise<T>): Promise<T> {
+  let isSettled = false;
+  const settled = work.finally(() => {
+    isSettled = true;
+  });
+  settled.catch(() => undefined);
+  const isOver = await world.runUntil(() => isSettled, world.nowMs + 3_600_000);
+  expect(world.laws.violations).toEqual([]);
+  if (!isOver) throw new Error("nobody answers");
+  return settled;
+}
+
+async function begin(id: string, name: string, ...args: unknown[]): Promise<void> {
+  await finished(tenant.startRun({ id, workflow: name, args: encode(args) }));
+  await finished(world.sleep(20));
+}
+
+async function outcomeOf(id: string): Promise<Outcome> {
+  const output = await finished(tenant.output(id, { waitMs: 60_000 }));
+  if (output.kind !== "ready") throw new Error(`${id} does not end`);
+  return output.outcome;
+}
+
+function resultOf(outcome: Outcome): unknown {
+  if (outcome.kind === "ok") return decode(outcome.value);
+  throw new Error(outcome.error.message);
+}
+
+function answerOf(result: CallResult): unknown {
+  if (result.kind === "accepted") throw new Error("there is no answer");
+  return result.outcome.kind === "ok" ? decode(result.outcome.value) : result.outcome.error.code;
+}
+
+function sent(id: string, name: string, value: unknown = null): Promise<unknown> {
+  return tenant.signalRun(id, name, encode(value), {});
+}
+
+// ---------------------------------------------------------------- lives
+
+test("an update that waits while its run begins anew is answered by the next life", async () => {
+  await begin("r", "lives", 1);
+  const [, result] = await finished(
+    Promise.all([
+      sent("r", "next"),
+      tenant.updateRun("r", "which", encode([]), { updateId: "u", waitMs: 5000 }),
+    ]),
+  );
+  expect(answerOf(result)).toBe(2);
+});
+
+test("a cancellation that waits while its run begins anew is for the next life", async () => {
+  await begin("r", "lives", 1);
+  await finished(Promise.all([sent("r", "next"), tenant.cancelRun("r", "enough")]));
+  const outcome = await outcomeOf("r");
+  expect(outcome).toMatchObject({ kind: "error", error: { class: "cancelled" } });
+  const run = await finished(tenant.getRun("r"));
+  expect(run).toMatchObject({ status: "CANCELED", attempt: 2 });
+});
+
+test("signals that come while a run begins anew are read by the next life, in order", async () => {
+  await begin("r", "reader", 1);
+  await finished(Promise.all([sent("r", "next"), sent("r", "item", "a"), sent("r", "item", "b")]));
+  expect(resultOf(await outcomeOf("r"))).toEqual(["a", "b"]);
+});
+
+test("a signal that came together with its wait's timeout is read by the next life, before younger ones", async () => {
+  await begin("r", "late", 1);
+  await finished(tenant.pauseRun("r"));
+  await finished(world.sleep(200)); // the timer's answer waits first
+  for (const item of [1, 2, 3]) await finished(sent("r", "item", item));
+  await finished(tenant.resumeRun("r"));
+  expect(resultOf(await outcomeOf("r"))).toEqual([1, 2, 3]);
+});
+
+test("an effect of an earlier life answers no command of a later one", async () => {
+  await finished(tenant.startRun({ id: "r", workflow: "effectOfALife", args: encode([1]) }));
+  // Its answer is on its way when the next life gives the same command id again.
+  await world.runUntil(() => (world.counts.get("effects") ?? 0) === 1, world.nowMs + 10_000);
+  await finished(sent("r", "next"));
+  expect(resultOf(await outcomeOf("r"))).toBe("r/2/effect");
+  expect(world.counts.get("effects")).toBe(2);
+});
+
+test("an update that waits while its run ends is refused, not forgotten", async () => {
+  await begin("r", "lives", 2);
+  const [, result] = await finished(
+    Promise.all([
+      sent("r", "next"),
+      tenant.updateRun("r", "which", encode([]), { updateId: "u", waitMs: 5000 }),
+    ]),
+  );
+  expect(answerOf(result)).toBe("run-closed");
+  expect(resultOf(await outcomeOf("r"))).toBe(2);
+});
+
+test("signals that come around a failure are there after a resume", async () => {
+  for (let delayMs = 0; delayMs <= 60; delayMs += 4) {
+    const id = `r${delayMs}`;
+    world.ledger.off.add(id);
+    await finished(tenant.startRun({ id, workflow: "guardedReader", args: encode([id]) }));
+    await finished(world.sleep(delayMs));
+    const taken: string[] = [];
+    for (const item of ["a", "b"]) {
+      await finished(sent(id, "item", item)).then(
+        () => taken.push(item),
+        (error: unknown) => expect(error).toMatchObject({ code: "run-closed" }),
+      );
+    }
+    await finished(world.sleep(5000));
+    expect(await finished(tenant.getRun(id))).toMatchObject({ status: "FAILED" });
+    world.ledger.off.delete(id);
+    await finished(tenant.resumeRun(id));
+    for (const item of ["a", "b"].slice(taken.length)) await finished(sent(id, "item", item));
+    expect(resultOf(await outcomeOf(id))).toEqual(["a", "b"]);
+  }
+});
+
+// ---------------------------------------------------------------- actors
+
+function call(callId: string, ms: number, options: object = {}): Promise<CallResult> {
+  const args = encode([ms]);
+  return tenant.callActor({ type: "Slow", key: "k", method: "work", args, callId, ...options });
+}
+
+test("a call that found the mailbox full is not taken for accepted when it is repeated", async () => {
+  const first = call("first", 2000);
+  await finished(world.sleep(1000));
+  const waiting = Array.from({ length: mailMax }, (_, i) => call(`c${i}`, 0, { isAsync: true }));
+  await finished(Promise.all(waiting));
+  await expect(finished(call("refused", 0))).rejects.toMatchObject({ code: "too-many-messages" });
+  expect(answerOf(await finished(first))).toBe(1);
+  expect(answerOf(await finished(call("refused", 0)))).toBe(mailMax + 2);
+});
+
+test("whoever waits for an actor that is deleted is told so", async () => {
+  const calls = Promise.all([call("turn", 60_000), call("mail", 0)]);
+  await finished(world.sleep(100));
+  await finished(tenant.deleteActor("Slow", "k"));
+  const beforeMs = world.nowMs;
+  expect((await finished(calls)).map(answerOf)).toEqual(["actor-not-found", "actor-not-found"]);
+  expect(world.nowMs - beforeMs).toBeLessThan(1000);
+  expect(answerOf(await finished(call("turn", 0)))).toBe(1);
+});
+
+test("a workflow that waits for an actor that is deleted is told so", async () => {
+  const asking = tenant.startRun({ id: "w", workflow: "askSlow", args: encode(["k"]) });
+  await finished(asking);
+  await finished(world.sleep(200));
+  await finished(tenant.deleteActor("Slow", "k"));
+  const outcome = await outcomeOf("w");
+  expect(outcome).toMatchObject({ kind: "error" });
+  expect(JSON.stringify(outcome)).toContain("actor-not-found");
+});
