@@ -89,7 +89,19 @@ const rules: readonly Rule[] = [
 /** Layers of the engine, lowest first: a file imports only from its own layer or below. */
 const layers: readonly (readonly string[])[] = [
   ["errors", "ids", "ports", "bytes", "index"],
-  ["format", "image", "timers", "retry", "entry", "tail", "batch", "sorted", "segment", "tokens"],
+  [
+    "format",
+    "image",
+    "timers",
+    "cursors",
+    "retry",
+    "entry",
+    "tail",
+    "batch",
+    "sorted",
+    "segment",
+    "tokens",
+  ],
   ["log", "register", "segments", "merge", "table", "state"],
   ["machine", "published", "events", "commands", "run", "actor", "schedule", "effects"],
   ["partition"],

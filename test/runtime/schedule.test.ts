@@ -263,6 +263,18 @@ describe("a pause", () => {
     expect([starts(), head.missed, head.note]).toEqual([[slot(11)], 0, undefined]);
   });
 
+  it("holds a slot that waited for a run that has ended meanwhile", () => {
+    const { schedule, starts, sink, advance, close } = bench({ overlap: "buffer-one" });
+    advance(2 * minute);
+    pauseSchedule(schedule, sink(), undefined);
+    close();
+    advance(5 * minute);
+    expect(starts()).toEqual([slot(1)]);
+    resumeSchedule(schedule, sink(), undefined);
+    advance(0);
+    expect(starts()).toEqual([slot(1), slot(2)]);
+  });
+
   it("doesn't hold triggers up", () => {
     const { schedule, starts, sink, advance } = bench();
     pauseSchedule(schedule, sink(), undefined);
