@@ -541,7 +541,7 @@ export function createClient(options: ClientOptions = {}): Client {
     const all: StepInfo[] = [];
     const limit = 1000;
     for (;;) {
-      const query = queryOf({ after: all.length === 0 ? undefined : all.length - 1, limit });
+      const query = queryOf({ after: all.length === 0 ? undefined : all.length, limit });
       const { steps } = await ask<{ steps: StepInfo[] }>("GET", `${path}/steps${query}`);
       all.push(...steps);
       if (steps.length < limit) return all;

@@ -301,6 +301,8 @@ export interface StepRecord {
   readonly nextAtMs?: number | undefined;
   /** continued: the step id whose value becomes this step's value (a returned graph's root). */
   readonly into?: string | undefined;
+  /** continued: the step catches errors, so a last record of it follows. */
+  readonly isOpen?: boolean | undefined;
   readonly metadata?: Encoded | undefined;
 }
 

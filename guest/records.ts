@@ -11,6 +11,7 @@ export interface RecordParts {
   readonly error?: ErrorValue;
   readonly nextAtMs?: number;
   readonly into?: string;
+  readonly isOpen?: boolean;
 }
 
 export interface RecordHead {

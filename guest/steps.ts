@@ -750,7 +750,7 @@ export class Steps {
     this.#planInto(node, inner, undefined);
     const id = this.#cellOf(node)?.id;
     if (id !== undefined && task.cell.state === pendingState) {
-      this.#record(task, "continued", { into: id });
+      this.#record(task, "continued", { into: id, isOpen: true });
     }
   }
 
@@ -890,6 +890,7 @@ export class Steps {
     if (more?.error !== undefined) record.error = more.error;
     if (more?.nextAtMs !== undefined) record.nextAtMs = more.nextAtMs;
     if (more?.into !== undefined) record.into = more.into;
+    if (more?.isOpen === true) record.isOpen = true;
     if (event === "started" && options.metadata !== undefined) record.metadata = options.metadata;
     this.#ports.record([record]);
   }

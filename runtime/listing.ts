@@ -28,7 +28,8 @@ export async function listRuns(
   const limit = Math.min(Math.max(1, request.limit ?? limitDefault), limitMax);
   const given = request.cursor === undefined ? "" : checkCursor(request.cursor);
   const newest = newestPosition(request.createdBeforeMs);
-  const cursor = given > newest ? given : newest;
+  let cursor = given;
+  if (cursor < newest) cursor = newest;
   // What was acknowledged before the question is in the answer.
   await Promise.all(partitions.map((partition) => partition.durable()));
   const sources: Source[] = [];

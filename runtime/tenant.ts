@@ -66,6 +66,7 @@ import type { Retrier } from "./retry.ts";
 import { cancel, canRetry, createRun, headOf, isClosed, pause, resume, terminate } from "./run.ts";
 import { Schedules } from "./schedules.ts";
 import type { Entity, Sink } from "./state.ts";
+import { StepPages } from "./steps.ts";
 
 export interface TenantParts {
   readonly name: string;
@@ -113,6 +114,7 @@ class Tenant implements TenantHost {
   readonly #schedules: Schedules;
   #deployment: Deployment | undefined;
   readonly #gates = new Map<string, Set<() => void>>();
+  readonly #stepPages = new StepPages();
 
   constructor(parts: TenantParts) {
     this.#parts = parts;
@@ -377,12 +379,10 @@ class Tenant implements TenantHost {
 
   async steps(id: string, options: { after?: number; limit?: number } = {}): Promise<StepView[]> {
     const key = runKey(this.#parts.name, checkId(id, "run id"));
-    await this.getRun(id);
-    const steps = new Map<string, StepView>();
-    for await (const event of readHistory(this.#parts.partition(key), key, 0))
-      foldStep(steps, event);
-    const after = options.after ?? 0;
-    return [...steps.values()].slice(after, after + (options.limit ?? stepsPerRead));
+    const { createdAtMs, attempt } = await this.getRun(id);
+    const partition = this.#parts.partition(key);
+    const { after = 0, limit = stepsPerRead } = options;
+    return this.#stepPages.read({ partition, key, createdAtMs, attempt }, { after, limit });
   }
 
   async history(

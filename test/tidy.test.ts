@@ -105,7 +105,7 @@ const layers: readonly (readonly string[])[] = [
   ["log", "register", "segments", "merge", "table", "state"],
   ["machine", "published", "events", "commands", "run", "actor", "schedule", "effects"],
   ["partition"],
-  ["history", "listing", "schedules", "tenant"],
+  ["history", "steps", "listing", "schedules", "tenant"],
   ["host"],
 ];
 

@@ -9,7 +9,7 @@ import {
   startServer,
   until,
 } from "./kit.ts";
-import { account, approval, collector, publisher, slow } from "./project.ts";
+import { account, approval, collector, countdown, publisher, slow } from "./project.ts";
 
 let server: ServerProcess;
 let client: ServerProcess["client"];
@@ -372,5 +372,20 @@ describe("many runs at once", () => {
     expect((await spore([...line, "--yes"])).code).toBe(0);
     await until("they are canceled", async () => (await client.getStatus("many_c")) === "CANCELED");
     expect(await client.getStatus("many_b")).toBe("CANCELED");
+  });
+});
+
+describe("the steps of a long run", () => {
+  it("are all there, each once, page by page", async () => {
+    await client.run(countdown.step(2100), { id: "long" });
+    const steps = await client.handle("long").steps();
+    expect(steps).toHaveLength(2101);
+    expect(new Set(steps.map(({ step }) => step)).size).toBe(2101);
+    expect(steps.slice(0, 2100).every(({ status }) => status === "CONTINUED")).toBe(true);
+    const page = await ask(server, "GET", "/v1/runs/long/steps?after=2099&limit=5");
+    const names = (page.body.steps as { step: string; status: string }[]).map(
+      ({ step, status }) => [step, status],
+    );
+    expect(names).toEqual(steps.slice(2099).map(({ step, status }) => [step, status]));
   });
 });

@@ -316,6 +316,11 @@ test("catchErrors reaches through continuations and leaves the graph around it a
   await host.graph(name.step(outer.step()));
   await host.settle();
   expect(host.output()).toBe("RangeError");
+  // Only of the outer one more is told after that.
+  const continued = host.records.filter(({ event }) => event === "continued");
+  expect(continued.map(({ isOpen }) => isOpen)).toEqual([true, undefined]);
+  const outermost = host.records.filter(({ step }) => step === continued[0]?.step);
+  expect(outermost.map(({ event }) => event)).toEqual(["started", "continued", "succeeded"]);
 });
 
 test("when a node fails, running siblings finish and nothing new starts", async () => {
