@@ -353,6 +353,20 @@ describe("messages and actors", () => {
   });
 });
 
+describe("events by token", () => {
+  it("need no key, and show nothing that a page could run", async () => {
+    const { fetch, post } = createKit({ keys: [{ tenant: "acme", sha256: "0".repeat(64) }] });
+    const page = await fetch("/v1/events/good");
+    expect([page.status, page.headers.get("referrer-policy")]).toEqual([200, "same-origin"]);
+    expect(await page.text()).toContain("&#60;b&#62;ship&#60;/b&#62;");
+    const decided = await post("/v1/events/good", { value: 1 });
+    expect([decided.status, await decided.json()]).toEqual([200, { duplicate: false }]);
+    expect((await post("/v1/events/bad", { value: 1 })).status).toBe(404);
+    expect((await fetch("/v1/events/bad")).status).toBe(404);
+    expect((await post("/v1/runs/bulk", { action: "cancel", filter: {} })).status).toBe(401);
+  });
+});
+
 describe("listing", () => {
   it("takes several statuses, repeated or with commas", async () => {
     const { fetch, host } = createKit();
