@@ -226,6 +226,19 @@ export function acceptReturningCall(entity: Entity, sink: Sink, call: Call): str
   return undefined;
 }
 
+/** Calls that came before the turn waited for who made them: now they wait for each other. */
+function takeReturning(entity: Entity, sink: Sink): void {
+  for (const mail of [...entity.mail]) {
+    if (mail.chain === undefined || !isReturning(entity, mail.chain)) continue;
+    entity.mail = entity.mail.filter((each) => each !== mail);
+    sink.changes.delete(rowKeys.mail(entity.key, mail.index));
+    const { session: _none, ...call } = mail;
+    const refusal = acceptReturningCall(entity, sink, call);
+    if (refusal === undefined) continue;
+    answer(sink, mail.replyTo, failed(hostError("call-deadlock", refusal)));
+  }
+}
+
 /** Component whose code runs in the turn that is going on. */
 export function componentOf(entity: Entity): string {
   const { head } = entity;
@@ -306,6 +319,7 @@ export function applyTurn(entity: Entity, sink: Sink, drained: Drained): void {
         applyCommon(entity, sink, command);
     }
   }
+  if (head.turn !== undefined) takeReturning(entity, sink);
   if (drained.state === "yielded" && head.turn !== undefined) {
     pushInput(entity, sink, { kind: "continue" });
   }

@@ -1177,7 +1177,8 @@ export class Partition {
     entity.head.lastNowMs = Math.max(entity.head.lastNowMs, atMs);
     if (id < systemTimers.min) {
       const pending = entity.pending.get(id);
-      if (pending?.kind === "timer" && pending.atMs <= sink.nowMs) {
+      // Judged by the timer that was due: the clock may have been set back since.
+      if (pending?.kind === "timer" && pending.atMs <= atMs) {
         resolveCommand(entity, sink, id, ok(undefined));
       }
       return;

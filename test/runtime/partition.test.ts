@@ -53,6 +53,21 @@ workflow("guardedReader", async (name: string) => {
   return [await first, await signal<string>("item")];
 });
 
+/** Asks a workflow that asks this actor: both would wait for ever. */
+const Circle = actor(
+  "Circle",
+  class {
+    begin(): Promise<string> {
+      return roundabout();
+    }
+  },
+);
+const roundabout: () => Promise<string> = workflow("roundabout", () =>
+  Circle.getOrCreate("k")
+    .begin()
+    .catch((error: { code?: string }) => error.code ?? "another error"),
+);
+
 const Slow = actor(
   "Slow",
   class {
@@ -212,6 +227,14 @@ test("a call that found the mailbox full is not taken for accepted when it is re
   await expect(finished(call("refused", 0))).rejects.toMatchObject({ code: "too-many-messages" });
   expect(answerOf(await finished(first))).toBe(1);
   expect(answerOf(await finished(call("refused", 0)))).toBe(mailMax + 2);
+});
+
+test("a call that was there before its actor waited for the caller is refused as well", async () => {
+  const args = encode([]);
+  const result = await finished(
+    tenant.callActor({ type: "Circle", key: "k", method: "begin", args, callId: "c" }),
+  );
+  expect(answerOf(result)).toBe("call-deadlock");
 });
 
 test("whoever waits for an actor that is deleted is told so", async () => {

@@ -18,6 +18,7 @@ import {
   remind,
   run,
   type Self,
+  self,
   signal,
   sleep,
   start,
@@ -283,6 +284,30 @@ export const Bell = actor(
   },
   { readonly: ["list"] },
 );
+
+/** Calls itself within its own turn, directly or through a workflow. */
+class NestedCalls {
+  calls = 0;
+  async deep(depth: number): Promise<number> {
+    if (depth > 0) {
+      const own = self<NestedCalls>();
+      if (depth % 2 === 1) await own.deep(depth - 1);
+      else await nestedThrough(own.ref.key, depth - 1);
+    }
+    this.calls += 1;
+    return this.calls;
+  }
+  total(): number {
+    return this.calls;
+  }
+}
+export const Nest = actor("Nest", NestedCalls, { readonly: ["total"], reentrant: true });
+export const nestedThrough = workflow("nestedThrough", async (key: string, depth: number) => {
+  await Nest.getOrCreate(key).deep(depth);
+});
+
+/** When it was begun, by its own clock. */
+export const timed = workflow("timed", () => currentMachine().nowMs());
 
 /** A turn with effects and waits, and one that is a graph of the actor's own methods. */
 export const Worker = actor(

@@ -5,6 +5,7 @@
 import { decode, encode } from "../../guest/cbor.ts";
 import type { HistoryEvent, ScheduleView } from "../../runtime/index.ts";
 import { type Client, codeOf } from "./clients.ts";
+import { epochMs } from "./world.ts";
 
 export type Job = (client: Client, id: string) => Promise<void>;
 
@@ -187,6 +188,32 @@ const failing: Job = async (client, id) => {
   const wanted = [`${id}/1/effect`, id, `${id}/1/effect_2`];
   same(client, "J-output", await client.value(id), wanted, id);
   await history(client, id, "SUCCESSFUL");
+};
+
+/** A run begins at its time and not before; one that is late fails then, and not before. */
+const timed: Job = async (client, id) => {
+  const { random, world } = client;
+  const nowMs = epochMs + Math.floor(world.nowMs);
+  const startAtMs = nowMs + random.pick([-1000, 1, 500, 30_000, 400_000]);
+  const start = { id, workflow: "timed", args: encode([]), startAtMs };
+  await client.ask(`start ${id}`, (tenant) => tenant.startRun(start));
+  const begunMs = Number(await client.value(id));
+  const law = "I9 timers are never early";
+  world.laws.check(begunMs >= startAtMs, law, `${id} begins ${startAtMs - begunMs} ms early`);
+  const lateId = `${id}-late`;
+  const deadlineMs = epochMs + Math.floor(world.nowMs) + random.pick([1, 300, 20_000]);
+  const late = { id: lateId, workflow: "cancellable", args: encode([]), deadlineMs };
+  await client.ask(`start ${lateId}`, (tenant) => tenant.startRun(late));
+  const outcome = await client.outcome(lateId);
+  const name = outcome.kind === "error" ? outcome.error.name : "no error";
+  same(client, "J-deadline", name, "TimeoutError", lateId);
+  const { status, closedAtMs = 0 } = await client.view(lateId);
+  same(client, "J-deadline", status, "FAILED", lateId);
+  world.laws.check(
+    closedAtMs >= deadlineMs,
+    law,
+    `${lateId} ends ${deadlineMs - closedAtMs} ms early`,
+  );
 };
 
 const cancelled: Job = async (client, id) => {
@@ -425,6 +452,25 @@ const reminding: Job = async (client, id) => {
   }
 };
 
+/** Calls that come back to an actor that waits for them run within its turn, each once. */
+const nesting: Job = async (client, id) => {
+  const key = `${id}-n`;
+  let total = 0;
+  for (let i = 1, n = client.random.between(1, 3); i <= n; i += 1) {
+    const depth = client.random.below(4);
+    total += depth + 1;
+    const value = await client.call("Nest", key, "deep", [depth], { callId: `${id}-${i}` });
+    same(client, "I4 calls once and in order", value, total, `${id} ${i}`);
+  }
+  same(
+    client,
+    "I4 calls once and in order",
+    await client.call("Nest", key, "total", []),
+    total,
+    id,
+  );
+};
+
 const working: Job = async (client, id) => {
   const key = `${id}-w`;
   const n = client.random.between(1, 3);
@@ -490,7 +536,10 @@ const listing: Job = async (client, id) => {
   });
   client.world.laws.check(ids.includes(id), "I3 a list shows what was told", `${id} in ${ids}`);
   const foreign = ids.filter(
-    (each) => !each.startsWith(`${client.tenant}.`) && !each.includes(`.${client.tenant}.`),
+    (each) =>
+      !each.startsWith(`${client.tenant}.`) &&
+      !each.includes(`.${client.tenant}.`) &&
+      !each.includes(`:${client.tenant}.`),
   );
   same(client, "I7 only one's own", foreign, [], `list of ${client.tenant}`);
 };
@@ -630,6 +679,7 @@ export const jobs: Readonly<Record<string, Job>> = {
   ]),
   parent,
   failing,
+  timed,
   cancelled,
   paused,
   reused,
@@ -642,6 +692,7 @@ export const jobs: Readonly<Record<string, Job>> = {
   relaying,
   reminding,
   failingHalfway,
+  nesting,
   working,
   deletingActors,
   listing,
