@@ -78,6 +78,7 @@ export function beginActivation(entity: Entity, sink: Sink): Begun {
   const version = head.version;
   const row: JournalRow = { activation };
   entity.journal.push(row);
+  entity.journalBytes += activation.length;
   head.version += 1;
   sink.changes.putFresh(journalKey(entity), () => encodeRow(row));
   entity.isActive = true;
@@ -99,6 +100,7 @@ export function takeBackActivation(entity: Entity, sink: Sink): readonly Input[]
   const last = entity.journal.pop();
   assert(last !== undefined, `${entity.key} has a journal`);
   sink.changes.delete(rowKeys.journal(entity.key, entity.journal.length + 1));
+  entity.journalBytes -= last.activation.length;
   head.version -= 1;
   head.applied = head.version;
   sink.changes.touch(entity);
@@ -176,6 +178,7 @@ function dropJournal(entity: Entity, sink: Sink): void {
     sink.changes.delete(rowKeys.journal(entity.key, index));
   }
   entity.journal = [];
+  entity.journalBytes = 0;
 }
 
 /** The memory is of no more use: the next activation starts from pristine memory. */

@@ -590,7 +590,7 @@ export class Partition {
         sink.changes.delete(rowKeys.timer(pending.atMs, entity.key, id));
     }
     this.#entities.delete(entity.key);
-    this.#notifyAfterCommit(entity.key);
+    this.#notifyAfterCommit(entity.key, true);
   }
 
   #evict(): void {
@@ -627,7 +627,7 @@ export class Partition {
       send: (message) => this.#send(message),
       perform: (entity, id) => this.#perform(entity, id),
       setTimer: (entity, id, atMs) => this.#setTimer(entity.key, id, atMs),
-      notify: (entity) => this.#notifyAfterCommit(entity.key),
+      notify: (entity) => this.#notifyAfterCommit(entity.key, isOver(entity)),
       replied: (entity, callId, outcome) => this.#repliedAfterCommit(entity.key, callId, outcome),
       actorDefinition: (component, type) => this.#neighbours.actorDefinition(component, type),
       nextCron: (cron, zone, afterMs) => this.#nextCron(cron, zone, afterMs),
@@ -648,13 +648,18 @@ export class Partition {
     }
   }
 
-  #notifyAfterCommit(key: EntityKey): void {
+  /**
+   * Wakes who watches the entity. Only an end is worth a commit of its own: a run at work
+   * changes all the time, and its watchers hear of that with the next commit.
+   */
+  #notifyAfterCommit(key: EntityKey, isUrgent: boolean): void {
     const watchers = this.#watchers.get(key);
     if (watchers === undefined) return;
     this.#changes.releases.push(() => {
       for (const wake of [...watchers]) wake();
     });
-    this.#demand();
+    if (isUrgent) this.#demand();
+    else this.#linger();
   }
 
   #repliedAfterCommit(key: EntityKey, callId: string, outcome: Outcome): void {
@@ -717,13 +722,12 @@ export class Partition {
       return { kind: "fault", fault: "component-not-found", message: messageOf(error) };
     }
     const { limits } = this.#options;
-    const journalBytes = begun.journal.reduce((sum, row) => sum + row.activation.length, 0);
     const request = {
       component: componentOf(entity),
       machine: machineOf(entity),
       activation: begun.activation,
       after: "keep",
-      imageAfterMs: journalBytes > limits.imageAfterBytes ? 0 : limits.imageAfterMs,
+      imageAfterMs: entity.journalBytes > limits.imageAfterBytes ? 0 : limits.imageAfterMs,
     } as const;
     const isFirst = begun.version === 0;
     const first = await this.#ports.sandbox.activate({
@@ -1222,7 +1226,8 @@ export class Partition {
   }
 
   #linger(): void {
-    if (this.#changes.isEmpty || this.#isCommitting || this.#lingerCancel !== undefined) return;
+    const isNothing = this.#changes.isEmpty && this.#changes.releases.length === 0;
+    if (isNothing || this.#isCommitting || this.#lingerCancel !== undefined) return;
     if (this.#changes.rowCount > 20_000) {
       this.#demand();
       return;
@@ -1289,8 +1294,7 @@ export class Partition {
     this.#inFlight = undefined;
     for (const release of batch.releases) release();
     for (const entity of batch.entities) {
-      const isOver = entity.head.kind === "run" && isClosed(entity.head.status);
-      if (isOver && this.#entities.get(entity.key) === entity && this.#isQuiet(entity)) {
+      if (isOver(entity) && this.#entities.get(entity.key) === entity && this.#isQuiet(entity)) {
         this.#forget(entity);
       }
     }
@@ -1419,6 +1423,10 @@ const hostFaults: ReadonlySet<string> = new Set([
   "corrupt-image",
   "component-not-found",
 ]);
+
+function isOver({ head }: Entity): boolean {
+  return head.kind === "run" && isClosed(head.status);
+}
 
 function machineOf(entity: Entity): string {
   return `${entity.key}#${entity.head.life}`;

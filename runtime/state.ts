@@ -56,6 +56,8 @@ export interface Entity {
   journal: JournalRow[];
 
   // Volatile from here on.
+  /** Of the activations in the journal, together. */
+  journalBytes: number;
   isActive: boolean;
   isDeleted: boolean;
   /** History that the next commit writes. */
@@ -88,6 +90,7 @@ export function newEntity(key: EntityKey, head: Head, nowMs: number): Entity {
     sessions: new Map(),
     image: undefined,
     journal: [],
+    journalBytes: 0,
     isActive: false,
     isDeleted: false,
     history: [],
@@ -129,9 +132,12 @@ function readRow(entity: Entity, rowKey: string, part: string, bytes: Uint8Array
     case "i":
       entity.image = bytes;
       break;
-    case "j":
-      entity.journal.push(decodeRow<JournalRow>(rowKey, bytes));
+    case "j": {
+      const row = decodeRow<JournalRow>(rowKey, bytes);
+      entity.journal.push(row);
+      entity.journalBytes += row.activation.length;
       break;
+    }
     case "m":
       entity.mail.push(decodeRow<Mail>(rowKey, bytes));
       break;
