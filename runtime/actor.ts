@@ -34,9 +34,9 @@ import {
   addSystemTimer,
   answer,
   failed,
-  firstLife,
   forgetMemory,
   hostError,
+  newMachine,
   pushInput,
   rememberCall,
   removeSystemTimer,
@@ -51,22 +51,13 @@ export const sessionsMax = 256;
 
 export function createActor(key: EntityKey, component: string, sink: Sink): Entity {
   const head: ActorHead = {
+    ...newMachine(component, sink.nowMs),
     kind: "actor",
-    component,
     createdAtMs: sink.nowMs,
     turns: 0,
     nextMail: 1,
     nextCall: 1,
     stateBytes: 0,
-    version: 0,
-    applied: 0,
-    imageVersion: 0,
-    imageBytes: 0,
-    lastNowMs: sink.nowMs,
-    life: firstLife(sink.nowMs),
-    nextInput: 1,
-    nextHistory: 0,
-    nextSignal: 1,
   };
   const entity = newEntity(key, head, sink.nowMs);
   addHostEvent(entity, sink, "actor.created", { component });

@@ -20,7 +20,14 @@ import type {
   Outcome,
 } from "../guest/protocol.ts";
 import { assert } from "./errors.ts";
-import { encodeRow, type JournalRow, type Pending, type ReplyTo, rowKeys } from "./format.ts";
+import {
+  encodeRow,
+  type JournalRow,
+  type MachineHead,
+  type Pending,
+  type ReplyTo,
+  rowKeys,
+} from "./format.ts";
 import type { Entity, Sink } from "./state.ts";
 
 /** Inputs delivered in one activation. */
@@ -36,8 +43,24 @@ export const stepsMax = 32;
  * and answers, children and random numbers of the former owner of the id must not be taken
  * for the new one's. Room for 256 lives in a millisecond.
  */
-export function firstLife(nowMs: number): number {
+function firstLife(nowMs: number): number {
   return nowMs * 256 + 1;
+}
+
+/** A machine that has done nothing yet. */
+export function newMachine(component: string, nowMs: number): MachineHead {
+  return {
+    component,
+    version: 0,
+    applied: 0,
+    imageVersion: 0,
+    imageBytes: 0,
+    lastNowMs: nowMs,
+    life: firstLife(nowMs),
+    nextInput: 1,
+    nextHistory: 0,
+    nextSignal: 1,
+  };
 }
 
 /** Calls and message ids remembered per entity to answer a repetition. */

@@ -25,7 +25,7 @@ import {
   systemTimers,
 } from "./format.ts";
 import { type EntityKey, nameOf, runKey, tenantOf } from "./ids.ts";
-import { addSystemTimer, firstLife, rememberCall, removeSystemTimer, replyTo } from "./machine.ts";
+import { addSystemTimer, newMachine, rememberCall, removeSystemTimer, replyTo } from "./machine.ts";
 import { type Entity, newEntity, type Sink } from "./state.ts";
 
 /** Slots that wait for an earlier run, at most; later ones are skipped. */
@@ -124,8 +124,8 @@ export interface NewSchedule {
 
 export function createSchedule(key: EntityKey, made: NewSchedule, sink: Sink): Entity {
   const head: ScheduleHead = {
+    ...newMachine(made.component, sink.nowMs),
     kind: "schedule",
-    component: made.component,
     createdAtMs: sink.nowMs,
     updatedAtMs: sink.nowMs,
     spec: made.spec,
@@ -143,15 +143,6 @@ export function createSchedule(key: EntityKey, made: NewSchedule, sink: Sink): E
     lastTriggerMs: 0,
     nextWatch: 1,
     nextCall: 1,
-    version: 0,
-    applied: 0,
-    imageVersion: 0,
-    imageBytes: 0,
-    lastNowMs: sink.nowMs,
-    life: firstLife(sink.nowMs),
-    nextInput: 1,
-    nextHistory: 0,
-    nextSignal: 1,
   };
   const entity = newEntity(key, head, sink.nowMs);
   setArgs(entity, sink, made.args);
