@@ -3,6 +3,7 @@
  * schedule's partition and shows what is known of it.
  */
 import { encode } from "../guest/cbor.ts";
+import { ask } from "./asking.ts";
 import { SporeError } from "./errors.ts";
 import { type Overlap, rowKeys } from "./format.ts";
 import { checkId, type EntityKey, nameOf, scheduleKey, toHex } from "./ids.ts";
@@ -40,11 +41,6 @@ export interface SchedulesParts {
   readonly partition: (key: EntityKey) => Partition;
   /** Id of the component that has the workflow. Throws workflow-not-found. */
   readonly componentOf: (workflow: string, component: string | undefined) => Promise<string>;
-  readonly ask: <T>(
-    partition: Partition,
-    key: EntityKey,
-    transition: (entity: Entity | undefined, sink: Sink) => T,
-  ) => Promise<T>;
 }
 
 export class Schedules {
@@ -84,7 +80,7 @@ export class Schedules {
     const key = this.#key(id);
     const made = await this.#checked(request);
     const partition = this.#parts.partition(key);
-    const result = await this.#parts.ask(partition, key, (found, sink) => {
+    const result = await ask(partition, key, (found, sink) => {
       check(found);
       if (found !== undefined) {
         changeSchedule(found, sink, made);
@@ -191,7 +187,7 @@ export class Schedules {
   async #on<T>(id: string, act: (schedule: Entity, sink: Sink) => T): Promise<T> {
     const key = this.#key(id);
     const partition = this.#parts.partition(key);
-    const result = await this.#parts.ask(partition, key, (schedule, sink) => {
+    const result = await ask(partition, key, (schedule, sink) => {
       if (schedule === undefined) throw notFound(id);
       return act(schedule, sink);
     });

@@ -105,7 +105,10 @@ const layers: readonly (readonly string[])[] = [
   ["log", "register", "segments", "merge", "table", "state"],
   ["machine", "published", "events", "commands", "run", "actor", "schedule", "effects"],
   ["partition"],
-  ["history", "steps", "listing", "schedules", "tenant"],
+  ["history", "steps", "listing"],
+  ["asking", "deployments"],
+  ["runs", "actors", "schedules"],
+  ["tenant"],
   ["host"],
 ];
 

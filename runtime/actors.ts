@@ -1,0 +1,537 @@
+/**
+ * A tenant's actors by type and key: checks what is asked, runs the transition in the
+ * actor's partition and waits until it is durable. Keeps the calls of a session in order.
+ */
+import { encode } from "../guest/cbor.ts";
+import type { Definition, Encoded, ErrorValue, Manifest } from "../guest/protocol.ts";
+import {
+  acceptCall,
+  actorHead,
+  editState,
+  forkOf,
+  readInSession,
+  refOf,
+  requestUpgrade,
+  resumeActor,
+  rollBack,
+  runInfo,
+} from "./actor.ts";
+import { ask, callWaitMsMax, peek, readEvents, takeSignal, Waits } from "./asking.ts";
+import { type Deployments, definitionOf, printable } from "./deployments.ts";
+import { SporeError } from "./errors.ts";
+import { decodeRow, type PreviousRow, rowKeys } from "./format.ts";
+import { actorKey, checkId, checkName, type EntityKey, nameOf, toHex } from "./ids.ts";
+import type {
+  ActorState,
+  ActorView,
+  CallRequest,
+  CallResult,
+  HistoryEvent,
+  ListActorsRequest,
+  ListActorsResult,
+  SessionCall,
+} from "./index.ts";
+import { listActorNames } from "./listing.ts";
+import type { Partition } from "./partition.ts";
+import type { AbortSignalLike, Ports } from "./ports.ts";
+import type { Entity, Sink } from "./state.ts";
+
+export interface ActorsParts {
+  readonly tenant: string;
+  readonly ports: Ports;
+  readonly partitions: readonly Partition[];
+  readonly partition: (key: EntityKey) => Partition;
+  readonly deployments: Deployments;
+  readonly manifest: (componentId: string) => Promise<Manifest>;
+}
+
+/** How long a call waits for the earlier ones of its session. */
+const sessionWaitMs = 30_000;
+
+export class Actors {
+  readonly #parts: ActorsParts;
+  readonly #waits: Waits;
+  readonly #gates = new Map<string, Set<() => void>>();
+
+  constructor(parts: ActorsParts) {
+    this.#parts = parts;
+    this.#waits = new Waits(parts.ports.clock);
+  }
+
+  async ensure(
+    type: string,
+    key: string,
+    args: Encoded,
+  ): Promise<{ created: boolean; actor: ActorView }> {
+    const entityKey = this.#actorKey(type, key);
+    const partition = this.#parts.partition(entityKey);
+    const component = await this.#actorComponent(partition, entityKey, type);
+    const reply = partition.reply(entityKey, ".0");
+    try {
+      const created = await ask(partition, entityKey, (actor, sink) => {
+        if (actor === undefined) partition.newActor(entityKey, component, args, sink);
+        return actor === undefined;
+      });
+      if (created) {
+        const outcome = await reply.outcome;
+        if (outcome.kind === "error") throw initFailed(type, key, outcome.error);
+      }
+      return { created, actor: await this.get(type, key) };
+    } finally {
+      reply.forget();
+    }
+  }
+
+  async call(request: CallRequest): Promise<CallResult> {
+    const entityKey = this.#actorKey(request.type, request.key);
+    const partition = this.#parts.partition(entityKey);
+    const component = await this.#actorComponent(partition, entityKey, request.type);
+    const upgradeTo = await this.#upgradeFor(partition, entityKey, component);
+    const method = await this.#method(upgradeTo ?? component, request.type, request.method);
+    if (method.readonly) {
+      if (upgradeTo !== undefined) {
+        await this.#upgradeToRead(partition, entityKey, { component, upgradeTo, method });
+      }
+      return this.#readActor(partition, entityKey, request);
+    }
+    const { session } = request;
+    if (session !== undefined) await this.#awaitTurnOf(partition, entityKey, session);
+    const isNamed =
+      request.callId !== undefined || session !== undefined || request.isAsync === true;
+    const callId =
+      request.callId ??
+      (session === undefined ? `.${this.#randomId()}` : `${session.id}.${session.seq}`);
+    const reply = partition.reply(entityKey, callId);
+    try {
+      const known = await ask(partition, entityKey, (found, sink) => {
+        const actor = found ?? partition.newActor(entityKey, component, undefined, sink);
+        const seen = actor.calls.get(callId);
+        if (seen !== undefined) return seen.outcome;
+        refuseOldSession(actor, session);
+        if (upgradeTo !== undefined) requestUpgrade(actor, sink, upgradeTo, false);
+        acceptCall(actor, sink, {
+          method: request.method,
+          args: request.args,
+          callId,
+          isRemembered: isNamed,
+          session,
+        });
+        if (session !== undefined) {
+          sink.notify(actor);
+          this.#openGate(entityKey, session);
+        }
+        return undefined;
+      });
+      const waitMs = request.isAsync === true ? 0 : callWaitMsMax;
+      return await this.#waits.called(partition, callId, known, reply.outcome, waitMs);
+    } finally {
+      reply.forget();
+    }
+  }
+
+  async callResult(
+    type: string,
+    key: string,
+    callId: string,
+    options: { waitMs?: number } = {},
+  ): Promise<CallResult> {
+    const entityKey = this.#actorKey(type, key);
+    const partition = this.#parts.partition(entityKey);
+    const reply = partition.reply(entityKey, callId);
+    try {
+      const known = await ask(partition, entityKey, (actor) => {
+        const call = actor?.calls.get(callId);
+        if (call === undefined) {
+          throw new SporeError("actor-not-found", `actor ${type}/${key} knows no call ${callId}`);
+        }
+        return call.outcome;
+      });
+      return await this.#waits.called(partition, callId, known, reply.outcome, options.waitMs ?? 0);
+    } finally {
+      reply.forget();
+    }
+  }
+
+  async get(type: string, key: string): Promise<ActorView> {
+    const entityKey = this.#actorKey(type, key);
+    const partition = this.#parts.partition(entityKey);
+    const view = await ask(partition, entityKey, (actor) => {
+      if (actor === undefined) throw actorNotFound(type, key);
+      return actorViewOf(actor);
+    });
+    await partition.durable();
+    return view;
+  }
+
+  async list(request: ListActorsRequest): Promise<ListActorsResult> {
+    const page = await listActorNames(this.#parts.tenant, this.#parts.partitions, request);
+    const views = page.names.map(async ({ type, key }) => {
+      try {
+        return await this.get(type, key);
+      } catch (error) {
+        if (error instanceof SporeError && error.kind === "missing") return undefined; // deleted since
+        throw error;
+      }
+    });
+    const actors = (await Promise.all(views)).filter((view) => view !== undefined);
+    return page.cursor === undefined ? { actors } : { actors, cursor: page.cursor };
+  }
+
+  state(type: string, key: string): Promise<ActorState> {
+    return this.#onActor(type, key, (actor) => {
+      if (actor.state === undefined) throw actorNotFound(type, key);
+      return { state: actor.state, turns: actorHead(actor).turns };
+    });
+  }
+
+  edit(type: string, key: string, edit: ActorState): Promise<ActorView> {
+    return this.#onActor(type, key, (actor, sink) => {
+      editState(actor, sink, edit.state, edit.turns);
+      return actorViewOf(actor);
+    });
+  }
+
+  async fork(type: string, key: string, into: string): Promise<ActorView> {
+    const from = await this.#onActor(type, key, (actor) => ({
+      state: actor.state,
+      component: actor.head.component,
+    }));
+    const { state, component } = from;
+    if (state === undefined) throw actorNotFound(type, key);
+    const entityKey = this.#actorKey(type, into);
+    const partition = this.#parts.partition(entityKey);
+    await ask(partition, entityKey, (actor, sink) => {
+      if (actor !== undefined) {
+        throw new SporeError("actor-exists", `actor ${type}/${into} exists`);
+      }
+      partition.add(forkOf(entityKey, { state, component, from: key }, sink));
+    });
+    return this.get(type, into);
+  }
+
+  async history(
+    type: string,
+    key: string,
+    options: { from?: number; limit?: number } = {},
+  ): Promise<HistoryEvent[]> {
+    await this.get(type, key);
+    const entityKey = this.#actorKey(type, key);
+    return readEvents(this.#parts.partition(entityKey), entityKey, options);
+  }
+
+  events(
+    type: string,
+    key: string,
+    options: { from: number; signal: AbortSignalLike },
+  ): AsyncIterable<HistoryEvent> {
+    const entityKey = this.#actorKey(type, key);
+    return this.#waits.follow(this.#parts.partition(entityKey), entityKey, options, async () => {
+      await this.get(type, key);
+      return false;
+    });
+  }
+
+  signal(
+    type: string,
+    key: string,
+    name: string,
+    value: Encoded,
+    options: { messageId?: string } = {},
+  ): Promise<{ duplicate: boolean }> {
+    checkName(name, "signal");
+    return this.#onActor(type, key, (actor, sink) =>
+      takeSignal(actor, sink, { name, value, messageId: options.messageId }),
+    );
+  }
+
+  resume(type: string, key: string): Promise<ActorView> {
+    return this.#onActor(type, key, (actor, sink) => {
+      resumeActor(actor, sink);
+      return actorViewOf(actor);
+    });
+  }
+
+  async upgrade(request: {
+    type: string;
+    key?: string;
+    keyPrefix?: string;
+    component?: string;
+  }): Promise<{ requested: number }> {
+    const { id, manifest } = await this.#parts.deployments.resolve(request.component);
+    const definition = definitionOf(manifest, "actor", request.type);
+    if (definition.upgrades !== true) {
+      throw new SporeError("invalid-request", `actor ${request.type} has no upgrade`, {
+        hint: "Give the class a `static upgrade(state)` and deploy it.",
+      });
+    }
+    const upgrade = (key: string): Promise<boolean> =>
+      this.#onActor(request.type, key, (actor, sink) => requestUpgrade(actor, sink, id, true));
+    if (request.key !== undefined) return { requested: (await upgrade(request.key)) ? 1 : 0 };
+    let requested = 0;
+    let cursor: string | undefined;
+    do {
+      const { type, keyPrefix } = request;
+      const page = await listActorNames(this.#parts.tenant, this.#parts.partitions, {
+        type,
+        keyPrefix,
+        limit: 1000,
+        cursor,
+      });
+      for (const { key } of page.names) if (await upgrade(key)) requested += 1;
+      cursor = page.cursor;
+    } while (cursor !== undefined);
+    return { requested };
+  }
+
+  async rollBack(type: string, key: string): Promise<ActorView> {
+    const entityKey = this.#actorKey(type, key);
+    const partition = this.#parts.partition(entityKey);
+    await partition.durable();
+    const prefix = rowKeys.previous(entityKey);
+    const row = (await partition.scan(prefix, { limit: 1 })).entries[0];
+    return this.#onActor(type, key, (actor, sink) => {
+      if (row === undefined || actorHead(actor).previousComponent === undefined) {
+        throw new SporeError("actor-not-found", `actor ${type}/${key} has had no upgrade`);
+      }
+      rollBack(actor, sink, decodeRow<PreviousRow>(row[0], row[1]));
+      return actorViewOf(actor);
+    });
+  }
+
+  async delete(type: string, key: string): Promise<void> {
+    const entityKey = this.#actorKey(type, key);
+    await this.#parts.partition(entityKey).delete(entityKey, (actor) => {
+      if (actor === undefined) throw actorNotFound(type, key);
+    });
+  }
+
+  async #onActor<T>(type: string, key: string, act: (actor: Entity, sink: Sink) => T): Promise<T> {
+    const entityKey = this.#actorKey(type, key);
+    const partition = this.#parts.partition(entityKey);
+    const result = await ask(partition, entityKey, (actor, sink) => {
+      if (actor === undefined) throw actorNotFound(type, key);
+      const acted = act(actor, sink);
+      sink.notify(actor); // who follows its events sees what was done by hand, too
+      return acted;
+    });
+    await partition.durable();
+    return result;
+  }
+
+  #actorKey(type: string, key: string): EntityKey {
+    return actorKey(this.#parts.tenant, checkName(type, "actor type"), checkId(key, "actor key"));
+  }
+
+  /** The component of an existing actor, else the current one if it defines the type. */
+  async #actorComponent(partition: Partition, key: EntityKey, type: string): Promise<string> {
+    const existing = await ask(partition, key, (actor) => actor?.head.component);
+    if (existing !== undefined) return existing;
+    const { id, manifest } = await this.#parts.deployments.resolve(undefined);
+    definitionOf(manifest, "actor", type);
+    return id;
+  }
+
+  /** The current component, if an actor of another one is to move there by itself. */
+  async #upgradeFor(
+    partition: Partition,
+    key: EntityKey,
+    component: string,
+  ): Promise<string | undefined> {
+    const current = await this.#parts.deployments.currentId();
+    if (current === undefined || current === component) return undefined;
+    const definition = await this.#definition(current, key);
+    if (definition?.upgrades !== true) return undefined;
+    const hasFailed = await ask(
+      partition,
+      key,
+      (actor) => actor !== undefined && actorHead(actor).failedUpgrade === current,
+    );
+    return hasFailed ? undefined : current;
+  }
+
+  async #definition(component: string, key: EntityKey): Promise<Definition | undefined> {
+    const { definitions } = await this.#parts.manifest(component);
+    const type = nameOf(key).slice(0, nameOf(key).indexOf("/"));
+    return definitions.find((item) => item.kind === "actor" && item.name === type);
+  }
+
+  /**
+   * A read waits for the upgrade that it causes, so that new code answers; but not for a turn
+   * that is going on, if the code of that turn can answer it as well.
+   */
+  async #upgradeToRead(
+    partition: Partition,
+    key: EntityKey,
+    asked: { component: string; upgradeTo: string; method: { readonly name: string } },
+  ): Promise<void> {
+    const { component, upgradeTo, method } = asked;
+    const { methods = [] } = (await this.#definition(component, key)) ?? {};
+    const canRead = methods.some(({ name, readonly }) => name === method.name && readonly);
+    await this.#waits.until(partition, key, callWaitMsMax, async () => {
+      const isOver = await ask(partition, key, (actor, sink) => {
+        if (actor === undefined || actor.state === undefined) return true;
+        const { turn, failedUpgrade, component: own } = actorHead(actor);
+        if (own === upgradeTo || failedUpgrade === upgradeTo) return true;
+        if (canRead && turn !== undefined && turn.upgradeTo === undefined) return true;
+        requestUpgrade(actor, sink, upgradeTo, false);
+        return false;
+      });
+      return { kind: isOver ? "ready" : "pending" };
+    });
+  }
+
+  async #method(
+    component: string,
+    type: string,
+    method: string,
+  ): Promise<{ readonly name: string; readonly readonly: boolean }> {
+    const manifest = await this.#parts.manifest(component);
+    const { methods = [] } = definitionOf(manifest, "actor", type);
+    const found = methods.find(({ name }) => name === method);
+    if (found !== undefined) return found;
+    throw new SporeError("method-not-found", `actor ${type} has no method ${printable(method)}`, {
+      hint: `Its methods: ${methods.map(({ name }) => name).join(", ") || "none"}.`,
+    });
+  }
+
+  /**
+   * On the state as it is now, beside whatever turn is going on (I6); in a session after the
+   * calls that the session made before.
+   */
+  async #readActor(
+    partition: Partition,
+    key: EntityKey,
+    request: CallRequest,
+  ): Promise<CallResult> {
+    const { type, method, args, session } = request;
+    let actor = await ask(partition, key, (found) => found);
+    if (actor?.state === undefined) {
+      await this.ensure(type, request.key, encode([]));
+      await this.#waits.until(partition, key, callWaitMsMax, async () => {
+        actor = await ask(partition, key, (found) => found);
+        return actor?.state === undefined ? { kind: "pending" } : { kind: "ready" };
+      });
+    }
+    if (actor === undefined) throw actorNotFound(type, request.key);
+    const state =
+      session === undefined ? actor.state : await this.#stateInTurn(partition, key, session);
+    if (state === undefined) throw actorNotFound(type, request.key);
+    const outcome = await peek(partition, actor, {
+      kind: "turn",
+      run: runInfo(actor),
+      actor: refOf(actor),
+      method,
+      args,
+      state,
+      id: "read",
+      readonly: true,
+    });
+    await partition.durable();
+    return { kind: "done", callId: "", outcome };
+  }
+
+  async #stateInTurn(
+    partition: Partition,
+    key: EntityKey,
+    session: SessionCall,
+  ): Promise<Encoded | undefined> {
+    await this.#awaitTurnOf(partition, key, session);
+    const read = await this.#waits.until(partition, key, callWaitMsMax, async () => {
+      const found = await ask(partition, key, (actor, sink) =>
+        actor === undefined ? { state: undefined } : readInSession(actor, sink, session),
+      );
+      return found === undefined ? { kind: "pending" } : { kind: "ready", state: found.state };
+    });
+    this.#openGate(key, session);
+    return read.kind === "ready" ? read.state : undefined;
+  }
+
+  /** Waits for the earlier calls of the session to arrive: a client sends them in one go. */
+  async #awaitTurnOf(partition: Partition, key: EntityKey, session: SessionCall): Promise<void> {
+    checkId(session.id, "session");
+    // The gate first: the call before this one may come while the actor is read.
+    const gate = Promise.withResolvers<true>();
+    const forget = this.#addGate(gateName(key, session.id, session.seq), () => gate.resolve(true));
+    try {
+      const known = await ask(partition, key, (actor) => actor?.sessions.get(session.id) ?? 0);
+      const last = Math.max(known, session.answered ?? 0);
+      if (session.seq <= last + 1 || (await this.#waits.within(gate.promise, sessionWaitMs)))
+        return;
+    } finally {
+      forget();
+    }
+    throw new SporeError(
+      "host-busy",
+      `call ${session.seq - 1} of session ${session.id} is missing`,
+      {
+        hint: "Send the calls of a session in order, numbered from 1.",
+      },
+    );
+  }
+
+  /** Calls that came before their predecessors, each woken when it is its turn. */
+  #addGate(name: string, open: () => void): () => void {
+    const gates = this.#gates.get(name) ?? new Set();
+    this.#gates.set(name, gates);
+    gates.add(open);
+    return () => {
+      gates.delete(open);
+      if (gates.size === 0) this.#gates.delete(name);
+    };
+  }
+
+  #openGate(key: EntityKey, session: { readonly id: string; readonly seq: number }): void {
+    const gates = this.#gates.get(gateName(key, session.id, session.seq + 1));
+    if (gates !== undefined) for (const open of gates) open();
+  }
+
+  #randomId(): string {
+    return toHex(this.#parts.ports.random.bytes(12));
+  }
+}
+
+function actorViewOf(actor: Entity): ActorView {
+  const head = actorHead(actor);
+  return {
+    ...refOf(actor),
+    component: head.component,
+    createdAtMs: head.createdAtMs,
+    turns: head.turns,
+    stateBytes: head.stateBytes,
+    mailbox: actor.mail.length,
+    busy: head.turn !== undefined,
+    stopped: head.isStopped === true,
+    reminders: [...actor.reminders.values()].map(({ name, method, atMs }) => ({
+      name,
+      method,
+      atMs,
+    })),
+    ...(head.previousComponent === undefined ? {} : { previousComponent: head.previousComponent }),
+  };
+}
+
+function refuseOldSession(
+  actor: Entity,
+  session: { readonly id: string; readonly seq: number } | undefined,
+): void {
+  if (session === undefined) return;
+  if (session.seq > (actor.sessions.get(session.id) ?? 0)) return;
+  throw new SporeError(
+    "idempotency-mismatch",
+    `call ${session.seq} of its session was answered long ago`,
+  );
+}
+
+function gateName(key: EntityKey, session: string, seq: number): string {
+  return `${key} ${session} ${seq}`;
+}
+
+function actorNotFound(type: string, key: string): SporeError {
+  return new SporeError("actor-not-found", `there is no actor ${type}/${key}`);
+}
+
+function initFailed(type: string, key: string, error: ErrorValue): SporeError {
+  return new SporeError("actor-init-failed", `${type}/${key}: ${error.name}: ${error.message}`, {
+    cause: error,
+  });
+}

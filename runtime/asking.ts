@@ -1,0 +1,197 @@
+/**
+ * How a client's request meets an entity: a transition is asked for, a guest's read-only
+ * answer is peeked at, and commits are waited for.
+ */
+import { decode } from "../guest/cbor.ts";
+import type { Drained, Encoded, Outcome } from "../guest/protocol.ts";
+import { acceptSignal } from "./commands.ts";
+import { assert, SporeError } from "./errors.ts";
+import { readHistory } from "./history.ts";
+import type { EntityKey } from "./ids.ts";
+import type { CallResult, HistoryEvent } from "./index.ts";
+import { failed, hostError, rememberCall } from "./machine.ts";
+import type { Partition } from "./partition.ts";
+import type { AbortSignalLike, Clock } from "./ports.ts";
+import type { Entity, Sink } from "./state.ts";
+
+/** A caller that waits longer than this gets `accepted` and asks again. */
+export const callWaitMsMax = 300_000;
+/** Events of a history that one read answers, if the caller doesn't say. */
+export const eventsPerRead = 1000;
+
+/**
+ * A transition for a client. A refusal is an answer too: it must not come from a host that
+ * lost the partition, so it waits like any other.
+ */
+export async function ask<T>(
+  partition: Partition,
+  key: EntityKey,
+  transition: (entity: Entity | undefined, sink: Sink) => T,
+): Promise<T> {
+  try {
+    return await partition.request(key, transition);
+  } catch (error) {
+    if (error instanceof SporeError && (error.kind === "missing" || error.kind === "conflict")) {
+      await partition.durable();
+    }
+    throw error;
+  }
+}
+
+/** What a query or a read-only method answers; the guest's memory is as before. */
+export async function peek(
+  partition: Partition,
+  entity: Entity,
+  input: Parameters<Partition["peek"]>[1] & { readonly id: string },
+): Promise<Outcome> {
+  const result = await partition.peek(entity, input);
+  if (result.kind === "fault") return failed(hostError(result.fault, result.message));
+  assert(result.kind === "ok", "a peek is answered");
+  const drained = decode(result.drained) as Drained; // written by the SDK
+  for (const command of drained.commands) {
+    if (command.kind === "reply" && command.id === input.id) return command.outcome;
+  }
+  return failed(hostError("guest-output", "the guest gave no answer"));
+}
+
+/** Delivers the signal unless a message of that id was there before. */
+export function takeSignal(
+  entity: Entity,
+  sink: Sink,
+  signal: {
+    readonly name: string;
+    readonly value: Encoded;
+    readonly messageId: string | undefined;
+  },
+): { duplicate: boolean } {
+  const { name, value, messageId } = signal;
+  if (messageId !== undefined && entity.calls.has(messageId)) return { duplicate: true };
+  acceptSignal(entity, sink, name, value);
+  if (messageId !== undefined) rememberCall(entity, sink, messageId, undefined);
+  return { duplicate: false };
+}
+
+/** Reads at most `limit` events from `from` on. */
+export async function readEvents(
+  partition: Partition,
+  key: EntityKey,
+  options: { readonly from?: number; readonly limit?: number },
+): Promise<HistoryEvent[]> {
+  const { from = 0, limit = eventsPerRead } = options;
+  const events: HistoryEvent[] = [];
+  for await (const event of readHistory(partition, key, from)) {
+    events.push(event);
+    if (events.length >= limit) break;
+  }
+  return events;
+}
+
+export class Waits {
+  readonly #clock: Clock;
+
+  constructor(clock: Clock) {
+    this.#clock = clock;
+  }
+
+  /** Asks until the answer isn't `pending` or the time is up; woken by the entity's commits. */
+  async until<T extends { readonly kind: string }>(
+    partition: Partition,
+    key: EntityKey,
+    waitMs: number,
+    ask: () => Promise<T>,
+  ): Promise<T> {
+    const wakeUp = new WakeUp();
+    const unwatch = partition.watchEntity(key, () => wakeUp.wake());
+    let isLate = waitMs <= 0;
+    const stopTimer = isLate
+      ? undefined
+      : this.#clock.after(waitMs, () => {
+          isLate = true;
+          wakeUp.wake();
+        });
+    try {
+      for (;;) {
+        wakeUp.reset();
+        const answer = await ask();
+        if (answer.kind !== "pending" || isLate) return answer;
+        await wakeUp.wait;
+      }
+    } finally {
+      unwatch();
+      stopTimer?.();
+    }
+  }
+
+  async within<T>(coming: Promise<T>, waitMs: number): Promise<T | undefined> {
+    let stopTimer: () => void = () => undefined;
+    const late = new Promise<undefined>((resolve) => {
+      stopTimer = this.#clock.after(waitMs, () => resolve(undefined));
+    });
+    try {
+      return await Promise.race([coming, late]);
+    } finally {
+      stopTimer();
+    }
+  }
+
+  /** The call's outcome if it comes in time, else that it is durably accepted. */
+  async called(
+    partition: Partition,
+    callId: string,
+    known: Outcome | undefined,
+    coming: Promise<Outcome>,
+    waitMs = callWaitMsMax,
+  ): Promise<CallResult> {
+    if (known !== undefined) {
+      await partition.durable();
+      return { kind: "done", callId, outcome: known };
+    }
+    const outcome = waitMs > 0 ? await this.within(coming, waitMs) : undefined;
+    if (outcome !== undefined) return { kind: "done", callId, outcome };
+    await partition.durable();
+    return { kind: "accepted", callId };
+  }
+
+  /** History, then what is added to it, until `isOver` said so before the last read. */
+  async *follow(
+    partition: Partition,
+    key: EntityKey,
+    options: { from: number; signal: AbortSignalLike },
+    isOver: () => Promise<boolean>,
+  ): AsyncGenerator<HistoryEvent> {
+    let { from } = options;
+    const wakeUp = new WakeUp();
+    const unwatch = partition.watchEntity(key, () => wakeUp.wake());
+    options.signal.addEventListener("abort", () => wakeUp.wake());
+    try {
+      while (!options.signal.aborted) {
+        wakeUp.reset();
+        const isLast = await isOver();
+        for await (const event of readHistory(partition, key, from)) {
+          yield event;
+          from = event.index + 1;
+        }
+        if (isLast) return;
+        await wakeUp.wait;
+      }
+    } finally {
+      unwatch();
+    }
+  }
+}
+
+/** A promise that can be woken many times: `reset` before asking, then `wait`. */
+class WakeUp {
+  wait: Promise<void> = Promise.resolve();
+  #wake: () => void = () => undefined;
+
+  reset(): void {
+    this.wait = new Promise((resolve) => {
+      this.#wake = resolve;
+    });
+  }
+
+  wake(): void {
+    this.#wake();
+  }
+}

@@ -1,0 +1,706 @@
+/**
+ * A tenant's runs by their ids: checks what is asked, runs the transition in the run's
+ * partition and waits until it is durable.
+ */
+import { decode, encode } from "../guest/cbor.ts";
+import type { Encoded, Manifest, Outcome } from "../guest/protocol.ts";
+import {
+  ask,
+  callWaitMsMax,
+  eventsPerRead,
+  peek,
+  readEvents,
+  takeSignal,
+  Waits,
+} from "./asking.ts";
+import { type Deployments, definitionOf, printable } from "./deployments.ts";
+import { assert, SporeError } from "./errors.ts";
+import { decodeRow, type PublishedRow, rowKeys } from "./format.ts";
+import { foldStep, readHistory } from "./history.ts";
+import { checkId, checkName, type EntityKey, nameOf, runKey, toHex } from "./ids.ts";
+import type {
+  BulkAction,
+  BulkRequest,
+  BulkResult,
+  CallResult,
+  HistoryEvent,
+  ListRequest,
+  ListResult,
+  OutputResult,
+  PublishedResult,
+  RunView,
+  StartRequest,
+  StartResult,
+  Status,
+  StepView,
+} from "./index.ts";
+import { listRuns } from "./listing.ts";
+import { acceptanceOf, failed, pushInput, rememberCall } from "./machine.ts";
+import type { Partition } from "./partition.ts";
+import type { AbortSignalLike, Ports } from "./ports.ts";
+import { cancel, canRetry, createRun, headOf, isClosed, pause, resume, terminate } from "./run.ts";
+import type { Entity, Sink } from "./state.ts";
+import { StepPages } from "./steps.ts";
+
+export interface RunsParts {
+  readonly tenant: string;
+  readonly ports: Ports;
+  readonly partitions: readonly Partition[];
+  readonly partition: (key: EntityKey) => Partition;
+  readonly deployments: Deployments;
+}
+
+/** Runs that one bulk request acts upon, and how many of them at a time. */
+const bulkMax = 1000;
+const bulkAtOnce = 100;
+/** Which runs an action is for, if the filter doesn't say. */
+const bulkStatuses: Readonly<Record<BulkAction, readonly Status[]>> = {
+  cancel: ["PENDING", "RUNNING", "PAUSED", "RESUMABLE"],
+  terminate: ["PENDING", "RUNNING", "PAUSED", "RESUMABLE"],
+  pause: ["RUNNING"],
+  resume: ["PAUSED", "RESUMABLE", "FAILED"],
+  delete: ["SUCCESSFUL", "FAILED", "CANCELED"],
+};
+
+export class Runs {
+  readonly #parts: RunsParts;
+  readonly #waits: Waits;
+  readonly #stepPages = new StepPages();
+
+  constructor(parts: RunsParts) {
+    this.#parts = parts;
+    this.#waits = new Waits(parts.ports.clock);
+  }
+
+  async start(request: StartRequest): Promise<StartResult> {
+    const id = request.id === undefined ? this.#randomId() : checkId(request.id, "run id");
+    const key = runKey(this.#parts.tenant, id);
+    const { id: component, manifest } = await this.#parts.deployments.resolve(request.component);
+    const name = checkDefinitions(request, manifest);
+    const partition = this.#parts.partition(key);
+    const start = {
+      name,
+      component,
+      args: request.root === undefined ? (request.args ?? encode([])) : undefined,
+      root: request.root,
+      metadata: request.metadata,
+      options: {
+        tags: request.tags,
+        startAtMs: request.startAtMs,
+        deadlineMs: request.deadlineMs,
+      },
+    };
+    const inputHash = partition.inputHash(start);
+    const ifExists = request.ifExists ?? "resume";
+    const message = this.#messageOf(request);
+    const create = (sink: Sink): StartResult => {
+      const seed = this.#parts.ports.random.bytes(16);
+      const run = createRun(key, { ...start, inputHash, seed }, sink);
+      partition.add(run);
+      return { id, status: headOf(run).status, created: true };
+    };
+    if (
+      (ifExists === "start" || ifExists === "terminate") &&
+      !(await takesMessage(partition, key, ifExists, message))
+    ) {
+      await this.#clearId(partition, key, ifExists === "terminate");
+    }
+    const startOrAttach = (run: Entity | undefined, sink: Sink): StartResult => {
+      if (run === undefined) return create(sink);
+      // It took this very request before: nothing is started, refused or resumed again.
+      if (message !== undefined && run.calls.has(message.id)) return existing(run);
+      return attach(run, sink, ifExists, inputHash);
+    };
+    if (message !== undefined) {
+      return this.#startWith(partition, key, { startOrAttach, message, waitMs: request.waitMs });
+    }
+    const result = await ask(partition, key, startOrAttach);
+    if (request.waitMs !== undefined && request.waitMs > 0) {
+      const outcome = await this.#closedOutcome(partition, key, request.waitMs);
+      if (outcome.kind === "ready") {
+        return { ...result, status: outcome.status, outcome: outcome.outcome };
+      }
+    }
+    await partition.durable();
+    return result;
+  }
+
+  #messageOf({ signal, update, startAtMs }: StartRequest): StartMessageGiven | undefined {
+    if (signal !== undefined && update !== undefined) {
+      throw new SporeError("invalid-request", "give either a signal or an update");
+    }
+    if (signal !== undefined) {
+      const { value, messageId = this.#randomId() } = signal;
+      const name = checkName(signal.name, "signal");
+      return { kind: "signal", id: messageId, name, value };
+    }
+    if (update === undefined) return undefined;
+    if (startAtMs !== undefined && startAtMs > this.#parts.ports.clock.nowMs()) {
+      throw new SporeError("invalid-request", "a run that begins later takes no update before", {
+        hint: "Send a signal with the start, or the update once the run has begun.",
+      });
+    }
+    const { name, args, updateId = this.#randomId() } = update;
+    return { kind: "update", id: updateId, name, args };
+  }
+
+  /** One transition starts the run, or finds it, and delivers the message. */
+  async #startWith(
+    partition: Partition,
+    key: EntityKey,
+    how: {
+      readonly startOrAttach: (run: Entity | undefined, sink: Sink) => StartResult;
+      readonly message: StartMessageGiven;
+      readonly waitMs: number | undefined;
+    },
+  ): Promise<StartResult> {
+    const { startOrAttach, message } = how;
+    const reply = partition.reply(key, message.id);
+    try {
+      const { started, taken } = await ask(partition, key, (found, sink) => {
+        const result = startOrAttach(found, sink);
+        const run = found ?? partition.resident(key);
+        return { started: result, taken: deliverTo(run, sink, message) };
+      });
+      const { outcome: _closed, ...result } = started;
+      if (taken.kind === "signal") {
+        await partition.durable();
+        return { ...result, duplicate: taken.duplicate };
+      }
+      const update = await this.#waits.called(
+        partition,
+        message.id,
+        taken.known,
+        reply.outcome,
+        how.waitMs,
+      );
+      return { ...result, update };
+    } finally {
+      reply.forget();
+    }
+  }
+
+  async #clearId(partition: Partition, key: EntityKey, mayTerminate: boolean): Promise<void> {
+    if (mayTerminate) {
+      await ask(partition, key, (run, sink) => {
+        if (run !== undefined) terminate(run, sink, "replaced by a new run under the same id");
+      });
+    }
+    await partition.delete(key, (run) => {
+      if (run === undefined || isClosed(headOf(run).status)) return;
+      throw new SporeError("run-active", `run ${nameOf(key)} is ${headOf(run).status}`, {
+        hint: "Wait for it, or use ifExists=terminate.",
+      });
+    });
+  }
+
+  async get(id: string): Promise<RunView> {
+    return this.#onRun(id, (run) => viewOf(run));
+  }
+
+  async output(
+    id: string,
+    options: { waitMs?: number; step?: string } = {},
+  ): Promise<OutputResult> {
+    const key = runKey(this.#parts.tenant, checkId(id, "run id"));
+    const partition = this.#parts.partition(key);
+    if (options.step === undefined) {
+      return this.#closedOutcome(partition, key, options.waitMs ?? 0);
+    }
+    const step = options.step;
+    return this.#waits.until(partition, key, options.waitMs ?? 0, async () => {
+      const { status } = await this.get(id);
+      const outcome = await stepOutcome(partition, key, step);
+      if (outcome !== undefined) return { kind: "ready", outcome, status };
+      if (!isClosed(status)) return { kind: "pending", status };
+      throw new SporeError("step-not-found", `run ${id} ended without a step ${step}`);
+    });
+  }
+
+  async published(
+    id: string,
+    name: string,
+    options: { waitMs?: number } = {},
+  ): Promise<PublishedResult> {
+    const key = runKey(this.#parts.tenant, checkId(id, "run id"));
+    const partition = this.#parts.partition(key);
+    return this.#waits.until(partition, key, options.waitMs ?? 0, async () => {
+      const { status } = await this.get(id);
+      const rowKey = rowKeys.published(key, name);
+      const { entries } = await partition.scan(rowKey, { limit: 1 });
+      const row = entries.find(([found]) => found === rowKey);
+      if (row !== undefined) {
+        return { kind: "ready", ...decodeRow<PublishedRow>(row[0], row[1]) };
+      }
+      if (!isClosed(status)) return { kind: "pending", status };
+      throw new SporeError("value-not-published", `run ${id} ended and published no ${name}`);
+    });
+  }
+
+  async steps(id: string, options: { after?: number; limit?: number } = {}): Promise<StepView[]> {
+    const key = runKey(this.#parts.tenant, checkId(id, "run id"));
+    const { createdAtMs, attempt } = await this.get(id);
+    const partition = this.#parts.partition(key);
+    const { after = 0, limit = eventsPerRead } = options;
+    return this.#stepPages.read({ partition, key, createdAtMs, attempt }, { after, limit });
+  }
+
+  async history(
+    id: string,
+    options: { from?: number; limit?: number } = {},
+  ): Promise<HistoryEvent[]> {
+    const key = runKey(this.#parts.tenant, checkId(id, "run id"));
+    await this.get(id);
+    return readEvents(this.#parts.partition(key), key, options);
+  }
+
+  events(
+    id: string,
+    options: { from: number; signal: AbortSignalLike },
+  ): AsyncIterable<HistoryEvent> {
+    const key = runKey(this.#parts.tenant, checkId(id, "run id"));
+    return this.#waits.follow(this.#parts.partition(key), key, options, async () =>
+      isClosed((await this.get(id)).status),
+    );
+  }
+
+  list(request: ListRequest): Promise<ListResult> {
+    return listRuns(this.#parts.tenant, this.#parts.partitions, request);
+  }
+
+  async bulk(request: BulkRequest): Promise<BulkResult> {
+    const { action, filter, cursor, limit = bulkMax } = request;
+    const statuses = filter.statuses ?? bulkStatuses[action];
+    const page = await this.list({ ...filter, statuses, limit, cursor });
+    const runs: BulkResult["runs"][number][] = [];
+    for (let first = 0; first < page.runs.length; first += bulkAtOnce) {
+      const part = page.runs.slice(first, first + bulkAtOnce);
+      runs.push(...(await Promise.all(part.map((run) => this.#actOn(run, request)))));
+    }
+    return page.cursor === undefined ? { runs } : { runs, cursor: page.cursor };
+  }
+
+  async #actOn(
+    { id, status }: { readonly id: string; readonly status: Status },
+    { action, reason, isDryRun }: BulkRequest,
+  ): Promise<BulkResult["runs"][number]> {
+    if (isDryRun === true) return { id, status };
+    try {
+      switch (action) {
+        case "cancel":
+          return { id, status: (await this.cancel(id, reason ?? "canceled")).status };
+        case "terminate":
+          return { id, status: (await this.terminate(id, reason ?? "terminated")).status };
+        case "pause":
+          return { id, status: (await this.pause(id)).status };
+        case "resume":
+          return { id, status: (await this.resume(id)).status };
+        case "delete":
+          await this.delete(id);
+          return { id, status };
+      }
+    } catch (error) {
+      // What one run refuses is no reason to stop; a host in trouble is.
+      const isRefusal =
+        error instanceof SporeError && (error.kind === "missing" || error.kind === "conflict");
+      if (!isRefusal) throw error;
+      return { id, status, error };
+    }
+  }
+
+  cancel(id: string, reason: string): Promise<RunView> {
+    return this.#onRun(id, (run, sink) => {
+      refuseClosed(run);
+      // A run that isn't running has no code to clean up with.
+      if (headOf(run).status === "RUNNING") cancel(run, sink, reason);
+      else terminate(run, sink, reason);
+      return viewOf(run);
+    });
+  }
+
+  terminate(id: string, reason: string): Promise<RunView> {
+    return this.#onRun(id, (run, sink) => {
+      refuseClosed(run);
+      terminate(run, sink, reason);
+      return viewOf(run);
+    });
+  }
+
+  pause(id: string): Promise<RunView> {
+    return this.#onRun(id, (run, sink) => {
+      pause(run, sink);
+      return viewOf(run);
+    });
+  }
+
+  resume(id: string): Promise<RunView> {
+    return this.#onRun(id, (run, sink) => {
+      resume(run, sink);
+      return viewOf(run);
+    });
+  }
+
+  async resumeAll(options: { includeFailed: boolean }): Promise<{ id: string; status: Status }[]> {
+    const wanted: Status[] = options.includeFailed ? ["RESUMABLE", "FAILED"] : ["RESUMABLE"];
+    const resumed: { id: string; status: Status }[] = [];
+    let cursor: string | undefined;
+    do {
+      const page = await this.list({ statuses: wanted, limit: 1000, cursor });
+      for (const { id } of page.runs) {
+        const status = await this.#onRun(id, (run, sink) => {
+          const head = headOf(run);
+          if (head.status === "RESUMABLE" || (head.status === "FAILED" && canRetry(run))) {
+            resume(run, sink);
+            return head.status;
+          }
+          return undefined;
+        });
+        if (status !== undefined) resumed.push({ id, status });
+      }
+      cursor = page.cursor;
+    } while (cursor !== undefined);
+    return resumed;
+  }
+
+  async delete(id: string): Promise<void> {
+    const key = runKey(this.#parts.tenant, checkId(id, "run id"));
+    await this.#parts.partition(key).delete(key, (run) => {
+      if (run === undefined) throw runNotFound(id);
+      if (isClosed(headOf(run).status)) return;
+      throw new SporeError("run-active", `run ${id} is ${headOf(run).status}`, {
+        hint: "Cancel or terminate it first.",
+      });
+    });
+  }
+
+  signal(
+    id: string,
+    name: string,
+    value: Encoded,
+    options: { messageId?: string } = {},
+  ): Promise<{ duplicate: boolean }> {
+    checkName(name, "signal");
+    return this.#onRun(id, (run, sink) => {
+      const { messageId } = options;
+      if (messageId === undefined || !run.calls.has(messageId)) refuseClosed(run);
+      return takeSignal(run, sink, { name, value, messageId });
+    });
+  }
+
+  async query(id: string, name: string, args: Encoded): Promise<Outcome> {
+    const key = runKey(this.#parts.tenant, checkId(id, "run id"));
+    const partition = this.#parts.partition(key);
+    const entity = await ask(partition, key, (run) => {
+      if (run === undefined) throw runNotFound(id);
+      const head = headOf(run);
+      if (isClosed(head.status) && !head.queries.includes(name)) {
+        throw queryNotFound(run, name);
+      }
+      return run;
+    });
+    const outcome = await peek(partition, entity, { kind: "query", id: "query", name, args });
+    await partition.durable();
+    return outcome;
+  }
+
+  async update(
+    id: string,
+    name: string,
+    args: Encoded,
+    options: { updateId?: string; waitMs?: number; until?: "accepted" | "completed" } = {},
+  ): Promise<CallResult> {
+    const key = runKey(this.#parts.tenant, checkId(id, "run id"));
+    const partition = this.#parts.partition(key);
+    const callId = options.updateId ?? this.#randomId();
+    const reply = partition.reply(key, callId);
+    const acceptance = partition.reply(key, acceptanceOf(callId));
+    try {
+      const { known, isAccepted } = await ask(partition, key, (run, sink) => {
+        if (run === undefined) throw runNotFound(id);
+        const outcome = takeUpdate(run, sink, { callId, name, args });
+        return { known: outcome, isAccepted: run.calls.get(callId)?.isAccepted === true };
+      });
+      if (options.until !== "accepted" || known !== undefined || isAccepted) {
+        const waitMs = options.until === "accepted" ? 0 : options.waitMs;
+        return await this.#waits.called(partition, callId, known, reply.outcome, waitMs);
+      }
+      return await this.#accepted(callId, { reply, acceptance }, options.waitMs);
+    } finally {
+      reply.forget();
+      acceptance.forget();
+    }
+  }
+
+  /** Whichever comes first: that the update's validator let it pass, or its outcome. */
+  async #accepted(
+    callId: string,
+    coming: {
+      readonly reply: { readonly outcome: Promise<Outcome> };
+      readonly acceptance: { readonly outcome: Promise<Outcome> };
+    },
+    waitMs = callWaitMsMax,
+  ): Promise<CallResult> {
+    const accepted = coming.acceptance.outcome.then(
+      (): CallResult => ({ kind: "accepted", callId }),
+    );
+    const done = coming.reply.outcome.then(
+      (outcome): CallResult => ({ kind: "done", callId, outcome }),
+    );
+    const result = await this.#waits.within(Promise.race([accepted, done]), waitMs);
+    if (result !== undefined) return result;
+    throw new SporeError("host-busy", `update ${callId} is stored, and not accepted yet`, {
+      hint: "Ask again with the same updateId.",
+    });
+  }
+
+  async #onRun<T>(id: string, act: (run: Entity, sink: Sink) => T): Promise<T> {
+    const key = runKey(this.#parts.tenant, checkId(id, "run id"));
+    const partition = this.#parts.partition(key);
+    const result = await ask(partition, key, (run, sink) => {
+      if (run === undefined) throw runNotFound(id);
+      return act(run, sink);
+    });
+    await partition.durable();
+    return result;
+  }
+
+  #closedOutcome(partition: Partition, key: EntityKey, waitMs: number): Promise<OutputResult> {
+    let wasPending = false;
+    return this.#waits.until(partition, key, waitMs, async (): Promise<OutputResult> => {
+      const run = await ask(partition, key, (found) => {
+        if (found === undefined) throw runNotFound(nameOf(key));
+        return found;
+      });
+      const { status, outcome } = headOf(run);
+      if (!isClosed(status)) {
+        wasPending = true;
+        if (waitMs === 0) await partition.durable();
+        return { kind: "pending", status };
+      }
+      assert(outcome !== undefined, `${key} is closed with an outcome`);
+      // What closed during this call was committed by the owner, and just needs to be durable.
+      // Else it may be stale: its id may have been used again, or a resume gone on with it.
+      if (wasPending) await partition.settled(run);
+      else await partition.durable();
+      return { kind: "ready", outcome, status };
+    });
+  }
+
+  #randomId(): string {
+    return toHex(this.#parts.ports.random.bytes(12));
+  }
+}
+
+/** Name of what is started; throws if the request or a definition that it names is missing. */
+function checkDefinitions(request: StartRequest, manifest: Manifest): string {
+  if ((request.workflow === undefined) === (request.root === undefined)) {
+    throw new SporeError("invalid-request", "give either a workflow or a graph");
+  }
+  if (request.workflow !== undefined) {
+    return definitionOf(manifest, "workflow", request.workflow).name;
+  }
+  for (const step of stepsOf(request.root ?? encode(null))) definitionOf(manifest, "step", step);
+  return "";
+}
+
+/** Names of the steps in an encoded graph. */
+function stepsOf(root: Encoded): Set<string> {
+  const names = new Set<string>();
+  const values: unknown[] = [decode(root)];
+  for (let value = values.pop(); value !== undefined; value = values.pop()) {
+    if (value === null || typeof value !== "object") continue;
+    if (Array.isArray(value)) {
+      for (const item of value) if (item !== undefined) values.push(item);
+      continue;
+    }
+    const step = (value as { $step?: unknown }).$step;
+    if (typeof step === "string") names.add(step);
+    for (const item of Object.values(value)) if (item !== undefined) values.push(item);
+  }
+  if (names.size === 0) throw new SporeError("invalid-graph", "the root of a graph is a step");
+  return names;
+}
+
+/** A signal or an update that comes with a start. */
+type StartMessageGiven =
+  | {
+      readonly kind: "signal";
+      readonly id: string;
+      readonly name: string;
+      readonly value: Encoded;
+    }
+  | { readonly kind: "update"; readonly id: string; readonly name: string; readonly args: Encoded };
+
+/** Whether the run of that id stays and takes the message, whatever `ifExists` replaces. */
+async function _takesMessage(
+  partition: Partition,
+  key: EntityKey,
+  ifExists: "start" | "terminate",
+  message: StartMessageGiven | undefined,
+): Promise<boolean> {
+  if (message === undefined) return false;
+  return ask(partition, key, (run) => {
+    if (run === undefined) return false;
+    return run.calls.has(message.id) || (ifExists === "start" && !isClosed(headOf(run).status));
+  });
+}
+
+/** Whether the run of that id stays and takes the message, whatever `ifExists` replaces. */
+async function takesMessage(
+  partition: Partition,
+  key: EntityKey,
+  ifExists: "start" | "terminate",
+  message: StartMessageGiven | undefined,
+): Promise<boolean> {
+  if (message === undefined) return false;
+  return ask(partition, key, (run) => {
+    if (run === undefined) return false;
+    return run.calls.has(message.id) || (ifExists === "start" && !isClosed(headOf(run).status));
+  });
+}
+
+function deliverTo(
+  run: Entity,
+  sink: Sink,
+  message: StartMessageGiven,
+):
+  | { readonly kind: "signal"; readonly duplicate: boolean }
+  | { readonly kind: "update"; readonly known: Outcome | undefined } {
+  if (message.kind === "update") {
+    const { id: callId, name, args } = message;
+    return { kind: "update", known: takeUpdate(run, sink, { callId, name, args }) };
+  }
+  const { id: messageId, name, value } = message;
+  if (!run.calls.has(messageId)) refuseClosed(run);
+  return { kind: "signal", ...takeSignal(run, sink, { name, value, messageId }) };
+}
+
+/** The outcome if the update was there before and is done. */
+function takeUpdate(
+  run: Entity,
+  sink: Sink,
+  update: { readonly callId: string; readonly name: string; readonly args: Encoded },
+): Outcome | undefined {
+  const { callId, name, args } = update;
+  const seen = run.calls.get(callId);
+  if (seen !== undefined) return seen.outcome;
+  refuseClosed(run);
+  const { status } = headOf(run);
+  if (status !== "RUNNING") {
+    throw new SporeError("run-paused", `run ${nameOf(run.key)} is ${status}`);
+  }
+  rememberCall(run, sink, callId, undefined);
+  pushInput(run, sink, { kind: "update", id: callId, name, args });
+  return undefined;
+}
+
+function existing(run: Entity): StartResult {
+  return { id: nameOf(run.key), status: headOf(run).status, created: false };
+}
+
+function attach(
+  run: Entity,
+  sink: Sink,
+  ifExists: StartRequest["ifExists"],
+  inputHash: Uint8Array,
+): StartResult {
+  const head = headOf(run);
+  const id = nameOf(run.key);
+  if (ifExists === "fail") {
+    throw new SporeError("run-exists", `run ${id} exists and is ${head.status}`);
+  }
+  if (toHex(head.inputHash) !== toHex(inputHash)) {
+    throw new SporeError(
+      "input-mismatch",
+      `run ${id} was started with another definition or input`,
+      {
+        hint: "Use another id, or ifExists=start to replace a closed run.",
+      },
+    );
+  }
+  const canGoOn = head.status === "RESUMABLE" || (head.status === "FAILED" && canRetry(run));
+  if (canGoOn) resume(run, sink);
+  const outcome = isClosed(head.status) ? head.outcome : undefined;
+  return { id, status: head.status, created: false, ...(outcome === undefined ? {} : { outcome }) };
+}
+
+/** The step's outcome; of a step that continued, the outcome of what it continued into. */
+async function stepOutcome(
+  partition: Partition,
+  key: EntityKey,
+  step: string,
+): Promise<Outcome | undefined> {
+  const steps = new Map<string, StepView>();
+  for await (const event of readHistory(partition, key, 0)) foldStep(steps, event);
+  let view = steps.get(step);
+  while (view?.status === "CONTINUED" && view.into !== undefined) view = steps.get(view.into);
+  if (view?.status === "FAILED" && view.error !== undefined) return failed(view.error);
+  if (view?.status !== "SUCCESSFUL") return undefined;
+  if (view.value === undefined) {
+    throw new SporeError("step-not-found", `step ${step} keeps no output (checkpoint is off)`);
+  }
+  return { kind: "ok", value: view.value };
+}
+
+function viewOf(run: Entity): RunView {
+  const head = headOf(run);
+  const isOver = isClosed(head.status);
+  const error = head.outcome?.kind === "error" ? head.outcome.error : undefined;
+  return {
+    id: nameOf(run.key),
+    name: head.name,
+    status: head.status,
+    component: head.component,
+    attempt: head.attempt,
+    createdAtMs: head.createdAtMs,
+    closedAtMs: head.closedAtMs,
+    parentId: head.parent,
+    rootId: head.root,
+    tags: head.tags,
+    metadata: head.metadata,
+    waiting: isOver ? undefined : waitingOf(run),
+    error,
+    queries: head.queries,
+    updates: head.updates,
+    records: head.records,
+    imageBytes: head.imageBytes,
+    journalLength: run.journal.length,
+  };
+}
+
+function waitingOf(run: Entity): RunView["waiting"] {
+  const head = headOf(run);
+  const sinceMs = head.waitingSinceMs;
+  if (head.status === "PAUSED") return { for: "somebody to resume it (paused)", sinceMs };
+  if (head.status === "RESUMABLE") return { for: "somebody to resume it (see its error)", sinceMs };
+  if (run.isActive || run.inputs.length > 0) return { for: "its turn to run", sinceMs };
+  let untilMs = Number.POSITIVE_INFINITY;
+  for (const pending of run.pending.values()) {
+    if (pending.kind === "timer") untilMs = Math.min(untilMs, pending.atMs);
+  }
+  return {
+    for: head.waitingFor ?? "its turn to run",
+    sinceMs,
+    ...(Number.isFinite(untilMs) ? { untilMs } : {}),
+  };
+}
+
+function refuseClosed(run: Entity): void {
+  const head = headOf(run);
+  if (!isClosed(head.status)) return;
+  throw new SporeError("run-closed", `run ${nameOf(run.key)} is ${head.status}`);
+}
+
+function runNotFound(id: string): SporeError {
+  return new SporeError("run-not-found", `there is no run ${id}`);
+}
+
+function queryNotFound(run: Entity, name: string): SporeError {
+  return new SporeError(
+    "query-not-found",
+    `run ${nameOf(run.key)} has no query ${printable(name)}`,
+    {
+      hint: `It has: ${headOf(run).queries.join(", ") || "none"}.`,
+    },
+  );
+}
