@@ -2,7 +2,8 @@
 import { randomUUID } from "node:crypto";
 import { SporeError } from "../runtime/errors.ts";
 import type { Store } from "../runtime/ports.ts";
-import { openStore, redactStorageUri } from "./store/uri.ts";
+import { S3Store } from "./store/s3.ts";
+import { connectStore, redactStorageUri } from "./store/uri.ts";
 
 export interface Check {
   readonly check: string;
@@ -13,22 +14,49 @@ export interface Check {
 const racersCount = 20;
 const latencySamples = 10;
 const slowPutMs = 500;
+/** More than one part of an upload. */
+const largeBytes = 9 * 1024 * 1024;
+/** Servers refuse signatures that are off by a quarter of an hour. */
+const skewMsMax = 60_000;
 
 export async function examine(storage: string): Promise<readonly Check[]> {
-  const store = await openStore(storage);
-  const probe = new Probe(store, `doctor/${randomUUID()}/`);
+  const store = await connectStore(storage);
+  const probe = new Probe(store, `probe/${randomUUID()}/`);
   const checks: Check[] = [{ check: "storage", result: "ok", details: redactStorageUri(storage) }];
+  const check = async (name: string, work: () => Promise<Omit<Check, "check">>): Promise<void> => {
+    checks.push(await attempt(name, work));
+  };
   try {
-    checks.push(await probe.run("write, read, list, delete", () => probe.permissions()));
-    checks.push(await probe.run("conditional create", () => probe.conditionalCreate()));
-    checks.push(await probe.run("concurrent creators", () => probe.race()));
-    checks.push(await probe.run("latency of a create", () => probe.latency()));
-    checks.push(await probe.run("clock", async () => clockCheck()));
+    if (store instanceof S3Store) await check("bucket", () => bucketCheck(store));
+    await check("permission to write", () => probe.write());
+    await check("permission to read", () => probe.read());
+    await check("permission to list", () => probe.list());
+    await check("permission to delete", () => probe.delete());
+    await check("conditional create", () => probe.conditionalCreate());
+    await check("concurrent creators", () => probe.race());
+    if (store instanceof S3Store) await check("large objects", () => probe.large());
+    await check("latency of a create", () => probe.latency());
+    await check("clock", () => clockCheck(store));
   } finally {
     await probe.clean();
     await store.close();
   }
   return checks;
+}
+
+async function attempt(check: string, work: () => Promise<Omit<Check, "check">>): Promise<Check> {
+  try {
+    return { check, ...(await work()) };
+  } catch (error) {
+    const hint = error instanceof SporeError && error.hint !== undefined ? ` (${error.hint})` : "";
+    const message = error instanceof Error ? error.message : String(error);
+    return { check, result: "failed", details: message + hint };
+  }
+}
+
+async function bucketCheck(store: S3Store): Promise<Omit<Check, "check">> {
+  const { name } = await store.examine();
+  return { result: "ok", details: name === undefined ? "it answers" : `${name} answers` };
 }
 
 class Probe {
@@ -41,31 +69,45 @@ class Probe {
     this.#prefix = prefix;
   }
 
-  async run(check: string, work: () => Promise<Omit<Check, "check">>): Promise<Check> {
-    try {
-      return { check, ...(await work()) };
-    } catch (error) {
-      const hint =
-        error instanceof SporeError && error.hint !== undefined ? ` (${error.hint})` : "";
-      const message = error instanceof Error ? error.message : String(error);
-      return { check, result: "failed", details: message + hint };
-    }
+  async write(): Promise<Omit<Check, "check">> {
+    await this.#store.put(this.#key("plain"), new Uint8Array([1, 2, 3, 4]));
+    return ok("PUT");
   }
 
-  async permissions(): Promise<Omit<Check, "check">> {
-    const key = this.#key("plain");
-    const bytes = new Uint8Array([1, 2, 3, 4]);
-    await this.#store.put(key, bytes);
-    const part = await this.#store.get(key, { offset: 1, length: 2 });
+  async read(): Promise<Omit<Check, "check">> {
+    const part = await this.#store.get(this.#key("plain"), { offset: 1, length: 2 });
     if (part?.join() !== "2,3") return failed(`a range read gave ${part?.join() ?? "nothing"}`);
+    // S3 answers 403 instead of 404 to who may not list: nobody would know an empty log.
+    const missing = await this.#store.get(this.#key("absent"));
+    return missing === undefined ? ok("GET, also of a part") : failed("an absent object was read");
+  }
+
+  async list(): Promise<Omit<Check, "check">> {
     const { keys } = await this.#store.list(this.#prefix);
+    if (keys.some(({ key }) => key === `${this.#prefix}plain`)) return ok("LIST");
+    return { result: "warning", details: "LIST did not show an object that was just written" };
+  }
+
+  async delete(): Promise<Omit<Check, "check">> {
+    const key = this.#key("plain");
     await this.#store.delete(key);
-    if ((await this.#store.get(key)) !== undefined)
-      return failed("a deleted object is still there");
-    if (!keys.some((entry) => entry.key === key)) {
-      return { result: "warning", details: "LIST did not show an object that was just written" };
+    const isThere = (await this.#store.get(key)) !== undefined;
+    return isThere ? failed("a deleted object is still there") : ok("DELETE");
+  }
+
+  /** More than one part, under the condition that there is nothing yet. */
+  async large(): Promise<Omit<Check, "check">> {
+    const key = this.#key("large");
+    const bytes = new Uint8Array(largeBytes).map((_, index) => index >> 10);
+    const put = (): Promise<string> => this.#store.put(key, bytes, { ifAbsent: true });
+    const first = await put();
+    const second = await put();
+    if (first !== "created" || second !== "exists") {
+      return failed(`a multipart create-if-absent does not hold (${first}, ${second})`);
     }
-    return { result: "ok", details: "all allowed" };
+    const found = await this.#store.get(key);
+    const isSame = found !== undefined && Buffer.compare(found, bytes) === 0;
+    return isSame ? ok("up and down in parts") : failed("other bytes came back");
   }
 
   async conditionalCreate(): Promise<Omit<Check, "check">> {
@@ -74,7 +116,7 @@ class Probe {
     const second = await this.#store.put(key, new Uint8Array([2]), { ifAbsent: true });
     const kept = (await this.#store.get(key))?.[0];
     if (first === "created" && second === "exists" && kept === 1) {
-      return { result: "ok", details: "an existing object is never overwritten" };
+      return ok("an existing object is never overwritten");
     }
     return failed(
       `create-if-absent does not hold (${first}, ${second}, kept ${kept}): not usable with Spore`,
@@ -92,7 +134,7 @@ class Probe {
     if (winners !== 1)
       return failed(`${winners} of ${racersCount} creators won: not usable with Spore`);
     if (results[winner] !== "created") return failed("a loser's bytes were kept");
-    return { result: "ok", details: `exactly one of ${racersCount} won` };
+    return ok(`exactly one of ${racersCount} won`);
   }
 
   async latency(): Promise<Omit<Check, "check">> {
@@ -123,11 +165,20 @@ class Probe {
   }
 }
 
-/** Only grossly wrong clocks matter, and only for people: safety never rests on them. */
-function clockCheck(): Omit<Check, "check"> {
+/** Safety never rests on clocks; people and signatures do. */
+async function clockCheck(store: Store): Promise<Omit<Check, "check">> {
   const now = new Date();
   const isOdd = now.getUTCFullYear() < 2026 || now.getUTCFullYear() > 2100;
-  return { result: isOdd ? "warning" : "ok", details: `${now.toISOString()} on this machine` };
+  const here = `${now.toISOString()} on this machine`;
+  const skewMs = store instanceof S3Store ? (await store.examine()).skewMs : undefined;
+  if (skewMs === undefined) return { result: isOdd ? "warning" : "ok", details: here };
+  const seconds = Math.round(Math.abs(skewMs) / 1000);
+  const details = `${here}, the store ${skewMs < 0 ? "behind" : "ahead"} by ${seconds} s`;
+  return { result: isOdd || Math.abs(skewMs) > skewMsMax ? "warning" : "ok", details };
+}
+
+function ok(details: string): Omit<Check, "check"> {
+  return { result: "ok", details };
 }
 
 function failed(details: string): Omit<Check, "check"> {

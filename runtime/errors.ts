@@ -27,6 +27,7 @@ export const errorCodes = {
   "build-failed": "invalid",
   "not-serialisable": "invalid",
   "unsupported-media-type": "invalid",
+  "store-unsafe": "invalid",
   unauthorised: "denied",
   forbidden: "denied",
   "origin-denied": "denied",

@@ -8,7 +8,8 @@ import { SporeError } from "../../runtime/errors.ts";
 import type { Store } from "../../runtime/ports.ts";
 import { FileStore } from "./file.ts";
 import { MemoryStore } from "./memory.ts";
-import { type S3Options, S3Store } from "./s3.ts";
+import { proveCreates } from "./proof.ts";
+import { type S3Options, S3Store, statusOf } from "./s3.ts";
 
 export type StorageUri =
   | { readonly kind: "memory" }
@@ -27,13 +28,38 @@ export function parseStorageUri(uri: string): StorageUri {
   throw refusal(uri, `unknown storage`);
 }
 
-/** Opens what the URI names. The caller closes it. */
+/** How long a host that starts waits for its store. */
+const patienceMs = 60_000;
+
+/**
+ * Opens what the URI names; the caller closes it. A bucket is asked to prove that it has
+ * conditional writes. Throws store-unsafe if it has none, store-unavailable if it doesn't
+ * answer within a minute or refuses the credentials.
+ */
 export async function openStore(uri: string): Promise<Store> {
+  const store = await connectStore(uri);
+  if (!(store instanceof S3Store)) return store;
+  try {
+    const name = redactStorageUri(uri);
+    const isFinal = (error: SporeError): boolean => finalStatuses.has(statusOf(error.cause));
+    await proveCreates(store, { name, patienceMs, isFinal });
+    return store;
+  } catch (error) {
+    await store.close();
+    throw error;
+  }
+}
+
+/** Opens what the URI names as it is: for whoever examines a store before it is trusted. */
+export async function connectStore(uri: string): Promise<Store> {
   const parsed = parseStorageUri(uri);
   if (parsed.kind === "memory") return new MemoryStore();
   if (parsed.kind === "file") return FileStore.open(parsed.folder);
   return new S3Store(parsed.options);
 }
+
+/** Bad request, refused, no bucket, not implemented: they don't pass by themselves. */
+const finalStatuses: ReadonlySet<number | undefined> = new Set([400, 401, 403, 404, 501]);
 
 /** The URI without passwords, for logs and messages. */
 export function redactStorageUri(uri: string): string {
@@ -71,7 +97,7 @@ function s3OptionsOf(uri: string): S3Options {
     ...optional("endpoint", searchParams.get("endpoint")),
     ...optional("region", searchParams.get("region")),
     ...(searchParams.has("pathStyle") && { pathStyle: searchParams.get("pathStyle") !== "false" }),
-    ...(timeoutMs !== null && { timeoutMs: Number(timeoutMs) }),
+    ...(timeoutMs !== null && { timeoutMs: timeoutOf(uri, timeoutMs) }),
     ...(username !== "" && {
       credentials: {
         accessKeyId: decodeURIComponent(username),
@@ -79,6 +105,11 @@ function s3OptionsOf(uri: string): S3Options {
       },
     }),
   };
+}
+
+function timeoutOf(uri: string, text: string): number {
+  if (/^[1-9]\d{0,8}$/.test(text)) return Number(text);
+  throw refusal(uri, "timeoutMs is a whole number of milliseconds");
 }
 
 function optional<Name extends string>(
