@@ -32,6 +32,7 @@ import type {
   SessionCall,
 } from "./index.ts";
 import { listActorNames } from "./listing.ts";
+import { newActor } from "./messages.ts";
 import type { Partition } from "./partition.ts";
 import type { AbortSignalLike, Ports } from "./ports.ts";
 import type { Entity, Sink } from "./state.ts";
@@ -69,7 +70,7 @@ export class Actors {
     const reply = partition.reply(entityKey, ".0");
     try {
       const created = await ask(partition, entityKey, (actor, sink) => {
-        if (actor === undefined) partition.newActor(entityKey, component, args, sink);
+        if (actor === undefined) newActor(partition, entityKey, component, args, sink);
         return actor === undefined;
       });
       if (created) {
@@ -104,7 +105,7 @@ export class Actors {
     const reply = partition.reply(entityKey, callId);
     try {
       const known = await ask(partition, entityKey, (found, sink) => {
-        const actor = found ?? partition.newActor(entityKey, component, undefined, sink);
+        const actor = found ?? newActor(partition, entityKey, component, undefined, sink);
         const seen = actor.calls.get(callId);
         if (seen !== undefined) return seen.outcome;
         refuseOldSession(actor, session);

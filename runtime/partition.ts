@@ -19,14 +19,9 @@
 import { decode, encode } from "../guest/cbor.ts";
 import type { Definition, Drained, Input, Outcome } from "../guest/protocol.ts";
 import {
-  acceptCall,
-  acceptReturningCall,
-  actorHead,
   applyTurn,
   beginTurn,
-  type Call,
   componentOf,
-  createActor,
   dropTimers,
   failTurn,
   fireReminder,
@@ -35,25 +30,15 @@ import {
   isUnborn,
   refuseCalls,
 } from "./actor.ts";
+import { Alarms } from "./alarms.ts";
 import { decodeBatch, encodeBatch } from "./batch.ts";
-import { acceptSignal } from "./commands.ts";
 import { Cursors } from "./cursors.ts";
 import { performEffect } from "./effects.ts";
-import { assert, SporeError, unreachable } from "./errors.ts";
-import {
-  decodeRow,
-  encodeRow,
-  isEffect,
-  type Message,
-  type ReplyTo,
-  rowKeys,
-  systemTimers,
-  timerOfRow,
-} from "./format.ts";
-import { type EntityKey, isActorKey, isScheduleKey, nameOf, partitionOf, tenantOf } from "./ids.ts";
+import { assert, SporeError } from "./errors.ts";
+import { decodeRow, encodeRow, isEffect, type Message, rowKeys, systemTimers } from "./format.ts";
+import { type EntityKey, isScheduleKey, nameOf, partitionOf, tenantOf } from "./ids.ts";
 import { Log } from "./log.ts";
 import {
-  answer,
   type Begun,
   beginActivation,
   failed,
@@ -63,23 +48,14 @@ import {
   repeatActivation,
   resolveCommand,
 } from "./machine.ts";
+import { applyMessage } from "./messages.ts";
+import { type Envelope, Outbox } from "./outbox.ts";
 import type { ActivateResult, JournalEntry, Ports } from "./ports.ts";
-import {
-  applyDrained,
-  cancel,
-  createRun,
-  fireRunTimer,
-  headOf,
-  isClosed,
-  survive,
-  suspend,
-  terminate,
-  watch,
-} from "./run.ts";
-import { disarm, hearOutcome, isArmedFor, tick } from "./schedule.ts";
+import { applyDrained, fireRunTimer, isClosed, survive, suspend } from "./run.ts";
+import { disarm, isArmedFor, tick } from "./schedule.ts";
 import { Changes, type Entity, readEntity, type Sink } from "./state.ts";
 import { Table } from "./table.ts";
-import { type Timer, TimerHeap } from "./timers.ts";
+import type { Timer } from "./timers.ts";
 import type { TokenClaims } from "./tokens.ts";
 
 /** What a partition needs from the host around it. */
@@ -102,11 +78,6 @@ export interface Neighbours {
 interface Reply {
   readonly resolve: (outcome: Outcome) => void;
   readonly reject: (error: SporeError) => void;
-}
-
-export interface Envelope {
-  readonly index: number;
-  readonly message: Uint8Array;
 }
 
 export interface PartitionOptions {
@@ -144,15 +115,11 @@ export const partitionLimits: PartitionLimits = {
   imageAfterBytes: 64 * 1024,
 };
 
-/** Timers kept in the heap; later ones stay in the table. */
-const timerWindow = 10_000;
 const confirmDelayMs = 100;
 /** Pieces of merging done for one checkpoint. */
 const compactionsMax = 4;
 /** Garbage that crashed owners left is looked for this long after taking over. */
 const sweepDelayMs = 60_000;
-/** Messages sent to one partition at once. */
-const envelopesMax = 500;
 
 export class Partition {
   readonly index: number;
@@ -182,19 +149,10 @@ export class Partition {
   #checkpoint: Promise<void> | undefined;
   #isCheckpointReady = false;
 
-  readonly #timers = new TimerHeap();
-  /** Every timer due before this is in the heap. */
-  #timerHorizonMs = 0;
-  #timerCancel: (() => void) | undefined;
+  readonly #alarms: Alarms;
   #sweepCancel: (() => void) | undefined;
-  #timerAtMs = Number.POSITIVE_INFINITY;
-  #isFiring = false;
-  /** Timers that were set while the heap is being refilled. */
-  #timerBacklog: Timer[] | undefined;
 
-  readonly #outNext = new Map<number, number>();
-  readonly #outQueues = new Map<number, { readonly index: number; readonly message: Message }[]>();
-  readonly #sending = new Set<number>();
+  readonly #outbox: Outbox;
   readonly #cursors = new Cursors();
   readonly #receiving = new Map<number, Promise<void>>();
 
@@ -215,6 +173,29 @@ export class Partition {
       digest,
       clock,
       observer,
+    });
+    const isOwned = (): boolean => this.#state === "owned";
+    const background = (work: Promise<unknown>): void => void this.#background(work);
+    this.#alarms = new Alarms({
+      clock,
+      isOwned,
+      scan: (limit) => this.#tableNow().scan({ prefix: rowKeys.timers, limit }),
+      durable: () => this.durable(),
+      fire: (timer) => this.#fireTimer(timer),
+      background,
+    });
+    this.#outbox = new Outbox({
+      index: options.index,
+      partitions: options.partitions,
+      clock,
+      observer,
+      isOwned,
+      changes: () => this.#changes,
+      demand: () => this.#demand(),
+      linger: () => this.#linger(),
+      applyHere: (message, row) => this.#applyHere(message, row),
+      deliver: (target, source, envelopes) => neighbours.deliver(target, source, envelopes),
+      background,
     });
   }
 
@@ -284,16 +265,14 @@ export class Partition {
 
   /** Counters first, then timers, messages and whatever was going on when the last owner stopped. */
   async #recover(table: Table): Promise<void> {
-    for (const [key, value] of await scanAll(table, rowKeys.outboxCounters)) {
-      this.#outNext.set(Number.parseInt(key.slice(2), 16), decodeRow<number>(key, value));
-    }
+    const counters = await scanAll(table, rowKeys.outboxCounters);
     for (const [key, value] of await scanAll(table, rowKeys.inboxes)) {
       this.#cursors.set(Number.parseInt(key.slice(2), 16), decodeRow<number>(key, value));
     }
     const messages = await scanAll(table, rowKeys.outboxes);
     const attentions = await scanAll(table, rowKeys.attentions);
     const removals = await scanAll(table, rowKeys.removals);
-    await this.#fillTimers();
+    await this.#alarms.refill();
     this.#state = "owned";
     for (const [key] of removals) {
       // First, so that requests for the key wait for it. Written by rowKeys.
@@ -302,11 +281,7 @@ export class Partition {
     this.#sweepCancel = this.#ports.clock.after(sweepDelayMs, () => {
       if (this.#state === "owned") void this.#background(this.#sweep());
     });
-    for (const [key, value] of messages) {
-      const target = Number.parseInt(key.slice(2, 6), 16);
-      const index = Number.parseInt(key.slice(7), 16);
-      this.#enqueue(target, { index, message: decodeRow<Message>(key, value) });
-    }
+    this.#outbox.recover(counters, messages);
     for (const [key] of attentions) {
       const entityKey = key.slice(rowKeys.attentions.length) as EntityKey; // written by rowKeys
       void this.#background(this.request(entityKey, (entity, sink) => this.#revive(entity, sink)));
@@ -338,7 +313,7 @@ export class Partition {
     this.#log.close();
     this.#table?.close();
     this.#lingerCancel?.();
-    this.#timerCancel?.();
+    this.#alarms.close();
     this.#sweepCancel?.();
     const lost = [this.#inFlight, this.#changes];
     this.#changes = new Changes(this.#changes.number + 1);
@@ -624,9 +599,9 @@ export class Partition {
     return {
       changes,
       nowMs: this.#ports.clock.nowMs(),
-      send: (message) => this.#send(message),
+      send: (message) => this.#outbox.send(message),
       perform: (entity, id) => this.#perform(entity, id),
-      setTimer: (entity, id, atMs) => this.#setTimer(entity.key, id, atMs),
+      setTimer: ({ key }, id, atMs) => this.#alarms.set({ atMs, key, id }),
       notify: (entity) => this.#notifyAfterCommit(entity.key, isOver(entity)),
       replied: (entity, callId, outcome) => this.#repliedAfterCommit(entity.key, callId, outcome),
       actorDefinition: (component, type) => this.#neighbours.actorDefinition(component, type),
@@ -847,72 +822,12 @@ export class Partition {
 
   // -------------------------------------------------------------- messages
 
-  #send(message: Message): void {
-    const target = partitionOf(message.to, this.#options.partitions);
-    const index = (this.#outNext.get(target) ?? 0) + 1;
-    this.#outNext.set(target, index);
-    this.#changes.put(rowKeys.outboxCounter(target), () => encodeRow(this.#outNext.get(target)));
-    this.#changes.putFresh(rowKeys.outbox(target, index), () => encodeRow(message));
-    if (target === this.index) {
-      // Within the partition a message may be applied ahead of the commit: both are in the
-      // same log, in this order.
-      this.#enqueue(target, { index, message });
-      return;
-    }
-    this.#changes.releases.push(() => this.#enqueue(target, { index, message }));
-    this.#demand();
-  }
-
-  #enqueue(target: number, item: { readonly index: number; readonly message: Message }): void {
-    const queue = this.#outQueues.get(target) ?? [];
-    this.#outQueues.set(target, queue);
-    queue.push(item);
-    if (this.#sending.has(target)) return;
-    this.#sending.add(target);
-    void this.#background(
-      target === this.index ? this.#sendHere(queue) : this.#sendOut(target, queue),
-    );
-  }
-
-  async #sendHere(queue: { readonly index: number; readonly message: Message }[]): Promise<void> {
-    await undefined; // after the transition that sent it
-    for (let item = queue.shift(); item !== undefined; item = queue.shift()) {
-      const { index, message } = item;
-      await this.#prepare(message);
-      await this.request(message.to, (entity, sink) => {
-        this.#apply(entity, sink, message);
-        sink.changes.delete(rowKeys.outbox(this.index, index));
-      });
-    }
-    this.#sending.delete(this.index);
-  }
-
-  async #sendOut(
-    target: number,
-    queue: { readonly index: number; readonly message: Message }[],
-  ): Promise<void> {
-    let delayMs = 5;
-    while (queue.length > 0 && this.#state === "owned") {
-      const part = queue.slice(0, envelopesMax);
-      const envelopes = part.map(({ index, message }) => ({ index, message: encodeRow(message) }));
-      try {
-        await this.#neighbours.deliver(target, this.index, envelopes);
-      } catch (error) {
-        this.#ports.observer.log("debug", "messages will be sent again", {
-          target,
-          reason: messageOf(error),
-        });
-        await new Promise<void>((resolve) => this.#ports.clock.after(delayMs, resolve));
-        delayMs = Math.min(delayMs * 2, 1000);
-        continue;
-      }
-      if (this.#state !== "owned") return;
-      delayMs = 5;
-      queue.splice(0, part.length);
-      for (const { index } of part) this.#changes.delete(rowKeys.outbox(target, index));
-      this.#linger();
-    }
-    this.#sending.delete(target);
+  async #applyHere(message: Message, row: string): Promise<void> {
+    await this.#prepare(message);
+    await this.request(message.to, (entity, sink) => {
+      applyMessage(entity, sink, message, this);
+      sink.changes.delete(row);
+    });
   }
 
   /** Takes messages from another partition; resolves when they are durable here (P4). */
@@ -939,142 +854,11 @@ export class Partition {
       await this.#prepare(message);
       await this.request(message.to, (entity, sink) => {
         if (this.#cursors.of(source) !== cursor) return;
-        this.#apply(entity, sink, message);
+        applyMessage(entity, sink, message, this);
         this.#cursors.set(source, index);
         sink.changes.put(rowKeys.inbox(source), () => encodeRow(this.#cursors.of(source)));
       });
     }
-  }
-
-  #apply(entity: Entity | undefined, sink: Sink, message: Message): void {
-    switch (message.kind) {
-      case "resolve":
-        if (entity === undefined || entity.head.life !== message.life) return;
-        if (entity.head.kind === "schedule") {
-          hearOutcome(entity, sink, message.id, message.outcome);
-        } else {
-          resolveCommand(entity, sink, message.id, message.outcome);
-        }
-        return;
-      case "start":
-        this.#applyStart(entity, sink, message);
-        return;
-      case "call":
-        this.#applyCall(entity, sink, message);
-        return;
-      case "signal":
-        this.#answering(sink, message.replyTo, entity, (run) => {
-          if (run.head.kind === "run") assertOpen(run);
-          acceptSignal(run, sink, message.name, message.value);
-        });
-        return;
-      case "cancel":
-        this.#answering(sink, message.replyTo, entity, (run) => {
-          if (message.isTermination) terminate(run, sink, message.reason);
-          else cancel(run, sink, message.reason);
-        });
-        return;
-      case "watch":
-        if (entity === undefined) answer(sink, message.replyTo, notFound(message.to));
-        else watch(entity, sink, message.replyTo);
-        return;
-      default:
-        unreachable(message);
-    }
-  }
-
-  #answering(
-    sink: Sink,
-    to: ReplyTo | undefined,
-    entity: Entity | undefined,
-    act: (entity: Entity) => void,
-  ): void {
-    if (entity === undefined) {
-      answer(sink, to, failed(hostError("run-not-found", "there is no such run")));
-      return;
-    }
-    try {
-      act(entity);
-      answer(sink, to, ok(undefined));
-    } catch (error) {
-      if (!(error instanceof SporeError)) throw error;
-      answer(sink, to, failed(hostError(error.code, error.message)));
-    }
-  }
-
-  #applyStart(
-    entity: Entity | undefined,
-    sink: Sink,
-    message: Extract<Message, { kind: "start" }>,
-  ): void {
-    const { start, to } = message;
-    const runId = nameOf(to);
-    if (entity !== undefined) {
-      answer(sink, message.replyTo, ok({ runId, created: false }));
-      return;
-    }
-    const inputHash = this.inputHash(start);
-    const seed = this.#ports.random.bytes(16);
-    this.add(createRun(to, { ...start, inputHash, seed }, sink));
-    answer(sink, message.replyTo, ok({ runId, created: true }));
-  }
-
-  #applyCall(
-    entity: Entity | undefined,
-    sink: Sink,
-    message: Extract<Message, { kind: "call" }>,
-  ): void {
-    if (entity === undefined && message.create === undefined) {
-      answer(
-        sink,
-        message.replyTo,
-        failed(hostError("actor-not-found", `there is no ${nameOf(message.to)}`)),
-      );
-      return;
-    }
-    const actor = entity ?? this.newActor(message.to, message.component, message.create, sink);
-    if (message.method === "") {
-      answer(sink, message.replyTo, ok(undefined));
-      return;
-    }
-    const call: Call = {
-      method: message.method,
-      args: message.args,
-      callId: `.${actorHead(actor).nextMail}`,
-      isRemembered: false,
-      caller: message.caller,
-      chain: message.chain,
-      ...(message.isOneWay || message.replyTo === undefined ? {} : { replyTo: message.replyTo }),
-    };
-    if (message.chain !== undefined && isReturning(actor, message.chain)) {
-      actorHead(actor).nextMail += 1; // its call id is used up
-      const refusal = acceptReturningCall(actor, sink, call);
-      if (refusal !== undefined) {
-        answer(sink, message.replyTo, failed(hostError("call-deadlock", refusal)));
-      }
-      return;
-    }
-    try {
-      acceptCall(actor, sink, call);
-      if (message.isOneWay) answer(sink, message.replyTo, ok(undefined));
-    } catch (error) {
-      if (!(error instanceof SporeError)) throw error;
-      answer(sink, message.replyTo, failed(hostError(error.code, error.message, true)));
-    }
-  }
-
-  /** A new actor whose first call is its constructor; within a transition. */
-  newActor(key: EntityKey, component: string, create: Uint8Array | undefined, sink: Sink): Entity {
-    assert(isActorKey(key), `${key} is an actor's key`);
-    const actor = createActor(key, component, sink);
-    this.add(actor);
-    acceptCall(actor, sink, {
-      method: "",
-      args: create ?? encode([]),
-      callId: ".0",
-      isRemembered: false,
-    });
-    return actor;
   }
 
   /** Identity of a run's definition and input: another one under the same id is a conflict. */
@@ -1088,64 +872,24 @@ export class Partition {
     );
   }
 
+  seed(): Uint8Array {
+    return this.#ports.random.bytes(16);
+  }
+
   // -------------------------------------------------------------- timers
 
-  #setTimer(key: EntityKey, id: number, atMs: number): void {
-    if (atMs >= this.#timerHorizonMs) {
-      // Stays in the table until its time comes near.
-      this.#timerBacklog?.push({ atMs, key, id });
+  async #fireTimer(timer: Timer): Promise<void> {
+    if (isScheduleKey(timer.key)) {
+      // Asks what is deployed: no other timer waits for that.
+      void this.#background(this.#fireSchedule(timer));
       return;
     }
-    this.#timers.push({ atMs, key, id });
-    this.#armTimer();
-  }
-
-  #armTimer(): void {
-    const next = Math.min(
-      this.#timers.peek()?.atMs ?? Number.POSITIVE_INFINITY,
-      this.#timerHorizonMs,
-    );
-    if (next >= this.#timerAtMs || !Number.isFinite(next)) return;
-    this.#timerCancel?.();
-    this.#timerAtMs = next;
-    const delayMs = Math.min(Math.max(0, next - this.#ports.clock.nowMs()), 60_000);
-    this.#timerCancel = this.#ports.clock.after(delayMs, () => {
-      this.#timerAtMs = Number.POSITIVE_INFINITY;
-      void this.#background(this.#fireTimers());
+    if (timer.id === systemTimers.expiry) await this.#knowComponent(timer.key);
+    await this.request(timer.key, (entity, sink) => {
+      if (entity !== undefined) this.#fire(entity, sink, timer);
+      // Of an actor that was deleted: nobody else would ever remove it.
+      else sink.changes.delete(rowKeys.timer(timer.atMs, timer.key, timer.id));
     });
-  }
-
-  async #fireTimers(): Promise<void> {
-    if (this.#isFiring || this.#state !== "owned") return;
-    this.#isFiring = true;
-    try {
-      for (;;) {
-        const nowMs = this.#ports.clock.nowMs();
-        const timer = this.#timers.peek();
-        if (timer === undefined || timer.atMs > nowMs) {
-          if (this.#timerHorizonMs > nowMs) break;
-          await this.#fillTimers();
-          const next = this.#timers.peek();
-          if (next === undefined || next.atMs > nowMs) break;
-          continue;
-        }
-        this.#timers.pop();
-        if (isScheduleKey(timer.key)) {
-          // Asks what is deployed: no other timer waits for that.
-          void this.#background(this.#fireSchedule(timer));
-          continue;
-        }
-        if (timer.id === systemTimers.expiry) await this.#knowComponent(timer.key);
-        await this.request(timer.key, (entity, sink) => {
-          if (entity !== undefined) this.#fire(entity, sink, timer);
-          // Of an actor that was deleted: nobody else would ever remove it.
-          else sink.changes.delete(rowKeys.timer(timer.atMs, timer.key, timer.id));
-        });
-      }
-    } finally {
-      this.#isFiring = false;
-      this.#armTimer();
-    }
   }
 
   /** Whether a call may come back to an actor that waits for it, the actor's component says. */
@@ -1191,29 +935,6 @@ export class Partition {
     if (entity.head.kind === "run") fireRunTimer(entity, sink, id);
     else if (id !== systemTimers.expiry) fireReminder(entity, sink, id, atMs);
     else if (isExpired(entity, sink)) void this.#background(this.#remove(entity, sink));
-  }
-
-  /** Refills the heap from the table: the next window of durable timers. */
-  async #fillTimers(): Promise<void> {
-    const from = this.#timerHorizonMs;
-    const backlog: Timer[] = [];
-    this.#timerBacklog = backlog;
-    // Timers that are staged but not durable yet would be missed by the scan.
-    if (this.#state === "owned") await this.durable();
-    const page = await this.#tableNow().scan({ prefix: rowKeys.timers, limit: timerWindow });
-    const seen = new Set<string>();
-    for (let timer = this.#timers.pop(); timer !== undefined; timer = this.#timers.pop()) {
-      seen.add(rowKeys.timer(timer.atMs, timer.key, timer.id));
-    }
-    for (const [key] of page.entries) seen.add(key);
-    this.#timerBacklog = undefined;
-    for (const timer of backlog) seen.add(rowKeys.timer(timer.atMs, timer.key, timer.id));
-    for (const key of seen) this.#timers.push(timerOfRow(key));
-    const last = page.entries.at(-1)?.[0];
-    const farMs = this.#ports.clock.nowMs() + 3_600_000;
-    this.#timerHorizonMs =
-      page.isDone || last === undefined ? Math.max(from, farMs) : timerOfRow(last).atMs + 1;
-    this.#armTimer();
   }
 
   // -------------------------------------------------------------- commits
@@ -1456,16 +1177,6 @@ function decodeDrained(bytes: Uint8Array): Drained {
 function claimName(info: Uint8Array): string {
   const claim = decodeRow<{ hostId: string; address?: string }>("claim", info);
   return claim.address ?? claim.hostId;
-}
-
-function assertOpen(entity: Entity): void {
-  const head = headOf(entity);
-  if (!isClosed(head.status)) return;
-  throw new SporeError("run-closed", `run ${nameOf(entity.key)} is ${head.status}`);
-}
-
-function notFound(key: EntityKey): Outcome {
-  return failed(hostError("run-not-found", `there is no run ${nameOf(key)}`));
 }
 
 async function scanAll(table: Table, prefix: string): Promise<(readonly [string, Uint8Array])[]> {

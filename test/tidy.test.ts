@@ -104,6 +104,7 @@ const layers: readonly (readonly string[])[] = [
   ],
   ["log", "register", "segments", "merge", "table", "state"],
   ["machine", "published", "events", "commands", "run", "actor", "schedule", "effects"],
+  ["messages", "outbox", "alarms"],
   ["partition"],
   ["history", "steps", "listing"],
   ["asking", "deployments"],

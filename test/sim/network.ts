@@ -4,7 +4,8 @@
  * has to apply each message once and in order all the same (I4, partition.ts P4).
  */
 import { SporeError } from "../../runtime/errors.ts";
-import { type Envelope, Partition } from "../../runtime/partition.ts";
+import type { Envelope } from "../../runtime/outbox.ts";
+import { Partition } from "../../runtime/partition.ts";
 import type { SimHost, World } from "./world.ts";
 
 const delaysMs = [0.5, 20, 300, 4000];

@@ -1,0 +1,190 @@
+/**
+ * What a message from another entity does where it arrives: one transition of the entity that
+ * it is for, and an answer to its sender if that waits for one.
+ */
+import { encode } from "../guest/cbor.ts";
+import type { Outcome } from "../guest/protocol.ts";
+import {
+  acceptCall,
+  acceptReturningCall,
+  actorHead,
+  type Call,
+  createActor,
+  isReturning,
+} from "./actor.ts";
+import { acceptSignal } from "./commands.ts";
+import { assert, SporeError, unreachable } from "./errors.ts";
+import type { Message, ReplyTo } from "./format.ts";
+import { type EntityKey, isActorKey, nameOf } from "./ids.ts";
+import { answer, failed, hostError, ok, resolveCommand } from "./machine.ts";
+import { cancel, createRun, headOf, isClosed, terminate, watch } from "./run.ts";
+import { hearOutcome } from "./schedule.ts";
+import type { Entity, Sink } from "./state.ts";
+
+/** What a message needs of the partition to bring a new entity into the world. */
+export interface Place {
+  add(entity: Entity): void;
+  /** Randomness for a new run. */
+  seed(): Uint8Array;
+  /** Identity of a run's definition and input. */
+  inputHash(start: {
+    readonly name: string;
+    readonly args?: Uint8Array | undefined;
+    readonly root?: Uint8Array | undefined;
+  }): Uint8Array;
+}
+
+export function applyMessage(
+  entity: Entity | undefined,
+  sink: Sink,
+  message: Message,
+  place: Place,
+): void {
+  switch (message.kind) {
+    case "resolve":
+      if (entity === undefined || entity.head.life !== message.life) return;
+      if (entity.head.kind === "schedule") {
+        hearOutcome(entity, sink, message.id, message.outcome);
+      } else {
+        resolveCommand(entity, sink, message.id, message.outcome);
+      }
+      return;
+    case "start":
+      applyStart(entity, sink, message, place);
+      return;
+    case "call":
+      applyCall(entity, sink, message, place);
+      return;
+    case "signal":
+      answering(sink, message.replyTo, entity, (run) => {
+        if (run.head.kind === "run") assertOpen(run);
+        acceptSignal(run, sink, message.name, message.value);
+      });
+      return;
+    case "cancel":
+      answering(sink, message.replyTo, entity, (run) => {
+        if (message.isTermination) terminate(run, sink, message.reason);
+        else cancel(run, sink, message.reason);
+      });
+      return;
+    case "watch":
+      if (entity === undefined) answer(sink, message.replyTo, notFound(message.to));
+      else watch(entity, sink, message.replyTo);
+      return;
+    default:
+      unreachable(message);
+  }
+}
+
+/** A refusal answers who sent the message. */
+function answering(
+  sink: Sink,
+  to: ReplyTo | undefined,
+  entity: Entity | undefined,
+  act: (entity: Entity) => void,
+): void {
+  if (entity === undefined) {
+    answer(sink, to, failed(hostError("run-not-found", "there is no such run")));
+    return;
+  }
+  try {
+    act(entity);
+    answer(sink, to, ok(undefined));
+  } catch (error) {
+    if (!(error instanceof SporeError)) throw error;
+    answer(sink, to, failed(hostError(error.code, error.message)));
+  }
+}
+
+function applyStart(
+  entity: Entity | undefined,
+  sink: Sink,
+  message: Extract<Message, { kind: "start" }>,
+  place: Place,
+): void {
+  const { start, to } = message;
+  const runId = nameOf(to);
+  if (entity !== undefined) {
+    answer(sink, message.replyTo, ok({ runId, created: false }));
+    return;
+  }
+  const inputHash = place.inputHash(start);
+  const seed = place.seed();
+  place.add(createRun(to, { ...start, inputHash, seed }, sink));
+  answer(sink, message.replyTo, ok({ runId, created: true }));
+}
+
+function applyCall(
+  entity: Entity | undefined,
+  sink: Sink,
+  message: Extract<Message, { kind: "call" }>,
+  place: Place,
+): void {
+  if (entity === undefined && message.create === undefined) {
+    answer(
+      sink,
+      message.replyTo,
+      failed(hostError("actor-not-found", `there is no ${nameOf(message.to)}`)),
+    );
+    return;
+  }
+  const actor = entity ?? newActor(place, message.to, message.component, message.create, sink);
+  if (message.method === "") {
+    answer(sink, message.replyTo, ok(undefined));
+    return;
+  }
+  const call: Call = {
+    method: message.method,
+    args: message.args,
+    callId: `.${actorHead(actor).nextMail}`,
+    isRemembered: false,
+    caller: message.caller,
+    chain: message.chain,
+    ...(message.isOneWay || message.replyTo === undefined ? {} : { replyTo: message.replyTo }),
+  };
+  if (message.chain !== undefined && isReturning(actor, message.chain)) {
+    actorHead(actor).nextMail += 1; // its call id is used up
+    const refusal = acceptReturningCall(actor, sink, call);
+    if (refusal !== undefined) {
+      answer(sink, message.replyTo, failed(hostError("call-deadlock", refusal)));
+    }
+    return;
+  }
+  try {
+    acceptCall(actor, sink, call);
+    if (message.isOneWay) answer(sink, message.replyTo, ok(undefined));
+  } catch (error) {
+    if (!(error instanceof SporeError)) throw error;
+    answer(sink, message.replyTo, failed(hostError(error.code, error.message, true)));
+  }
+}
+
+/** A new actor whose first call is its constructor. */
+export function newActor(
+  place: Pick<Place, "add">,
+  key: EntityKey,
+  component: string,
+  create: Uint8Array | undefined,
+  sink: Sink,
+): Entity {
+  assert(isActorKey(key), `${key} is an actor's key`);
+  const actor = createActor(key, component, sink);
+  place.add(actor);
+  acceptCall(actor, sink, {
+    method: "",
+    args: create ?? encode([]),
+    callId: ".0",
+    isRemembered: false,
+  });
+  return actor;
+}
+
+function assertOpen(entity: Entity): void {
+  const head = headOf(entity);
+  if (!isClosed(head.status)) return;
+  throw new SporeError("run-closed", `run ${nameOf(entity.key)} is ${head.status}`);
+}
+
+function notFound(key: EntityKey): Outcome {
+  return failed(hostError("run-not-found", `there is no run ${nameOf(key)}`));
+}
