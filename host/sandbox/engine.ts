@@ -21,8 +21,8 @@
  * 13 modules, keeps an event loop of tasks for a call that never blocks, and takes about
  * 20 µs on each of two calls, where calling the lifted exports directly takes 5.
  *
- * Border: parseComponent, readEngineParts, compileEngine, readBaseline, encodeBaseline,
- * decodeBaseline, createInstance. Faults of a guest are SporeErrors with code guest-trap,
+ * Border: parseComponent, readEngineParts, engineModules, compileEngine, linkable,
+ * readBaseline, encodeBaseline, decodeBaseline, createInstance. Faults of a guest are SporeErrors with code guest-trap,
  * guest-memory or guest-output; after one the instance must be thrown away.
  */
 
@@ -49,14 +49,23 @@ export interface ParsedComponent {
 const roles = ["main", "runtime", "glue", "init", "shim"] as const;
 type Role = (typeof roles)[number];
 
-/** The trusted modules' bytes; of main everything but memory, data and custom sections. */
-export interface EngineParts {
+/** What tells whether a component was made for this engine. Plain data: it can be bundled. */
+export interface EngineIdentity {
   /** Hex sha256 of all five. Same hash: memory of one component runs in the other's modules. */
   readonly hash: string;
-  readonly bytes: Readonly<Record<Role, Uint8Array>>;
+  /** Hex sha256 of each; of main everything but memory, data and custom sections. */
   readonly sums: Readonly<Record<Role, string>>;
+  /** Bytes of each. */
+  readonly sizes: Readonly<Record<Role, number>>;
   /** Pages of the smallest component; no component may have fewer. */
   readonly pagesMin: number;
+  /** Places in the table that links the modules. */
+  readonly tableSize: number;
+}
+
+/** The trusted modules themselves; of main everything but memory, data and custom sections. */
+export interface EngineParts extends EngineIdentity {
+  readonly bytes: Readonly<Record<Role, Uint8Array>>;
 }
 
 /** Compiled modules and what it takes to link them. Can be posted to a thread. */
@@ -307,11 +316,14 @@ export function readEngineParts(component: Uint8Array, digest: Digest): EnginePa
   const record = <T>(value: (part: (typeof parts)[number]) => T): Record<Role, T> =>
     Object.fromEntries(parts.map((part) => [part.role, value(part)])) as Record<Role, T>;
   const listing = parts.map(({ role, sum }) => `${role} ${sum}\n`).join("");
+  const bytes = record((part) => part.bytes);
   return {
     hash: hex(digest.sha256(new TextEncoder().encode(listing))),
-    bytes: record((part) => part.bytes),
+    bytes,
     sums: record((part) => part.sum),
+    sizes: record((part) => part.bytes.length),
     pagesMin: memoryPages(main),
+    tableSize: tableSize(bytes.shim),
   };
 }
 
@@ -349,13 +361,17 @@ export async function compileEngine(
     ),
   );
   assert(main && runtime && glue && init, "each module is compiled");
-  return {
-    hash: parts.hash,
-    pagesMin: parts.pagesMin,
-    pagesMax,
-    tableSize: tableSize(parts.bytes.shim),
-    modules: { main, runtime, glue, init },
-  };
+  return linkable(parts, { main, runtime, glue, init }, pagesMax);
+}
+
+/** An engine of modules that were compiled elsewhere, from what `engineModules` gave. */
+export function linkable(
+  identity: EngineIdentity,
+  modules: Engine["modules"],
+  pagesMax: number,
+): Engine {
+  const { hash, pagesMin, tableSize } = identity;
+  return { hash, pagesMin, pagesMax, tableSize, modules };
 }
 
 /** Main's skeleton with a memory of our size, in its place between tables and globals. */
@@ -399,7 +415,7 @@ function memoryPages(main: CoreModule): number {
 export function readBaseline(
   bytes: Uint8Array,
   component: string,
-  engine: { readonly parts: EngineParts; readonly pagesMax: number; readonly digest: Digest },
+  engine: { readonly parts: EngineIdentity; readonly pagesMax: number; readonly digest: Digest },
 ): Baseline {
   const parsed = parseComponent(bytes);
   for (const name of ["deliver", "drain", "describe"]) {
@@ -416,18 +432,18 @@ export function readBaseline(
   return { component, engine: engine.parts.hash, memory, memoryHash };
 }
 
-function findMain(parsed: ParsedComponent, parts: EngineParts, digest: Digest): CoreModule {
+function findMain(parsed: ParsedComponent, parts: EngineIdentity, digest: Digest): CoreModule {
   const missing = new Set<Role>(roles);
   let main: CoreModule | undefined;
   for (const module of parsed.modules) {
     const role = roles.find(
       (name) =>
         name !== "main" &&
-        module.bytes.length === parts.bytes[name].length &&
+        module.bytes.length === parts.sizes[name] &&
         hex(digest.sha256(module.bytes)) === parts.sums[name],
     );
     if (role !== undefined) missing.delete(role);
-    else if (main === undefined && isEqual(skeleton(module), parts.bytes.main)) main = module;
+    else if (main === undefined && isSkeleton(skeleton(module), parts, digest)) main = module;
   }
   if (main !== undefined) missing.delete("main");
   if (main !== undefined && missing.size === 0) return main;
@@ -436,6 +452,10 @@ function findMain(parsed: ParsedComponent, parts: EngineParts, digest: Digest): 
     `the component's engine isn't this host's: its ${[...missing].join(", ")} differs`,
     { hint: "Build it with the same version of sporeflow that the host runs." },
   );
+}
+
+function isSkeleton(bytes: Uint8Array, parts: EngineIdentity, digest: Digest): boolean {
+  return bytes.length === parts.sizes.main && hex(digest.sha256(bytes)) === parts.sums.main;
 }
 
 /** Main's data segments, put where instantiating would put them. */

@@ -13,7 +13,6 @@
  * A thread is a fence against mistakes and endless loops. It is no boundary against V8
  * bugs: a host of hostile tenants runs several processes (docs/ARCHITECTURE.md).
  */
-import { createHash } from "node:crypto";
 import { availableParallelism } from "node:os";
 import { setFlagsFromString } from "node:v8";
 import { Worker } from "node:worker_threads";
@@ -28,6 +27,7 @@ import type {
 } from "../../runtime/ports.ts";
 import { baselineCodec, nodeCodec } from "./codec.ts";
 import { compileJavaScript, loadEngineParts } from "./compile.ts";
+import { componentIdOf } from "./component-id.ts";
 import {
   compileEngine,
   decodeBaseline,
@@ -137,7 +137,7 @@ class ThreadSandbox implements Sandbox {
 
   async prepare(source: ComponentSource): Promise<PreparedComponent> {
     this.#checkOpen();
-    const id = this.#idOf(source);
+    const id = componentIdOf(source, this.#parts.parts.hash, nodeCodec.digest);
     // Once per id: two compilations of one source differ in memory, and the first one counts.
     const running = this.#preparing.get(id);
     if (running !== undefined) return running;
@@ -189,17 +189,6 @@ class ThreadSandbox implements Sandbox {
     if (this.#isClosed) return;
     this.#isClosed = true;
     await Promise.all(this.#threads.map((thread) => thread.close()));
-  }
-
-  /** The source's id: not of what is compiled from it, because that varies. */
-  #idOf(source: ComponentSource): string {
-    const hash = createHash("sha256");
-    if (source.kind === "component") return hash.update(source.bytes).digest("hex");
-    return hash
-      .update("javascript\0")
-      .update(source.code)
-      .update(`\0${this.#parts.parts.hash}`)
-      .digest("hex");
   }
 
   async #prepare(id: string, source: ComponentSource): Promise<PreparedComponent> {
