@@ -13,8 +13,10 @@
  *      the object: a turn that throws loses them.
  */
 import { CborError, decode, encode, encodeSequence, ItemList, Raw } from "./cbor.ts";
+import type { Undone } from "./compensations.ts";
 import {
   type ActorEntry,
+  type Body,
   definitions,
   findActor,
   findWorkflow,
@@ -26,6 +28,7 @@ import {
   asError,
   CancelledError,
   ChildError,
+  CompensationError,
   fromErrorValue,
   GuestError,
   middleOut,
@@ -43,6 +46,7 @@ import {
   type Input,
   type Outcome,
   protocolVersion,
+  type ReusedStep,
   type RunInfo,
   stateBytesMax,
   type TurnInput,
@@ -132,6 +136,9 @@ export class Machine {
   readonly #updating = new Set<string>();
   #abandonsHandlers = false;
   #closing: (() => void) | undefined;
+  /** Compensations are running; a cancellation waits for them. */
+  #undoing = 0;
+  #waitingCancel: string | undefined;
   #info: RunInfo | undefined;
   #scope: AbortScope = abortScope();
   #cancellation: Error | undefined;
@@ -211,10 +218,13 @@ export class Machine {
   #input(input: Input): void {
     switch (input.kind) {
       case "start":
-        this.#start(input.run, input.args);
+        this.#start(input.run, input.args, input.reuse);
         return;
       case "graph":
-        this.#startGraph(input.run, input.root);
+        this.#startGraph(input.run, input.root, input.reuse);
+        return;
+      case "run":
+        this.#info = input.run;
         return;
       case "turn":
         if (this.#turn === undefined) this.#startTurn(input);
@@ -249,8 +259,10 @@ export class Machine {
 
   #drained(): Uint8Array {
     const state = this.#state();
+    const progress = this.steps.takeProgress();
     const entries: unknown[] = ["state", state];
     entries.push("commands", ...this.#commands.parts(), "records", ...this.#records.parts());
+    if (progress !== undefined) entries.push("progress", progress);
     if (state === "waiting") entries.push("waitingFor", this.#waitingFor());
     if (state === "yielded") {
       const { resumePoint, next } = this.steps;
@@ -473,8 +485,9 @@ export class Machine {
     this.#random = randomSource(run.seed);
   }
 
-  #start(run: RunInfo, args: Encoded): void {
+  #start(run: RunInfo, args: Encoded, reuse: readonly ReusedStep[] | undefined): void {
     this.#begin(run);
+    this.steps.takeResults(reuse);
     const entry = findWorkflow(run.name);
     if (entry === undefined) {
       const error = new GuestError(`there is no workflow "${run.name}" in this component`, {
@@ -491,8 +504,9 @@ export class Machine {
     );
   }
 
-  #startGraph(run: RunInfo, root: Encoded): void {
+  #startGraph(run: RunInfo, root: Encoded, reuse: readonly ReusedStep[] | undefined): void {
     this.#begin(run);
+    this.steps.takeResults(reuse);
     this.#follow(
       () => graphFromValue(decode(root)),
       (outcome) => this.#close(outcome),
@@ -535,11 +549,59 @@ export class Machine {
     this.steps.current = undefined;
     this.#closing = () => {
       this.#closing = undefined;
-      if (settled.value instanceof ContinueAsNew && !settled.isOk)
+      if (settled.value instanceof ContinueAsNew && !settled.isOk) {
         this.#continueAsNew(settled.value.args);
-      else this.#complete(outcomeOf(settled));
+        return;
+      }
+      const outcome = outcomeOf(settled);
+      if (outcome.kind === "ok") this.#complete(outcome);
+      else this.#undo(outcome.error);
     };
     if (this.#updating.size === 0 || this.#abandonsHandlers) this.#closing();
+  }
+
+  /** The run fails of this: first what it has done is undone. */
+  #undo(reason: ErrorValue): void {
+    const { steps } = this;
+    if (steps.compensations.isEmpty) {
+      this.#complete({ kind: "error", error: reason });
+      return;
+    }
+    steps.halt(fromErrorValue(reason));
+    // A resume point takes back the activation that fails the run: this one doesn't, and what
+    // is undone can't be gone on with.
+    steps.holdBack();
+    this.#compensate().then(
+      (failures) => {
+        const error = failures.length === 0 ? reason : notUndone(failures, reason);
+        this.#complete({ kind: "error", error });
+      },
+      (error) => this.#break(error),
+    );
+  }
+
+  async #compensate(): Promise<Undone[]> {
+    this.#undoing++;
+    try {
+      return await this.steps.compensations.run((body, args) => this.steps.call(body, args));
+    } finally {
+      this.#undoing--;
+    }
+  }
+
+  /** Undoes what the run has done so far, on demand of its code. */
+  async compensate(): Promise<void> {
+    this.requireWorkflow("compensate");
+    const failures = await this.#compensate();
+    const reason = this.#waitingCancel;
+    this.#waitingCancel = undefined;
+    if (reason !== undefined) this.#cancel(reason);
+    if (failures.length > 0) throw fromErrorValue(notUndone(failures, undefined));
+  }
+
+  addCompensation(body: Body): void {
+    this.requireWorkflow("addCompensation");
+    this.steps.compensations.add(body);
   }
 
   #complete(outcome: Outcome): void {
@@ -568,6 +630,10 @@ export class Machine {
 
   #cancel(reason: string): void {
     if (this.#isDone) return;
+    if (this.#undoing > 0) {
+      this.#waitingCancel ??= reason;
+      return;
+    }
     const error = new CancelledError(
       reason === "" ? undefined : `the run was cancelled: ${reason}`,
     );
@@ -1034,6 +1100,24 @@ function unknownInput(input: never): never {
 function missing(kind: "query" | "update", name: string): GuestError {
   const message = `the run has no ${kind} handler "${name}" at this point`;
   return new GuestError(message, { code: `${kind}-not-found`, retryable: false });
+}
+
+/** The run's error if not everything could be undone; what it is of in kind stays. */
+function notUndone(failures: readonly Undone[], reason: ErrorValue | undefined): ErrorValue {
+  const failed = failures.map(({ step }) => step);
+  const first = failures[0]?.error;
+  const names = failed.slice(0, 10).join(", ");
+  const value = toErrorValue(
+    new CompensationError(
+      `${failed.length} compensations failed (${names}): ${first?.message ?? ""}`,
+      {
+        failed: failed.slice(0, 100),
+        cause: reason === undefined ? first : fromErrorValue(reason),
+        class: reason?.class ?? "user",
+      },
+    ),
+  );
+  return value;
 }
 
 function runClosed(): GuestError {

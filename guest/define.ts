@@ -6,7 +6,12 @@
  * outside of a run the plain function runs, so that it can be tested as such.
  */
 
-import { normaliseOptions, type ResolvedOptions, type StepOptions } from "./options.ts";
+import {
+  type CompensateOption,
+  normaliseOptions,
+  type ResolvedOptions,
+  type StepOptions,
+} from "./options.ts";
 import type { ActorRef, Definition } from "./protocol.ts";
 import { type Duration, durationMs } from "./time.ts";
 
@@ -78,7 +83,7 @@ export interface Step<Args extends readonly unknown[] = readonly unknown[], Out 
   step(...args: LiftedArgs<Args>): StepNode<Out>;
   /** The same step with other options; those given earlier stay unless given again. */
   options<const Options extends StepOptions>(
-    options: Options,
+    options: Options & CompensateOption<Args, Out>,
   ): Step<Args, WithOptions<Out, Options>>;
   readonly kind: "step";
   readonly stepName: string;
@@ -208,6 +213,8 @@ export interface Body {
   readonly options: ResolvedOptions;
   /** A method of the actor whose turn it is. */
   readonly isMethod: boolean;
+  /** Identity of the step that this one undoes. */
+  readonly compensates?: string | undefined;
 }
 
 /** A node as the machine sees it. Public fields are those of a GraphValue. */
@@ -356,7 +363,7 @@ export function step<
 >(
   name: string,
   fn: (...args: Args) => Result,
-  options?: Options,
+  options?: Options & CompensateOption<Args, Resolved<Result>>,
 ): Step<Args, WithOptions<Resolved<Result>, Options>> {
   checkName("step", name);
   checkFunction("step", name, fn);
@@ -371,11 +378,20 @@ export function step<
   return stepOf(body, undefined) as Step<Args, WithOptions<Resolved<Result>, Options>>;
 }
 
+/** Bodies of steps by what they are called with. */
+const bodies = new WeakMap<object, Body>();
+
+/** The step that a function is, or undefined if it is just a function. */
+export function bodyOf(fn: object): Body | undefined {
+  return bodies.get(fn);
+}
+
 /** `given` are the options that differ from the definition's: they travel with the node. */
 function stepOf(body: Body, given: StepOptions | undefined): Step {
   const callable = (...args: unknown[]): Promise<unknown> =>
     calls === undefined ? runPlain(new GraphNode(body, args)) : calls.step(body, args);
   const sent = given as Readonly<Record<string, unknown>> | undefined;
+  bodies.set(callable, body);
   return Object.assign(callable, {
     kind: "step" as const,
     stepName: body.name,

@@ -90,6 +90,23 @@ export class ChildError extends GuestError {
   }
 }
 
+/**
+ * Not everything that a run had done could be undone: `failed` names the steps that stay, `cause`
+ * is why the run failed.
+ */
+export class CompensationError extends GuestError {
+  readonly failed: readonly string[];
+
+  constructor(
+    message: string,
+    options: GuestErrorOptions & { readonly failed: readonly string[] },
+  ) {
+    super(message, { code: "compensation-failed", retryable: false, ...options });
+    hide(this, "name", "CompensationError");
+    this.failed = options.failed;
+  }
+}
+
 /** Stands for a thrown value that isn't an Error; `value` is what was thrown. */
 export class ThrownValue extends GuestError {
   readonly value: unknown;
@@ -107,6 +124,7 @@ registerError("CancelledError", (message) => new CancelledError(message));
 registerError("NonRetryableError", (message) => new NonRetryableError(message));
 registerError("RetryableError", (message) => new RetryableError(message));
 registerError("ChildError", (message) => new ChildError(message, { runId: "" }));
+registerError("CompensationError", (message) => new CompensationError(message, { failed: [] }));
 registerError("ThrownValue", (message) => {
   const error = new ThrownValue(undefined);
   hide(error, "message", message);

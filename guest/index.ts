@@ -23,6 +23,7 @@ export {
 export {
   CancelledError,
   ChildError,
+  CompensationError,
   GuestError,
   type GuestErrorOptions,
   NonRetryableError,
@@ -30,11 +31,13 @@ export {
   ThrownValue,
   TimeoutError,
 } from "./errors.ts";
-export type { Backoff, ErrorMatcher, StepOptions } from "./options.ts";
+export type { Backoff, CompensateOption, ErrorMatcher, StepOptions } from "./options.ts";
 export type { ActorRef, RunInfo } from "./protocol.ts";
 export {
+  addCompensation,
   type Context,
   cancelRun,
+  compensate,
   context,
   continueAsNew,
   type ExternalEvent,

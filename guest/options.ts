@@ -41,6 +41,16 @@ export interface StepOptions {
   readonly metadata?: Readonly<Record<string, unknown>>;
 }
 
+/** What a step's definition may have besides: how to undo it. */
+export interface CompensateOption<Args extends readonly unknown[], Out> {
+  /**
+   * Undoes the step, given its result and its arguments; a step of its own, with the options of
+   * that step if it is one. Runs if the step succeeded and the run fails or is cancelled, or
+   * when `compensate()` is called; the last step first. For workflows and graphs.
+   */
+  readonly compensate?: (result: Out, ...args: Args) => unknown;
+}
+
 /** Options as the machine uses them; times in milliseconds. */
 export interface ResolvedOptions {
   readonly name: string | undefined;
@@ -53,6 +63,7 @@ export interface ResolvedOptions {
   readonly catchErrors: boolean;
   readonly checkpoint: boolean;
   readonly metadata: Uint8Array | undefined;
+  readonly compensate: ((...args: unknown[]) => unknown) | undefined;
 }
 
 type BackoffFunction = (attempt: number, error: Error) => Duration;
@@ -68,6 +79,7 @@ export const stepDefaults: ResolvedOptions = Object.freeze({
   catchErrors: false,
   checkpoint: true,
   metadata: undefined,
+  compensate: undefined,
 });
 
 /** Checks options and lays them over `base`. Throws a TypeError or RangeError that names `what`. */
@@ -136,6 +148,10 @@ const appliers: Readonly<Record<string, (to: Resolving, value: unknown, what: st
       throw new TypeError(`${what}: needs an object`);
     }
     to.metadata = encode(value);
+  },
+  compensate: (to, value, what) => {
+    if (typeof value !== "function") throw new TypeError(`${what}: needs a function or a step`);
+    to.compensate = value as (...args: unknown[]) => unknown;
   },
 };
 

@@ -66,9 +66,22 @@ export interface Activation {
 
 export type Input =
   /** First input of a workflow run. */
-  | { readonly kind: "start"; readonly run: RunInfo; readonly args: Encoded }
+  | {
+      readonly kind: "start";
+      readonly run: RunInfo;
+      readonly args: Encoded;
+      /** Results of another run's steps: a step of this identity and arguments takes its own. */
+      readonly reuse?: readonly ReusedStep[] | undefined;
+    }
   /** First input of a graph run; `root` encodes a GraphValue. */
-  | { readonly kind: "graph"; readonly run: RunInfo; readonly root: Encoded }
+  | {
+      readonly kind: "graph";
+      readonly run: RunInfo;
+      readonly root: Encoded;
+      readonly reuse?: readonly ReusedStep[] | undefined;
+    }
+  /** The machine is this run from here on: a fork, or a run that was moved to other code. */
+  | { readonly kind: "run"; readonly run: RunInfo }
   /** First and only input of an actor's turn, always into pristine memory. */
   | TurnInput
   /** The command `id` has its result. */
@@ -94,6 +107,14 @@ export type Input =
    * trapped or ran out of time: fail that attempt with `error` instead of running it.
    */
   | { readonly kind: "stepFault"; readonly step: string; readonly error: ErrorValue };
+
+/** A step of another run that succeeded. */
+export interface ReusedStep {
+  readonly step: string;
+  /** Absent: it had none. */
+  readonly args?: Encoded | undefined;
+  readonly value: Encoded;
+}
 
 export interface UnreadSignal {
   readonly name: string;
@@ -148,6 +169,8 @@ export interface Drained {
   readonly nextStep?: string | undefined;
   /** Waiting only: one sentence on what for (`signal approve since …`), without times. */
   readonly waitingFor?: string | undefined;
+  /** What a step said last of how far it is, if one did in this activation. */
+  readonly progress?: { readonly step: string; readonly value: Encoded } | undefined;
   /** Names of query and update handlers registered at this point; present when changed. */
   readonly handlers?: { readonly queries: readonly string[]; readonly updates: readonly string[] };
 }
@@ -290,11 +313,14 @@ export interface StepRecord {
   readonly step: string;
   /** Definition's name. */
   readonly name: string;
-  readonly event: "started" | "succeeded" | "failed" | "retrying" | "continued";
+  readonly event: "started" | "progress" | "succeeded" | "failed" | "retrying" | "continued";
   readonly atMs: number;
   /** 1 for the first attempt. */
   readonly attempt: number;
-  /** started: the arguments. succeeded: the value. Absent when checkpoint is off or too large. */
+  /**
+   * started: the arguments. succeeded: the value. progress: what the step said of it. Absent when
+   * checkpoint is off or too large.
+   */
   readonly value?: Encoded | undefined;
   readonly error?: ErrorValue | undefined;
   /** retrying: when the next attempt begins. */
@@ -303,6 +329,10 @@ export interface StepRecord {
   readonly into?: string | undefined;
   /** continued: the step catches errors, so a last record of it follows. */
   readonly isOpen?: boolean | undefined;
+  /** This step undoes that one. */
+  readonly compensates?: string | undefined;
+  /** succeeded: nothing ran, the value is that of the same step in another run. */
+  readonly isReused?: boolean | undefined;
   readonly metadata?: Encoded | undefined;
 }
 

@@ -12,6 +12,7 @@ export interface RecordParts {
   readonly nextAtMs?: number;
   readonly into?: string;
   readonly isOpen?: boolean;
+  readonly isReused?: boolean;
 }
 
 export interface RecordHead {

@@ -2,14 +2,15 @@
  * What code in a run can ask for: time, messages, other runs, stored values. Everything
  * here is a command to the host, and works only in a run.
  */
-import { currentMachine, isInRun } from "./activation.ts";
+import { currentMachine, isInRun, type Machine } from "./activation.ts";
 import { decode, encode, Ref } from "./cbor.ts";
 import type { Caught, Resolved } from "./define.ts";
 import { checkName, GraphNode, type Invocation, runOutside, type StepNode } from "./define.ts";
 import { GuestError, TimeoutError } from "./errors.ts";
-import { normaliseOptions, type StepOptions } from "./options.ts";
+import { type CompensateOption, normaliseOptions, type StepOptions } from "./options.ts";
 import type { ActorRef, Encoded, StartOptions as HostStartOptions, RunInfo } from "./protocol.ts";
 import type { Signal } from "./scope.ts";
+import type { Task } from "./steps.ts";
 import { type Duration, durationMs, instantMsMax } from "./time.ts";
 
 // ---- time
@@ -302,7 +303,7 @@ export function run<Out>(graph: StepNode<Out>): Promise<Out>;
 export function run<Result, const Options extends StepOptions = StepOptions>(
   name: string,
   fn: () => Result,
-  options?: Options,
+  options?: Options & CompensateOption<[], Resolved<Result>>,
 ): Promise<RunOut<Result, Options>>;
 export function run(
   what: StepNode<unknown> | string,
@@ -316,6 +317,32 @@ export function run(
   const resolved = normaliseOptions(options, `step "${what}"`);
   const body = { name: what, fn, options: resolved, isMethod: false };
   return isInRun() ? currentMachine().step(body, []) : runOutside(new GraphNode(body, []));
+}
+
+/**
+ * Undoes what this run has done so far: the compensations of the steps that succeeded, the last
+ * step first, each a step of its own. Rejects with a CompensationError when all were tried and
+ * some failed for good. A run that fails or is cancelled does it by itself.
+ */
+export function compensate(): Promise<void> {
+  return currentMachine().compensate();
+}
+
+/**
+ * Registers a compensation by hand, for what no single step stands for, or before something that
+ * may do half of its work: `addCompensation("release", () => release.all(order))`.
+ */
+export function addCompensation(name: string, fn: () => unknown, options?: StepOptions): void {
+  checkName("step", name);
+  if (typeof fn !== "function") throw new TypeError(`addCompensation("${name}") needs a function`);
+  const resolved = normaliseOptions(options, `step "${name}"`);
+  currentMachine().addCompensation({
+    name,
+    fn,
+    options: resolved,
+    isMethod: false,
+    compensates: name,
+  });
 }
 
 export interface MapOptions {
@@ -377,6 +404,13 @@ export interface StepContext {
   readonly attempt: number;
   /** The same for all attempts of this step: give it to services that deduplicate. */
   readonly idempotencyKey: string;
+  /** What an attempt of this step has given to `progress` last; undefined if none has. */
+  readonly lastProgress: unknown;
+  /**
+   * Says how far this attempt is: kept durably, shown with the run and its steps, and given to
+   * the next attempt. At most 16 KiB. Of several in a row the last counts.
+   */
+  progress(value: unknown): void;
 }
 
 /** Where the calling code is. In a step, ask before the first await. */
@@ -398,11 +432,18 @@ export function context(): Context {
             name: task.body.name,
             attempt: task.attempt,
             idempotencyKey: `${info.runId}/${info.attempt}/${task.id}`,
+            lastProgress: task.progress === undefined ? undefined : decode(task.progress),
+            progress: reporter(machine, task),
           },
     get signal() {
       return scope.signal();
     },
   };
+}
+
+function reporter(machine: Machine, task: Task): (value: unknown) => void {
+  const { attempt } = task;
+  return (value) => machine.steps.report(task, attempt, value);
 }
 
 /**

@@ -13,15 +13,23 @@
  *          it starts, and it is over once its running bodies are.
  */
 import { decode, encode, SerialisationError } from "./cbor.ts";
+import { Compensations } from "./compensations.ts";
 import { type Body, GraphNode, isPlain } from "./define.ts";
-import { asError, CancelledError, isRetryableKind, TimeoutError, toErrorValue } from "./errors.ts";
+import {
+  asError,
+  CancelledError,
+  GuestError,
+  isRetryableKind,
+  TimeoutError,
+  toErrorValue,
+} from "./errors.ts";
 import {
   matchesError,
   normaliseOptions,
   type ResolvedOptions,
   type StepOptions,
 } from "./options.ts";
-import type { StepRecord } from "./protocol.ts";
+import type { ReusedStep, StepRecord } from "./protocol.ts";
 import { plainRecord, type RecordParts } from "./records.ts";
 import { type AbortScope, abortScope } from "./scope.ts";
 import { type Duration, durationMs } from "./time.ts";
@@ -43,6 +51,8 @@ export interface StepPorts {
   isResumable(): boolean;
 }
 
+/** What a step may say of its progress: it is in every view of the run. */
+const progressBytesMax = 16 * 1024;
 /** A record's value over this is left out of it. */
 const recordBytesMax = 1024 * 1024;
 /** Levels of arrays and objects in which arguments are searched for nodes. */
@@ -140,7 +150,11 @@ export class Task implements Waiter {
   live = 0;
   firstAtMs = 0;
   timer = 0;
+  /** Its value is that of the same step in another run. */
+  isReused = false;
   storedArgs: Uint8Array | undefined = undefined;
+  /** What an attempt said last of how far it is. */
+  progress: Uint8Array | undefined = undefined;
   scope: AbortScope | undefined = undefined;
 
   constructor(
@@ -273,6 +287,12 @@ export class Steps {
   /** Steps that failed for good and whose rejection nobody has got yet: a resume point. */
   #held: { readonly task: Task; readonly error: unknown }[] = [];
   #faults: Map<string, Error> | undefined = undefined;
+  readonly compensations = new Compensations();
+  /** Results of another run, by step. */
+  #reuse: ReadonlyMap<string, ReusedStep> | undefined = undefined;
+  /** Tasks whose progress is in no record yet. */
+  readonly #reported = new Set<Task>();
+  #progress: { step: string; value: Uint8Array } | undefined = undefined;
   #begun = 0;
   #begunMax = Number.POSITIVE_INFINITY;
   #isPumping = false;
@@ -372,6 +392,29 @@ export class Steps {
       else this.#ready.push(item);
     }
     for (const task of this.running.values()) task.scope?.abort(error);
+  }
+
+  /** Nothing that was planned begins any more; bodies that can be undone go on to their end. */
+  halt(error: Error): void {
+    this.#letGo();
+    for (const evaluation of [...this.#live]) evaluation.fail(error);
+    for (const item of this.#ready.takeAll()) {
+      if (item instanceof Call) item.settle(false, error);
+      else this.#ready.push(item);
+    }
+    for (const task of this.running.values()) {
+      if (task.options.compensate === undefined) task.scope?.abort(error);
+    }
+  }
+
+  /** What is called from here on begins in the next activation. */
+  holdBack(): void {
+    this.#begunMax = this.#begun;
+  }
+
+  /** Steps of these identities and arguments take these results instead of running. */
+  takeResults(reuse: readonly ReusedStep[] | undefined): void {
+    if (reuse !== undefined) this.#reuse = new Map(reuse.map((each) => [each.step, each]));
   }
 
   evaluationEnded(evaluation: Evaluation): void {
@@ -577,12 +620,14 @@ export class Steps {
     task.scope = undefined;
     let args: readonly unknown[];
     try {
+      if (task.options.compensate !== undefined && task.attempt === 1) this.#expectEnd(task);
       args = this.#argsOf(task);
     } catch (error) {
       this.#record(task, "started");
       this.#endAttempt(task, error);
       return;
     }
+    if (this.#reuse !== undefined && this.#takeResult(task, this.#reuse)) return;
     this.#record(task, "started", task.attempt === 1 ? { value: task.storedArgs } : undefined);
     const fault = this.#faults?.get(task.id);
     if (fault !== undefined) {
@@ -590,6 +635,48 @@ export class Steps {
       return;
     }
     this.#run(task, args);
+  }
+
+  /** Whatever becomes of the step, the run hears of it when it has to undo what is done. */
+  #expectEnd(task: Task): void {
+    if (!this.#ports.isResumable()) {
+      throw new GuestError("a step with a compensation is for workflows and graphs", {
+        code: "invalid-request",
+        retryable: false,
+      });
+    }
+    this.compensations.expect();
+    task.cell.wait(new Undo(this, task));
+  }
+
+  ended(task: Task, cell: Cell): void {
+    const { id, args, storedArgs, options } = task;
+    const isCaught = options.catchErrors;
+    const [value, error] = isCaught ? (cell.value as [unknown, unknown]) : [cell.value];
+    const { compensate: fn, checkpoint } = options;
+    const isDone = cell.state === okState && error === undefined;
+    // What a run before this one did isn't this one's to undo.
+    if (fn === undefined || !isDone || task.isReused) {
+      this.compensations.decide(undefined);
+      return;
+    }
+    const name = options.name ?? task.body.name;
+    this.compensations.decide({ id, name, fn, value, args, storedArgs, checkpoint });
+  }
+
+  /** Whether the step has got its value from another run. */
+  #takeResult(task: Task, reuse: ReadonlyMap<string, ReusedStep>): boolean {
+    const known = reuse.get(task.id);
+    if (known === undefined || task.attempt > 1 || !task.options.checkpoint) return false;
+    if (!isSame(known.args, task.storedArgs)) return false;
+    const value = decode(known.value);
+    task.isReused = true;
+    this.#record(task, "started", { value: task.storedArgs });
+    this.#close(task);
+    this.#record(task, "succeeded", { value: known.value, isReused: true });
+    this.#settle(task.cell, okState, value);
+    task.evaluation.finishIfQuiet();
+    return true;
   }
 
   /** The arguments with nodes replaced by their values; a fresh copy for each later attempt. */
@@ -672,6 +759,7 @@ export class Steps {
     task.live = 0;
     task.evaluation.running--;
     this.running.delete(task.id);
+    if (this.#reported.delete(task)) this.#recordProgress(task);
     if (task.timer !== 0) {
       this.#ports.drop(task.timer);
       task.timer = 0;
@@ -871,8 +959,11 @@ export class Steps {
     const name = options.name ?? task.body.name;
     const value = more?.value;
     const hasValue = value !== undefined && value.length <= recordBytesMax && options.checkpoint;
+    const { compensates } = task.body;
     const isPlain =
-      event === "succeeded" || (event === "started" && options.metadata === undefined);
+      (event === "succeeded" || (event === "started" && options.metadata === undefined)) &&
+      compensates === undefined &&
+      !task.isReused;
     const nowMs = this.#ports.nowMs();
     if (isPlain && more?.error === undefined && task.attempt === 1) {
       const kept = hasValue ? value : undefined;
@@ -891,8 +982,40 @@ export class Steps {
     if (more?.nextAtMs !== undefined) record.nextAtMs = more.nextAtMs;
     if (more?.into !== undefined) record.into = more.into;
     if (more?.isOpen === true) record.isOpen = true;
+    if (more?.isReused === true) record.isReused = true;
+    if (compensates !== undefined) record.compensates = compensates;
     if (event === "started" && options.metadata !== undefined) record.metadata = options.metadata;
     this.#ports.record([record]);
+  }
+
+  /** Keeps what the attempt says of how far it is; the last of an activation counts. */
+  report(task: Task, attempt: number, value: unknown): void {
+    const bytes = encodeFor(value, "the progress");
+    if (bytes.length > progressBytesMax) {
+      throw new GuestError(`progress would take ${bytes.length} bytes, of ${progressBytesMax}`, {
+        code: "value-too-large",
+        retryable: false,
+      });
+    }
+    // An attempt that is over (it timed out) has nothing to say any more.
+    if (task.live !== attempt) return;
+    task.progress = bytes;
+    this.#reported.add(task);
+  }
+
+  #recordProgress(task: Task): void {
+    if (task.progress === undefined) return;
+    this.#record(task, "progress", { value: task.progress });
+    this.#progress = { step: task.id, value: task.progress };
+  }
+
+  /** Records what is new of the steps' progress; what was said last in this activation. */
+  takeProgress(): { readonly step: string; readonly value: Uint8Array } | undefined {
+    for (const task of this.#reported) this.#recordProgress(task);
+    this.#reported.clear();
+    const last = this.#progress;
+    this.#progress = undefined;
+    return last;
   }
 
   /** The abort signal of the attempt that runs. */
@@ -900,6 +1023,26 @@ export class Steps {
     task.scope ??= abortScope();
     return task.scope;
   }
+}
+
+/** Tells of the end of a step that has a compensation. */
+class Undo implements Waiter {
+  readonly #owner: Steps;
+  readonly #task: Task;
+
+  constructor(owner: Steps, task: Task) {
+    this.#owner = owner;
+    this.#task = task;
+  }
+
+  upstream(cell: Cell): void {
+    this.#owner.ended(this.#task, cell);
+  }
+}
+
+function isSame(left: Uint8Array | undefined, right: Uint8Array | undefined): boolean {
+  if (left === undefined || right === undefined) return left === right;
+  return left.length === right.length && left.every((byte, at) => byte === right[at]);
 }
 
 /** Passes the value of a node that was planned before on to a continuation. */

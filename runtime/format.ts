@@ -133,6 +133,8 @@ export interface RunHead extends MachineHead {
   /** Canceled then, and FAILED of it. */
   deadlineMs?: number | undefined;
   isOverdue?: boolean | undefined;
+  /** What a step has said last of how far it is. */
+  progress?: { readonly step: string; readonly atMs: number; readonly value: Encoded } | undefined;
   /** Names of the values that it has published. */
   published?: readonly string[] | undefined;
   /** Highest command id given so far, and at the resume point. */

@@ -93,6 +93,7 @@ function recordOf(item: Extract<HistoryItem, { kind: "record" }>): StepRecord {
 
 const stepStatus = {
   started: "RUNNING",
+  progress: "RUNNING",
   retrying: "RETRYING",
   succeeded: "SUCCESSFUL",
   failed: "FAILED",
@@ -106,6 +107,7 @@ export function foldStep(steps: Map<string, StepView>, event: HistoryEvent): voi
   const record = event.data as Partial<StepRecord>;
   const step = String(record.step);
   const known = steps.get(step);
+  const progress = kind === "progress" ? record.value : known?.progress;
   const isEnd = kind === "succeeded" || kind === "failed" || kind === "continued";
   steps.set(step, {
     step,
@@ -118,6 +120,9 @@ export function foldStep(steps: Map<string, StepView>, event: HistoryEvent): voi
     ...(record.error === undefined ? {} : { error: record.error }),
     ...(record.nextAtMs === undefined ? {} : { nextAtMs: record.nextAtMs }),
     ...(record.into === undefined ? {} : { into: record.into }),
+    ...(progress === undefined ? {} : { progress }),
+    ...(record.compensates === undefined ? {} : { compensates: record.compensates }),
+    ...(record.isReused === true ? { reused: true } : {}),
     ...((record.metadata ?? known?.metadata) === undefined
       ? {}
       : { metadata: record.metadata ?? known?.metadata }),

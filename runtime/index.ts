@@ -87,6 +87,10 @@ export interface RunView {
   readonly waiting?:
     | { readonly for: string; readonly sinceMs: number; readonly untilMs?: number | undefined }
     | undefined;
+  /** What a step has said last of how far it is. */
+  readonly progress?:
+    | { readonly step: string; readonly atMs: number; readonly value: Encoded }
+    | undefined;
   /** Present when FAILED, CANCELED or RESUMABLE. */
   readonly error?: ErrorValue | undefined;
   readonly queries: readonly string[];
@@ -119,6 +123,12 @@ export interface StepView {
   readonly error?: ErrorValue | undefined;
   readonly nextAtMs?: number | undefined;
   readonly into?: string | undefined;
+  /** What an attempt has said last of how far it is. */
+  readonly progress?: Encoded | undefined;
+  /** This step undoes that one. */
+  readonly compensates?: string | undefined;
+  /** Nothing ran: the value is that of the same step in the run that this one repeats. */
+  readonly reused?: boolean | undefined;
   readonly metadata?: Encoded | undefined;
 }
 

@@ -458,6 +458,7 @@ export function applyDrained(entity: Entity, sink: Sink, drained: Drained): void
     head.resumeStep = drained.resumePoint;
     head.resumeCommand = head.lastCommand;
   }
+  if (drained.progress !== undefined) keepProgress(head, drained.progress);
   if (drained.waitingFor !== head.waitingFor) {
     head.waitingFor = drained.waitingFor;
     head.waitingSinceMs = head.lastNowMs;
@@ -475,6 +476,15 @@ export function applyDrained(entity: Entity, sink: Sink, drained: Drained): void
     else pushInput(entity, sink, { kind: "continue" });
   }
   if (drained.records.length > 0 || drained.commands.length > 0) sink.notify(entity);
+}
+
+/** In every view of the run, so it has to be small; the SDK refuses what is larger. */
+const progressBytesMax = 16 * 1024;
+
+function keepProgress(head: RunHead, progress: NonNullable<Drained["progress"]>): void {
+  const { step, value } = progress;
+  if (value.length > progressBytesMax) return;
+  head.progress = { step, atMs: head.lastNowMs, value };
 }
 
 /** What follows from a step runs apart from the step after it. */
