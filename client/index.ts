@@ -79,6 +79,8 @@ export interface RunInfo extends RunSummary {
   readonly rootId?: string;
   readonly metadata?: unknown;
   readonly waiting?: { readonly for: string; readonly since: string; readonly until?: string };
+  /** What a step has said last of how far it is. */
+  readonly progress?: { readonly step: string; readonly at: string; readonly value: unknown };
   readonly error?: RemoteError;
   readonly queries: readonly string[];
   readonly updates: readonly string[];
@@ -119,6 +121,12 @@ export interface StepInfo {
   readonly error?: RemoteError;
   readonly nextAt?: string;
   readonly into?: string;
+  /** What an attempt has said last of how far it is. */
+  readonly progress?: unknown;
+  /** This step undoes that one. */
+  readonly compensates?: string;
+  /** Nothing ran: the value is that of the same step in the run that this one repeats. */
+  readonly reused?: boolean;
   readonly metadata?: unknown;
 }
 

@@ -149,6 +149,7 @@ const run = z
         until: z.iso.datetime().optional(),
       })
       .optional(),
+    progress: z.object({ step: z.string(), at: z.iso.datetime(), value }).optional(),
     error: errorValue.optional(),
     queries: z.array(z.string()),
     updates: z.array(z.string()),
@@ -181,6 +182,9 @@ const stepView = z
     error: errorValue.optional(),
     nextAt: z.iso.datetime().optional(),
     into: z.string().optional(),
+    progress: value.optional(),
+    compensates: z.string().optional(),
+    reused: z.boolean().optional(),
     metadata: value.optional(),
   })
   .openapi("Step");

@@ -42,6 +42,14 @@ export function runView(run: RunView, shower: Shower): object {
             since: isoOf(run.waiting.sinceMs),
             until: isoOf(run.waiting.untilMs),
           },
+    progress:
+      run.progress === undefined
+        ? undefined
+        : {
+            step: run.progress.step,
+            at: isoOf(run.progress.atMs),
+            value: shower.show(run.progress.value),
+          },
     error: run.error === undefined ? undefined : errorView(run.error, shower),
     queries: run.queries,
     updates: run.updates,
@@ -74,6 +82,9 @@ export function stepView(step: StepView, shower: Shower): object {
     error: step.error === undefined ? undefined : errorView(step.error, shower),
     nextAt: isoOf(step.nextAtMs),
     into: step.into,
+    progress: optional(step.progress, shower.show),
+    compensates: step.compensates,
+    reused: step.reused,
     metadata: optional(step.metadata, shower.show),
   };
 }
@@ -194,6 +205,7 @@ const userValues = new Set([
   "details",
   "data",
   "state",
+  "progress",
 ]);
 
 function withoutAbsentItem(item: unknown): unknown {

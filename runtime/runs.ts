@@ -659,6 +659,7 @@ function viewOf(run: Entity): RunView {
     tags: head.tags,
     metadata: head.metadata,
     waiting: isOver ? undefined : waitingOf(run),
+    progress: isOver ? undefined : head.progress,
     error,
     queries: head.queries,
     updates: head.updates,

@@ -137,7 +137,10 @@ test("a cancelled run undoes what it did, and another cancellation doesn't stop 
   expect(done).toEqual([]);
   await host.ok(host.last("wait").id);
   expect(done).toEqual(["undone"]);
-  expect(host.error()).toMatchObject({ class: "cancelled", message: "the run was cancelled: enough" });
+  expect(host.error()).toMatchObject({
+    class: "cancelled",
+    message: "the run was cancelled: enough",
+  });
 });
 
 test("a step under way when the run fails is undone when it ends", async () => {
