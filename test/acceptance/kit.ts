@@ -12,11 +12,14 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { onTestFinished, vi } from "vitest";
+import { seededNumbers } from "../../bench/seeded.ts";
 import { type Client, createClient } from "../../client/index.ts";
 import { build } from "../../host/build.ts";
 import { createThreadSandbox } from "../../host/sandbox/threads.ts";
 
 vi.setConfig({ testTimeout: 60_000, hookTimeout: 120_000 });
+
+export { seededNumbers as seeded };
 
 export const root = fileURLToPath(new URL("../..", import.meta.url));
 const cli = join(root, "host/cli.ts");
@@ -75,12 +78,16 @@ export interface ServerProcess {
   isRunning(): boolean;
   /** Standard output and error so far. */
   printed(): string;
+  /** For what doesn't end it. */
+  signal(signal: "SIGSTOP" | "SIGCONT"): void;
   kill(): Promise<ExitStatus>;
   stop(): Promise<ExitStatus>;
 }
 
 export interface ServerSetup {
   readonly folder: string;
+  /** Default: the folder, as `file:`. */
+  readonly storage?: string;
   /** Default: a free one. */
   readonly port?: number;
   readonly env?: Readonly<Record<string, string>>;
@@ -105,7 +112,7 @@ export async function startServer(setup: ServerSetup): Promise<ServerProcess> {
 
 /** Starts a server and waits for its address only: it may never become ready. */
 export async function launch(setup: ServerSetup): Promise<ServerProcess> {
-  const storage = ["--storage", `file:${setup.folder}`];
+  const storage = ["--storage", setup.storage ?? `file:${setup.folder}`];
   const command = [...(setup.command ?? ["serve"]), ...storage];
   const child = spawnCli([...command, "--port", String(setup.port ?? 0)], setup);
   let printed = "";
@@ -139,6 +146,7 @@ export async function launch(setup: ServerSetup): Promise<ServerProcess> {
     exited,
     isRunning,
     printed: () => printed,
+    signal: (signal) => void child.kill(signal),
     kill: () => end("SIGKILL"),
     stop: () => end("SIGTERM"),
   };
@@ -272,15 +280,15 @@ export async function startOutside(): Promise<Outside> {
   return outside;
 }
 
-/** Numbers that look random and come again for the same seed (mulberry32). */
-export function seeded(seed: number): () => number {
-  let state = seed >>> 0;
-  return () => {
-    state = (state + 0x6d2b79f5) >>> 0;
-    let t = Math.imul(state ^ (state >>> 15), 1 | state);
-    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
-    return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32;
-  };
+/** A port that nobody has now: for a server that is to come back under its address. */
+export async function freePort(): Promise<number> {
+  const server = createServer();
+  server.listen(0, "127.0.0.1");
+  await once(server, "listening");
+  const { port } = server.address() as AddressInfo;
+  server.close();
+  await once(server, "close");
+  return port;
 }
 
 /** A raw request: what no well-behaved client would send. */
