@@ -77,8 +77,6 @@ interface Resident {
   readonly version: number;
   /** Guest time since the last image. */
   readonly guestMs: number;
-  /** How long the last image took. */
-  readonly imageMs: number;
   readonly memory:
     | { readonly kind: "live"; readonly instance: GuestInstance }
     | { readonly kind: "spilled"; readonly pages: number; readonly plain: Uint8Array };
@@ -94,17 +92,15 @@ interface Work {
   readonly base: Base;
   readonly version: number;
   guestMs: number;
-  readonly imageMs: number;
 }
 
 const spilledOverheadBytes = 512;
 /** How many times longer a yielding guest may go without an image than a quiet one. */
-const yieldedPatience = 25;
-/**
- * While a guest goes on, taking its images costs at most one part in so many of its time;
- * storing them costs the host several times that.
- */
-const imageShare = 200;
+const yieldedPatience = 50;
+/** While a guest goes on, its images cost about one part in so many of its time. */
+const imageShare = 20;
+/** What an image costs to take and to store: bytes by which its memory has grown, a millisecond. */
+const grownPerMs = 100_000;
 
 export class Machines {
   readonly #ports: MachinesPorts;
@@ -196,7 +192,7 @@ export class Machines {
     const base = this.#base(request.component);
     const instance = this.#acquire(pagesOf(base.pristine));
     resetMemory(instance.memory(), base.pristine, base.extent);
-    return { instance, base, version: 0, guestMs: 0, imageMs: 0 };
+    return { instance, base, version: 0, guestMs: 0 };
   }
 
   #fromResident(request: ActivateRequest, version: number): Work | undefined {
@@ -208,21 +204,21 @@ export class Machines {
       return undefined;
     }
     const base = this.#base(component);
-    const { guestMs, imageMs, memory } = resident;
+    const { guestMs, memory } = resident;
     if (request.after === "keep") this.#take(machine);
     if (memory.kind === "live" && request.after === "keep") {
-      return { instance: memory.instance, base, version, guestMs, imageMs };
+      return { instance: memory.instance, base, version, guestMs };
     }
     if (memory.kind === "live") {
       const source = memory.instance.memory();
       const instance = this.#acquire(pagesOf(source));
       instance.memory().set(source);
-      return { instance, base, version, guestMs, imageMs };
+      return { instance, base, version, guestMs };
     }
     const instance = this.#acquire(memory.pages);
     resetMemory(instance.memory(), base.pristine, base.extent);
     applyDifference(memory.plain, instance.memory());
-    return { instance, base, version, guestMs, imageMs };
+    return { instance, base, version, guestMs };
   }
 
   #rebuild(request: ActivateRequest, from: ActivateRequest["from"] & { kind: "rebuild" }): Work {
@@ -236,7 +232,7 @@ export class Machines {
     const instance = this.#acquire(image?.pages ?? pagesOf(base.pristine));
     resetMemory(instance.memory(), base.pristine, base.extent);
     if (image !== undefined) applyDifference(image.difference, instance.memory());
-    const work = { instance, base, version: from.version, guestMs: 0, imageMs: 0 };
+    const work = { instance, base, version: from.version, guestMs: 0 };
     for (const [index, entry] of from.journal.entries()) {
       const { drainedHash } = this.#enter(work, entry.activation);
       if (drainedHash === entry.drainedHash) continue;
@@ -267,21 +263,14 @@ export class Machines {
       this.#giveBack(work.instance);
       return { kind: "ok", drained, drainedHash, guestMs, image: undefined };
     }
-    // A guest that yielded goes on at once: an image is only worth a longer recomputation.
-    const patience = state === "yielded" ? yieldedPatience : 1;
-    // A large memory takes long to save: that may cost a fraction of the guest's own time.
-    const costMs = state === "yielded" ? work.imageMs * imageShare : 0;
-    const isImageDue = work.guestMs >= Math.max(request.imageAfterMs * patience, costMs);
-    const startMs = this.#ports.nowMs();
+    const isImageDue = work.guestMs >= patienceOf(work, state, request.imageAfterMs);
     const image = isImageDue
       ? takeImage(work.instance.memory(), work.base, this.#ports.codec)
       : undefined;
-    const imageMs = isImageDue ? this.#ports.nowMs() - startMs : work.imageMs;
     this.#keep(request.machine, {
       component: request.component,
       version: work.version + 1,
       guestMs: isImageDue ? 0 : work.guestMs,
-      imageMs,
       memory: { kind: "live", instance: work.instance },
     });
     return { kind: "ok", drained, drainedHash, guestMs, image };
@@ -391,6 +380,16 @@ export class Machines {
     this.#basesBytes -= this.#bases.get(component)?.pristine.length ?? 0;
     this.#bases.delete(component);
   }
+}
+
+/**
+ * Guest time after which an image is due. A guest that yielded goes on at once: its image will
+ * only be replaced, and that of a large memory takes long to take and to store.
+ */
+function patienceOf(work: Work, state: ReturnType<typeof stateOf>, imageAfterMs: number): number {
+  if (state !== "yielded") return imageAfterMs;
+  const grown = work.instance.memory().length - work.base.pristine.length;
+  return Math.max(imageAfterMs * yieldedPatience, (grown / grownPerMs) * imageShare);
 }
 
 function pagesOf(memory: Uint8Array): number {

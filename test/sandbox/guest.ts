@@ -32,6 +32,8 @@ export const acts = {
   /** Fails an allocation that is too large, catches it, and drains 1. */
   survive: 15,
   log: 16,
+  /** Keeps as many MiB as its argument says, and drains a Drained whose state is "yielded". */
+  yield: 17,
 } as const;
 
 /** Bytes of one activation for the test guest. */
@@ -40,6 +42,7 @@ export function act(name: keyof typeof acts, ...argument: number[]): Uint8Array 
 }
 
 const manifest = encode({ protocol: 1, definitions: [{ kind: "workflow", name: "test" }] });
+const yielded = encode({ state: "yielded", commands: [], records: [] });
 const finished = encode({ state: "done", commands: [], records: [] });
 
 /** The guest's source. `extra` comes first: another value makes another component. */
@@ -73,6 +76,7 @@ const acts = [
   () => { out = Uint8Array.of(Math.floor(Math.random() * 256)); },
   () => { try { new Uint8Array(1e9); } catch { out = Uint8Array.of(1); } },
   () => { console.log("hello"); },
+  (n) => { held.push(new Uint8Array(n << 20)); out = Uint8Array.from(${JSON.stringify([...yielded])}); },
 ];
 export async function deliver(input) { count++; await null; await acts[input[0]](input[1] ?? 0); }
 export function drain() { return out; }

@@ -34,8 +34,12 @@ function machinesWith(limits: Partial<typeof machinesDefaults> = {}) {
     },
   });
   machines.addComponent(id, stored);
-  const run = (machine: string, from: ActivateRequest["from"], imageAfterMs: number) => {
-    const activation = act("add", 1);
+  const run = (
+    machine: string,
+    from: ActivateRequest["from"],
+    imageAfterMs: number,
+    activation = act("add", 1),
+  ) => {
     const request = { component: id, machine, from, activation, after: "keep", imageAfterMs };
     const result = machines.activate(request as ActivateRequest);
     if (result.kind !== "ok") throw new Error(JSON.stringify(result));
@@ -52,6 +56,21 @@ test("an image is due when guest time since the last one has passed", () => {
     return run("m", from, 15).image !== undefined;
   });
   expect(taken).toEqual([false, false, true, false, false, true]);
+});
+
+test("a guest that goes on at once waits longer for its image, the longer the larger its memory", () => {
+  const { run } = machinesWith();
+  const firstImage = (machine: string, megabytes: number): number => {
+    for (let version = 0; version < 200; version++) {
+      const activation = act("yield", version === 0 ? megabytes : 0);
+      const from =
+        version === 0 ? ({ kind: "pristine" } as const) : ({ kind: "resident", version } as const);
+      if (run(machine, from, 1, activation).image !== undefined) return (version + 1) * 5;
+    }
+    throw new Error("no image at all");
+  };
+  expect(firstImage("small", 0)).toBe(50);
+  expect(firstImage("large", 4)).toBeGreaterThan(700);
 });
 
 test("guest time of a rebuilt journal counts towards the next image, and each entry is announced", () => {
