@@ -16,11 +16,19 @@ import {
   rollBack,
   runInfo,
 } from "./actor.ts";
-import { ask, callWaitMsMax, peek, readEvents, takeSignal, Waits } from "./asking.ts";
+import {
+  ask,
+  callWaitMsMax,
+  type EventPage,
+  peek,
+  readEvents,
+  takeSignal,
+  Waits,
+} from "./asking.ts";
 import { type Deployments, definitionOf, printable } from "./deployments.ts";
 import { SporeError } from "./errors.ts";
 import { decodeRow, type PreviousRow, rowKeys } from "./format.ts";
-import { actorKey, checkId, checkName, type EntityKey, nameOf, toHex } from "./ids.ts";
+import { actorKey, checkId, checkName, type EntityKey, nameOf } from "./ids.ts";
 import type {
   ActorState,
   ActorView,
@@ -34,16 +42,27 @@ import type {
 import { listActorNames } from "./listing.ts";
 import { newActor } from "./messages.ts";
 import type { Partition } from "./partition.ts";
-import type { AbortSignalLike, Ports } from "./ports.ts";
+import type { Ports } from "./ports.ts";
 import type { Entity, Sink } from "./state.ts";
 
 export interface ActorsParts {
   readonly tenant: string;
   readonly ports: Ports;
-  readonly partitions: readonly Partition[];
   readonly partition: (key: EntityKey) => Partition;
   readonly deployments: Deployments;
   readonly manifest: (componentId: string) => Promise<Manifest>;
+}
+
+/** An actor's state and code, as another one gets them. */
+export interface ForkOrigin {
+  readonly state: Encoded;
+  readonly component: string;
+  readonly from: string;
+}
+
+/** A call, with a name that nobody else knows if the client gave it none. */
+export interface CallOnItsWay extends CallRequest {
+  readonly quietId: string;
 }
 
 /** How long a call waits for the earlier ones of its session. */
@@ -83,7 +102,7 @@ export class Actors {
     }
   }
 
-  async call(request: CallRequest): Promise<CallResult> {
+  async call(request: CallOnItsWay): Promise<CallResult> {
     const entityKey = this.#actorKey(request.type, request.key);
     const partition = this.#parts.partition(entityKey);
     const component = await this.#actorComponent(partition, entityKey, request.type);
@@ -99,9 +118,8 @@ export class Actors {
     if (session !== undefined) await this.#awaitTurnOf(partition, entityKey, session);
     const isNamed =
       request.callId !== undefined || session !== undefined || request.isAsync === true;
-    const callId =
-      request.callId ??
-      (session === undefined ? `.${this.#randomId()}` : `${session.id}.${session.seq}`);
+    const { callId = session === undefined ? request.quietId : `${session.id}.${session.seq}` } =
+      request;
     const reply = partition.reply(entityKey, callId);
     try {
       const known = await ask(partition, entityKey, (found, sink) => {
@@ -164,8 +182,11 @@ export class Actors {
     return view;
   }
 
-  async list(request: ListActorsRequest): Promise<ListActorsResult> {
-    const page = await listActorNames(this.#parts.tenant, this.#parts.partitions, request);
+  async list(
+    partitions: readonly Partition[],
+    request: ListActorsRequest,
+  ): Promise<ListActorsResult> {
+    const page = await listActorNames(this.#parts.tenant, partitions, request);
     const views = page.names.map(async ({ type, key }) => {
       try {
         return await this.get(type, key);
@@ -192,20 +213,24 @@ export class Actors {
     });
   }
 
-  async fork(type: string, key: string, into: string): Promise<ActorView> {
-    const from = await this.#onActor(type, key, (actor) => ({
+  /** What a fork begins with. */
+  async original(type: string, key: string): Promise<ForkOrigin> {
+    const { state, component } = await this.#onActor(type, key, (actor) => ({
       state: actor.state,
       component: actor.head.component,
     }));
-    const { state, component } = from;
     if (state === undefined) throw actorNotFound(type, key);
+    return { state, component, from: key };
+  }
+
+  async fork(type: string, into: string, origin: ForkOrigin): Promise<ActorView> {
     const entityKey = this.#actorKey(type, into);
     const partition = this.#parts.partition(entityKey);
     await ask(partition, entityKey, (actor, sink) => {
       if (actor !== undefined) {
         throw new SporeError("actor-exists", `actor ${type}/${into} exists`);
       }
-      partition.add(forkOf(entityKey, { state, component, from: key }, sink));
+      partition.add(forkOf(entityKey, origin, sink));
     });
     return this.get(type, into);
   }
@@ -223,10 +248,10 @@ export class Actors {
   events(
     type: string,
     key: string,
-    options: { from: number; signal: AbortSignalLike },
-  ): AsyncIterable<HistoryEvent> {
+    options: { readonly from: number; readonly waitMs: number },
+  ): Promise<EventPage> {
     const entityKey = this.#actorKey(type, key);
-    return this.#waits.follow(this.#parts.partition(entityKey), entityKey, options, async () => {
+    return this.#waits.events(this.#parts.partition(entityKey), entityKey, options, async () => {
       await this.get(type, key);
       return false;
     });
@@ -252,36 +277,38 @@ export class Actors {
     });
   }
 
-  async upgrade(request: {
-    type: string;
-    key?: string;
-    keyPrefix?: string;
-    component?: string;
-  }): Promise<{ requested: number }> {
-    const { id, manifest } = await this.#parts.deployments.resolve(request.component);
-    const definition = definitionOf(manifest, "actor", request.type);
-    if (definition.upgrades !== true) {
-      throw new SporeError("invalid-request", `actor ${request.type} has no upgrade`, {
-        hint: "Give the class a `static upgrade(state)` and deploy it.",
-      });
-    }
-    const upgrade = (key: string): Promise<boolean> =>
-      this.#onActor(request.type, key, (actor, sink) => requestUpgrade(actor, sink, id, true));
-    if (request.key !== undefined) return { requested: (await upgrade(request.key)) ? 1 : 0 };
+  /** Whether the actor isn't of that component yet. */
+  async upgrade(type: string, key: string, component: string): Promise<boolean> {
+    await this.#upgradable(type, component);
+    return this.#onActor(type, key, (actor, sink) => requestUpgrade(actor, sink, component, true));
+  }
+
+  /** How many of those with the prefix aren't of that component yet. */
+  async upgradeAll(
+    partitions: readonly Partition[],
+    request: { readonly type: string; readonly keyPrefix?: string | undefined },
+    component: string,
+  ): Promise<number> {
+    await this.#upgradable(request.type, component);
     let requested = 0;
     let cursor: string | undefined;
     do {
-      const { type, keyPrefix } = request;
-      const page = await listActorNames(this.#parts.tenant, this.#parts.partitions, {
-        type,
-        keyPrefix,
-        limit: 1000,
-        cursor,
-      });
-      for (const { key } of page.names) if (await upgrade(key)) requested += 1;
+      const asked = { type: request.type, keyPrefix: request.keyPrefix, limit: 1000, cursor };
+      const page = await listActorNames(this.#parts.tenant, partitions, asked);
+      for (const { type, key } of page.names) {
+        if (await this.upgrade(type, key, component)) requested += 1;
+      }
       cursor = page.cursor;
     } while (cursor !== undefined);
-    return { requested };
+    return requested;
+  }
+
+  async #upgradable(type: string, component: string): Promise<void> {
+    const definition = definitionOf(await this.#parts.manifest(component), "actor", type);
+    if (definition.upgrades === true) return;
+    throw new SporeError("invalid-request", `actor ${type} has no upgrade`, {
+      hint: "Give the class a `static upgrade(state)` and deploy it.",
+    });
   }
 
   async rollBack(type: string, key: string): Promise<ActorView> {
@@ -484,10 +511,6 @@ export class Actors {
   #openGate(key: EntityKey, session: { readonly id: string; readonly seq: number }): void {
     const gates = this.#gates.get(gateName(key, session.id, session.seq + 1));
     if (gates !== undefined) for (const open of gates) open();
-  }
-
-  #randomId(): string {
-    return toHex(this.#parts.ports.random.bytes(12));
   }
 }
 

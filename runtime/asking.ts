@@ -11,7 +11,7 @@ import type { EntityKey } from "./ids.ts";
 import type { CallResult, HistoryEvent } from "./index.ts";
 import { failed, hostError, rememberCall } from "./machine.ts";
 import type { Partition } from "./partition.ts";
-import type { AbortSignalLike, Clock } from "./ports.ts";
+import type { Clock } from "./ports.ts";
 import type { Entity, Sink } from "./state.ts";
 
 /** A caller that waits longer than this gets `accepted` and asks again. */
@@ -86,6 +86,12 @@ export async function readEvents(
   return events;
 }
 
+export interface EventPage {
+  readonly events: readonly HistoryEvent[];
+  /** No more will come. */
+  readonly isOver: boolean;
+}
+
 export class Waits {
   readonly #clock: Clock;
 
@@ -152,31 +158,23 @@ export class Waits {
     return { kind: "accepted", callId };
   }
 
-  /** History, then what is added to it, until `isOver` said so before the last read. */
-  async *follow(
+  /** Events from `from` on; waits for the first until there is one, or `isOver` says no more come. */
+  async events(
     partition: Partition,
     key: EntityKey,
-    options: { from: number; signal: AbortSignalLike },
+    options: { readonly from: number; readonly waitMs: number },
     isOver: () => Promise<boolean>,
-  ): AsyncGenerator<HistoryEvent> {
-    let { from } = options;
-    const wakeUp = new WakeUp();
-    const unwatch = partition.watchEntity(key, () => wakeUp.wake());
-    options.signal.addEventListener("abort", () => wakeUp.wake());
-    try {
-      while (!options.signal.aborted) {
-        wakeUp.reset();
-        const isLast = await isOver();
-        for await (const event of readHistory(partition, key, from)) {
-          yield event;
-          from = event.index + 1;
-        }
-        if (isLast) return;
-        await wakeUp.wait;
-      }
-    } finally {
-      unwatch();
-    }
+  ): Promise<EventPage> {
+    const { from, waitMs } = options;
+    const { page } = await this.until(partition, key, waitMs, async () => {
+      // First whether that was all: what is added in between comes with the next page.
+      const isLast = await isOver();
+      const events = await readEvents(partition, key, { from });
+      const isOverNow = isLast && events.length < eventsPerRead;
+      const kind = events.length > 0 || isOverNow ? ("ready" as const) : ("pending" as const);
+      return { kind, page: { events, isOver: isOverNow } };
+    });
+    return page;
   }
 }
 

@@ -9,6 +9,7 @@ import type { ComponentView } from "./index.ts";
 import type { ComponentSource, Ports } from "./ports.ts";
 import type { Register } from "./register.ts";
 import type { Retrier } from "./retry.ts";
+import type { Deployed } from "./wire.ts";
 
 /** How old the answer to "which component is current" may be on a host that didn't deploy. */
 const deploymentAgeMs = 2000;
@@ -22,9 +23,7 @@ export interface DeploymentsParts {
   readonly know: (componentId: string, manifest: Manifest) => void;
 }
 
-interface Deployment {
-  readonly seq: number;
-  readonly component: string;
+interface Deployment extends Deployed {
   readonly readAtMs: number;
 }
 
@@ -93,6 +92,18 @@ export class Deployments {
     const latest = await this.#parts.register.readLatest();
     if (latest === undefined) return undefined;
     return this.#remember(latest.seq, deployedComponent(latest.value));
+  }
+
+  /** What this host knows; undefined if it hasn't looked yet. */
+  get known(): Deployed | undefined {
+    if (this.#latest === undefined) return undefined;
+    const { seq, component } = this.#latest;
+    return { seq, component };
+  }
+
+  /** What another host knows. */
+  learn({ seq, component }: Deployed): void {
+    if (this.#latest === undefined || seq > this.#latest.seq) this.#remember(seq, component);
   }
 
   #remember(seq: number, component: string): string {

@@ -70,6 +70,8 @@ export const errorCodes = {
   "host-busy": "unavailable",
   "store-unavailable": "unavailable",
   "host-stopping": "unavailable",
+  "peer-refused": "unavailable",
+  "peer-unavailable": "unavailable",
   "partition-moved": "moved",
   "corrupt-log": "corrupt",
   "corrupt-image": "corrupt",

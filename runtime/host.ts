@@ -1,13 +1,13 @@
 /**
- * A host: the partitions that it owns, the components that it knows, and the calls of
- * `Host` and `TenantHost` in terms of them. Answers only what is durable (I3).
+ * A host: the partitions that it serves, the components that it knows, what it says to other
+ * hosts, and the calls of `Host` in terms of them. Answers only what is durable (I3).
  */
 import { decode, encode } from "../guest/cbor.ts";
 import type { Manifest, Outcome } from "../guest/protocol.ts";
-import { assert, SporeError } from "./errors.ts";
+import { assert, SporeError, unreachable } from "./errors.ts";
 import { decideEvent, type EventView, viewEvent } from "./events.ts";
 import { encodeRow } from "./format.ts";
-import { checkTenant, type EntityKey, partitionOf } from "./ids.ts";
+import { checkTenant, partitionOf } from "./ids.ts";
 import type { Host, HostStatus, TenantHost } from "./index.ts";
 import { ok } from "./machine.ts";
 import type { Envelope } from "./outbox.ts";
@@ -15,9 +15,19 @@ import { Partition, type PartitionLimits, partitionLimits } from "./partition.ts
 import type { Ports } from "./ports.ts";
 import { Register } from "./register.ts";
 import { Retrier } from "./retry.ts";
+import { Routing } from "./routing.ts";
+import { Seats } from "./seats.ts";
 import type { Entity, Sink } from "./state.ts";
-import { createTenant, type TenantParts } from "./tenant.ts";
+import { Tenant } from "./tenant.ts";
 import { EventTokens, type TokenClaims } from "./tokens.ts";
+import {
+  answerOf,
+  decodeRequest,
+  encodeAnswer,
+  encodeRequest,
+  type PeerRequest,
+  valueOfAnswer,
+} from "./wire.ts";
 
 export interface HostOptions {
   /** Names this host in claims and logs. */
@@ -31,14 +41,21 @@ export interface HostOptions {
   /** Where people and webhooks reach the namespace; stands before the urls of events. */
   readonly publicUrl?: string;
   readonly limits?: Partial<PartitionLimits>;
+  /** Which host serves which partition, if that never changes. Default: this one serves all. */
+  readonly placement?: Placement | undefined;
   /** Called when another host has taken a partition over. */
   readonly onMoved?: (partition: number, error: SporeError) => void;
 }
 
+export interface Placement {
+  /** Served by this host, from its start. */
+  readonly here: readonly number[];
+  /** For `Peers.call`: the host that serves a partition which isn't here. */
+  readonly addressOf: (partition: number) => string;
+}
+
 const partitionsDefault = 4;
 export const partitionsMax = 1024;
-/** A partition that stopped on a fault of ours is opened again after this. */
-const reopenDelayMs = 250;
 
 interface Namespace {
   readonly version: 1;
@@ -93,11 +110,12 @@ class EngineHost implements Host {
   readonly #prefix: string;
   readonly #retrier: Retrier;
   readonly #tokens: EventTokens;
-  readonly #partitionCount: number;
-  readonly #partitions: Partition[];
+  readonly #seats: Seats;
+  readonly #here: readonly number[];
+  readonly #routing: Routing;
   readonly #components = new Map<string, Promise<Manifest>>();
   readonly #manifests = new Map<string, Manifest>();
-  readonly #tenants = new Map<string, TenantHost>();
+  readonly #tenants = new Map<string, Tenant>();
   #isStopped = false;
 
   constructor(
@@ -111,8 +129,23 @@ class EngineHost implements Host {
     this.#prefix = place.prefix;
     this.#retrier = place.retrier;
     this.#tokens = new EventTokens(ports, place.prefix, place.retrier);
-    this.#partitionCount = partitions;
-    this.#partitions = Array.from({ length: partitions }, (_, index) => this.#newPartition(index));
+    const { clock, observer } = ports;
+    const { placement } = options;
+    const all = Array.from({ length: partitions }, (_, index) => index);
+    this.#here = all.filter((index) => placement === undefined || placement.here.includes(index));
+    this.#seats = new Seats({
+      partitions,
+      create: (index) => this.#newPartition(index),
+      clock,
+      observer,
+      onMoved: (index, error) => options.onMoved?.(index, error),
+    });
+    this.#routing = new Routing({
+      seats: this.#seats,
+      clock,
+      addressOf: (index) => placement?.addressOf(index),
+      call: (address, request, timeoutMs) => this.#call(address, request, timeoutMs),
+    });
   }
 
   #newPartition(index: number): Partition {
@@ -122,7 +155,7 @@ class EngineHost implements Host {
       this.#ports,
       {
         index,
-        partitions: this.#partitionCount,
+        partitions: this.#seats.count,
         prefix: this.#prefix,
         claimInfo: encodeRow(claim),
         limits: { ...partitionLimits, ...limits },
@@ -138,14 +171,14 @@ class EngineHost implements Host {
             ?.definitions.find((item) => item.kind === "actor" && item.name === type),
         deliver: (target, source, messages) => this.#deliver(target, source, messages),
         issueToken: (claims) => this.#issueToken(claims),
-        lost: (partition, error) => this.#onLost(partition, error),
+        lost: (partition, error) => this.#seats.lost(partition, error),
       },
     );
   }
 
   async #currentComponent(tenant: string): Promise<string | undefined> {
     try {
-      return (await this.tenant(tenant).currentComponent())?.id;
+      return (await this.#tenant(tenant).host.currentComponent())?.id;
     } catch (error) {
       const message = error instanceof Error ? error.message : String(error);
       this.#ports.observer.log("warn", `what ${tenant} has deployed isn't known: ${message}`, {});
@@ -154,45 +187,24 @@ class EngineHost implements Host {
   }
 
   async start(): Promise<void> {
-    await Promise.all(this.#partitions.map((partition) => this.#open(partition)));
-  }
-
-  /** A partition whose objects are damaged refuses its own requests; the others serve. */
-  async #open(partition: Partition): Promise<void> {
-    try {
-      await partition.open();
-    } catch (error) {
-      if (!(error instanceof SporeError) || error.kind !== "corrupt") throw error;
-      this.#ports.observer.log("error", error.message, { code: error.code });
-      this.#reopenLater(partition.index);
-    }
-  }
-
-  /** Somebody may put the object back, or the store may have been wrong. */
-  #reopenLater(index: number): void {
-    this.#ports.clock.after(reopenDelayMs * 20, () => void this.#reopen(index));
+    await Promise.all(this.#here.map((index) => this.#seats.open(index)));
   }
 
   async stop(): Promise<void> {
     this.#isStopped = true;
-    await Promise.all(this.#partitions.map((partition) => partition.stop()));
+    this.#routing.stop();
+    await this.#seats.stop();
     this.#retrier.close();
   }
 
   get isReady(): boolean {
-    return !this.#isStopped && this.#partitions.every((partition) => partition.state === "owned");
+    return !this.#isStopped && this.#here.every((index) => this.#seats.isServed(index));
   }
 
   status(): HostStatus {
     return {
       hostId: this.#options.hostId,
-      partitions: this.#partitions.map((partition) => ({
-        partition: partition.index,
-        state: partition.state,
-        seq: partition.seq,
-        residentEntities: partition.residentEntities,
-        memtableBytes: partition.memtableBytes,
-      })),
+      partitions: this.#seats.status(),
     };
   }
 
@@ -202,28 +214,48 @@ class EngineHost implements Host {
   }
 
   event(token: string): Promise<EventView> {
-    return this.#onEvent(token, (entity, _sink, claims) => viewEvent(entity, claims));
+    return this.#atEvent({ kind: "event", token }, (claims) => this.#view(claims));
   }
 
   decideEvent(token: string, outcome: Outcome): Promise<{ duplicate: boolean }> {
+    return this.#atEvent({ kind: "event", token, outcome }, (claims) =>
+      this.#decide(claims, outcome),
+    );
+  }
+
+  async #atEvent<T>(
+    request: Extract<PeerRequest, { kind: "event" }>,
+    here: (claims: TokenClaims) => Promise<T>,
+  ): Promise<T> {
+    const claims = await this.#tokens.read(request.token);
+    // Deciding once more says the same: it is safe to repeat, like looking.
+    return this.#routing.at(partitionOf(claims.key, this.#seats.count), {
+      here: () => here(claims),
+      there: () => request,
+      isReading: true,
+    });
+  }
+
+  #view(claims: TokenClaims): Promise<EventView> {
+    return this.#onEvent(claims, (entity) => viewEvent(entity, claims));
+  }
+
+  #decide(claims: TokenClaims, outcome: Outcome): Promise<{ duplicate: boolean }> {
     const hash = this.#ports.digest.sha256(encode(outcome));
-    return this.#onEvent(token, (entity, sink, claims) =>
+    return this.#onEvent(claims, (entity, sink) =>
       decideEvent(entity, sink, claims, { outcome, hash }),
     );
   }
 
   /** A refusal is an answer too: it has to come from the owner (I2). */
   async #onEvent<T>(
-    token: string,
-    act: (entity: Entity | undefined, sink: Sink, claims: TokenClaims) => T,
+    { key }: TokenClaims,
+    act: (entity: Entity | undefined, sink: Sink) => T,
   ): Promise<T> {
-    const claims = await this.#tokens.read(token);
-    const partition = this.#partitionOf(claims.key);
+    const partition = this.#seats.partition(partitionOf(key, this.#seats.count));
     let answer: () => T;
     try {
-      const acted = await partition.request(claims.key, (entity, sink) =>
-        act(entity, sink, claims),
-      );
+      const acted = await partition.request(key, act);
       answer = () => acted;
     } catch (error) {
       answer = () => {
@@ -235,15 +267,19 @@ class EngineHost implements Host {
   }
 
   tenant(name: string): TenantHost {
+    return this.#tenant(name).host;
+  }
+
+  #tenant(name: string): Tenant {
     const known = this.#tenants.get(name);
     if (known !== undefined) return known;
     checkTenant(name);
-    const parts: TenantParts = {
+    const tenant = new Tenant({
       name,
       ports: this.#ports,
       prefix: this.#prefix,
-      partitions: this.#partitions,
-      partition: (key) => this.#partitionOf(key),
+      seats: this.#seats,
+      routing: this.#routing,
       manifest: (id) => this.#manifest(id),
       retrier: this.#retrier,
       know: (id, manifest) => {
@@ -258,22 +294,56 @@ class EngineHost implements Host {
         clock: this.#ports.clock,
         observer: this.#ports.observer,
       }),
-    };
-    const tenant = createTenant(parts);
+    });
     this.#tenants.set(name, tenant);
     return tenant;
   }
 
-  #partitionOf(key: EntityKey): Partition {
-    const partition = this.#partitions[partitionOf(key, this.#partitions.length)];
-    assert(partition !== undefined, "every key has a partition");
-    return partition;
+  // -------------------------------------------------------------- other hosts
+
+  async #call(address: string, request: PeerRequest, timeoutMs: number): Promise<unknown> {
+    const { peers } = this.#ports;
+    if (peers === undefined) throw new SporeError("peer-refused", "this host knows no other");
+    return valueOfAnswer(await peers.call(address, encodeRequest(request), { timeoutMs }));
+  }
+
+  async serve(request: Uint8Array): Promise<Uint8Array> {
+    try {
+      return encodeAnswer({ kind: "ok", value: await this.#execute(decodeRequest(request)) });
+    } catch (error) {
+      return encodeAnswer(answerOf(error));
+    }
+  }
+
+  async #execute(request: PeerRequest): Promise<unknown> {
+    if (this.#isStopped) throw new SporeError("peer-refused", "this host is stopping");
+    switch (request.kind) {
+      case "tenant":
+        return this.#tenant(request.tenant).execute(request);
+      case "event": {
+        const { token, outcome } = request;
+        const claims = await this.#tokens.read(token);
+        const partition = partitionOf(claims.key, this.#seats.count);
+        return this.#routing.here<unknown>([partition], () =>
+          outcome === undefined ? this.#view(claims) : this.#decide(claims, outcome),
+        );
+      }
+      case "deliver": {
+        const { target, source, messages } = request;
+        return this.#routing.here([target], () =>
+          this.#seats.partition(target).receive(source, messages),
+        );
+      }
+      default:
+        return unreachable(request);
+    }
   }
 
   async #deliver(target: number, source: number, messages: readonly Envelope[]): Promise<void> {
-    const partition = this.#partitions[target];
-    assert(partition !== undefined, `partition ${target} exists`);
-    await partition.receive(source, messages);
+    await this.#routing.once(target, {
+      here: () => this.#seats.partition(target).receive(source, messages),
+      there: () => ({ kind: "deliver", target, source, messages }),
+    });
   }
 
   /** The component's manifest; the sandbox knows the component when this resolves. */
@@ -301,34 +371,6 @@ class EngineHost implements Host {
       if (!(error instanceof SporeError) || error.kind !== "corrupt") throw error;
       const { code, message } = error;
       throw new SporeError(code, `${key}: ${message}`, { cause: error });
-    }
-  }
-
-  #onLost(partition: Partition, error: SporeError): void {
-    if (this.#isStopped) return;
-    if (error.kind === "moved") {
-      this.#ports.observer.log("error", error.message, { code: error.code });
-      this.#options.onMoved?.(partition.index, error);
-      return;
-    }
-    this.#ports.clock.after(reopenDelayMs, () => void this.#reopen(partition.index));
-  }
-
-  /** After a fault of ours: a new partition object recovers from the log. */
-  async #reopen(index: number): Promise<void> {
-    if (this.#isStopped) return;
-    const partition = this.#newPartition(index);
-    this.#partitions[index] = partition;
-    try {
-      await partition.open();
-    } catch (error) {
-      const message = error instanceof Error ? error.message : String(error);
-      this.#ports.observer.log("error", `partition ${index} can't be opened: ${message}`, {});
-      if (error instanceof SporeError && error.kind === "moved") {
-        this.#options.onMoved?.(index, error);
-      } else {
-        this.#reopenLater(index);
-      }
     }
   }
 }

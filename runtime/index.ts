@@ -10,7 +10,7 @@ import type { Overlap, ScheduledRun, ScheduleSpec } from "./format.ts";
 import type { AbortSignalLike, ComponentSource } from "./ports.ts";
 
 export type { Overlap, ScheduledRun, ScheduleSpec } from "./format.ts";
-export type { HostOptions } from "./host.ts";
+export type { HostOptions, Placement } from "./host.ts";
 export { createHost } from "./host.ts";
 export { statuses } from "./run.ts";
 
@@ -273,6 +273,18 @@ export interface ScheduleView {
   readonly missed: number;
 }
 
+export interface ListSchedulesRequest {
+  /** 1 to 1000; default 100. */
+  readonly limit?: number | undefined;
+  readonly cursor?: string | undefined;
+}
+
+export interface ListSchedulesResult {
+  /** By id. */
+  readonly schedules: readonly ScheduleView[];
+  readonly cursor?: string | undefined;
+}
+
 export interface BackfillRequest {
   readonly fromMs: number;
   readonly toMs: number;
@@ -334,6 +346,11 @@ export interface Host {
   /** Decides it, once. Throws event-not-found and event-decided. */
   decideEvent(token: string, outcome: Outcome): Promise<{ readonly duplicate: boolean }>;
   status(): HostStatus;
+  /**
+   * Answers another host of the namespace (`Peers.call`). Never rejects. Trusts whoever asks:
+   * only hosts of the namespace may get through to it.
+   */
+  serve(request: Uint8Array): Promise<Uint8Array>;
 }
 
 export interface HostStatus {
@@ -462,13 +479,7 @@ export interface TenantHost {
   ): Promise<{ readonly created: boolean; readonly schedule: ScheduleView }>;
   getSchedule(id: string): Promise<ScheduleView>;
   /** By id. */
-  listSchedules(request: {
-    readonly limit?: number | undefined;
-    readonly cursor?: string | undefined;
-  }): Promise<{
-    readonly schedules: readonly ScheduleView[];
-    readonly cursor?: string | undefined;
-  }>;
+  listSchedules(request: ListSchedulesRequest): Promise<ListSchedulesResult>;
   /** Its runs go on. */
   deleteSchedule(id: string): Promise<void>;
   pauseSchedule(id: string, note?: string): Promise<ScheduleView>;

@@ -25,7 +25,7 @@ export async function listRuns(
   partitions: readonly Partition[],
   request: ListRequest,
 ): Promise<ListResult> {
-  const limit = Math.min(Math.max(1, request.limit ?? limitDefault), limitMax);
+  const limit = pageLimit(request);
   const given = request.cursor === undefined ? "" : checkCursor(request.cursor);
   const newest = newestPosition(request.createdBeforeMs);
   let cursor = given;
@@ -61,7 +61,7 @@ export async function listActorNames(
   partitions: readonly Partition[],
   request: ListActorsRequest,
 ): Promise<ActorNames> {
-  const limit = Math.min(Math.max(1, request.limit ?? limitDefault), limitMax);
+  const limit = pageLimit(request);
   const all = rowKeys.listedActors(tenant);
   const typed =
     request.type === undefined ? all : `${all}${checkName(request.type, "actor type")}/`;
@@ -79,6 +79,39 @@ export async function listActorNames(
   });
   const isMore = found.length > limit || pages.some((page) => !page.isDone);
   return isMore ? { names, cursor: found[Math.min(limit, found.length) - 1] } : { names };
+}
+
+/** 1 to 1000; default 100. */
+export function pageLimit({ limit }: { readonly limit?: number | undefined }): number {
+  return Math.min(Math.max(1, limit ?? limitDefault), limitMax);
+}
+
+/** Its place in a list, newest first. */
+export function positionOfRun({ id, createdAtMs }: RunSummary): string {
+  return `${hex(timeMax - createdAtMs, 12)}/${id}`;
+}
+
+/**
+ * One page of several, each in order and complete up to its cursor. What lies behind the
+ * first cursor has to wait for the next page.
+ */
+export function mergePages<T>(
+  pages: readonly { readonly items: readonly T[]; readonly cursor?: string | undefined }[],
+  { limit, positionOf }: { readonly limit: number; readonly positionOf: (item: T) => string },
+): { readonly items: readonly T[]; readonly cursor: string | undefined } {
+  const [only] = pages;
+  if (only !== undefined && pages.length === 1) return { cursor: undefined, ...only };
+  const end = pages
+    .map(({ cursor }) => cursor)
+    .filter((cursor) => cursor !== undefined)
+    .sort()[0];
+  const found = pages
+    .flatMap(({ items }) => items.map((item) => ({ item, position: positionOf(item) })))
+    .filter(({ position }) => end === undefined || position <= end)
+    .sort((left, right) => (left.position < right.position ? -1 : 1));
+  const shown = found.slice(0, limit);
+  const cursor = found.length > limit ? shown.at(-1)?.position : end;
+  return { items: shown.map(({ item }) => item), cursor };
 }
 
 function checkActorCursor(cursor: string): string {

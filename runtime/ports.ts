@@ -182,9 +182,19 @@ export interface AbortSignalLike {
   addEventListener(type: "abort", listener: () => void): void;
 }
 
-/** Sends a message to the owner of a partition, wherever it is; resolves when it is durable there. */
+/** The way to other hosts of the namespace. */
 export interface Peers {
-  send(partition: number, message: Uint8Array): Promise<void>;
+  /**
+   * Hands one request (`Host.serve` there takes it) to the host at an address and resolves
+   * with its answer. MUST throw SporeError("peer-refused") only if it surely wasn't executed
+   * there, because nobody took it, and SporeError("peer-unavailable") if that isn't known: no
+   * answer within `timeoutMs`, a connection that broke. Doesn't repeat by itself.
+   */
+  call(
+    address: string,
+    request: Uint8Array,
+    options: { readonly timeoutMs: number },
+  ): Promise<Uint8Array>;
 }
 
 /** Structured events for logs and metrics. Never throws, never blocks. */
@@ -207,4 +217,6 @@ export interface Ports {
   readonly digest: Digest;
   readonly outbound: Outbound;
   readonly observer: Observer;
+  /** Absent: no other host can be asked. */
+  readonly peers?: Peers | undefined;
 }

@@ -7,6 +7,7 @@ import type { Encoded, Manifest, Outcome } from "../guest/protocol.ts";
 import {
   ask,
   callWaitMsMax,
+  type EventPage,
   eventsPerRead,
   peek,
   readEvents,
@@ -19,9 +20,6 @@ import { decodeRow, type PublishedRow, rowKeys } from "./format.ts";
 import { foldStep, readHistory } from "./history.ts";
 import { checkId, checkName, type EntityKey, nameOf, runKey, toHex } from "./ids.ts";
 import type {
-  BulkAction,
-  BulkRequest,
-  BulkResult,
   CallResult,
   HistoryEvent,
   ListRequest,
@@ -37,7 +35,7 @@ import type {
 import { listRuns } from "./listing.ts";
 import { acceptanceOf, failed, pushInput, rememberCall } from "./machine.ts";
 import type { Partition } from "./partition.ts";
-import type { AbortSignalLike, Ports } from "./ports.ts";
+import type { Ports } from "./ports.ts";
 import { cancel, canRetry, createRun, headOf, isClosed, pause, resume, terminate } from "./run.ts";
 import type { Entity, Sink } from "./state.ts";
 import { StepPages } from "./steps.ts";
@@ -45,22 +43,9 @@ import { StepPages } from "./steps.ts";
 export interface RunsParts {
   readonly tenant: string;
   readonly ports: Ports;
-  readonly partitions: readonly Partition[];
   readonly partition: (key: EntityKey) => Partition;
   readonly deployments: Deployments;
 }
-
-/** Runs that one bulk request acts upon, and how many of them at a time. */
-const bulkMax = 1000;
-const bulkAtOnce = 100;
-/** Which runs an action is for, if the filter doesn't say. */
-const bulkStatuses: Readonly<Record<BulkAction, readonly Status[]>> = {
-  cancel: ["PENDING", "RUNNING", "PAUSED", "RESUMABLE"],
-  terminate: ["PENDING", "RUNNING", "PAUSED", "RESUMABLE"],
-  pause: ["RUNNING"],
-  resume: ["PAUSED", "RESUMABLE", "FAILED"],
-  delete: ["SUCCESSFUL", "FAILED", "CANCELED"],
-};
 
 export class Runs {
   readonly #parts: RunsParts;
@@ -256,56 +241,16 @@ export class Runs {
 
   events(
     id: string,
-    options: { from: number; signal: AbortSignalLike },
-  ): AsyncIterable<HistoryEvent> {
+    options: { readonly from: number; readonly waitMs: number },
+  ): Promise<EventPage> {
     const key = runKey(this.#parts.tenant, checkId(id, "run id"));
-    return this.#waits.follow(this.#parts.partition(key), key, options, async () =>
+    return this.#waits.events(this.#parts.partition(key), key, options, async () =>
       isClosed((await this.get(id)).status),
     );
   }
 
-  list(request: ListRequest): Promise<ListResult> {
-    return listRuns(this.#parts.tenant, this.#parts.partitions, request);
-  }
-
-  async bulk(request: BulkRequest): Promise<BulkResult> {
-    const { action, filter, cursor, limit = bulkMax } = request;
-    const statuses = filter.statuses ?? bulkStatuses[action];
-    const page = await this.list({ ...filter, statuses, limit, cursor });
-    const runs: BulkResult["runs"][number][] = [];
-    for (let first = 0; first < page.runs.length; first += bulkAtOnce) {
-      const part = page.runs.slice(first, first + bulkAtOnce);
-      runs.push(...(await Promise.all(part.map((run) => this.#actOn(run, request)))));
-    }
-    return page.cursor === undefined ? { runs } : { runs, cursor: page.cursor };
-  }
-
-  async #actOn(
-    { id, status }: { readonly id: string; readonly status: Status },
-    { action, reason, isDryRun }: BulkRequest,
-  ): Promise<BulkResult["runs"][number]> {
-    if (isDryRun === true) return { id, status };
-    try {
-      switch (action) {
-        case "cancel":
-          return { id, status: (await this.cancel(id, reason ?? "canceled")).status };
-        case "terminate":
-          return { id, status: (await this.terminate(id, reason ?? "terminated")).status };
-        case "pause":
-          return { id, status: (await this.pause(id)).status };
-        case "resume":
-          return { id, status: (await this.resume(id)).status };
-        case "delete":
-          await this.delete(id);
-          return { id, status };
-      }
-    } catch (error) {
-      // What one run refuses is no reason to stop; a host in trouble is.
-      const isRefusal =
-        error instanceof SporeError && (error.kind === "missing" || error.kind === "conflict");
-      if (!isRefusal) throw error;
-      return { id, status, error };
-    }
+  list(partitions: readonly Partition[], request: ListRequest): Promise<ListResult> {
+    return listRuns(this.#parts.tenant, partitions, request);
   }
 
   cancel(id: string, reason: string): Promise<RunView> {
@@ -340,12 +285,15 @@ export class Runs {
     });
   }
 
-  async resumeAll(options: { includeFailed: boolean }): Promise<{ id: string; status: Status }[]> {
+  async resumeAll(
+    partitions: readonly Partition[],
+    options: { includeFailed: boolean },
+  ): Promise<{ id: string; status: Status }[]> {
     const wanted: Status[] = options.includeFailed ? ["RESUMABLE", "FAILED"] : ["RESUMABLE"];
     const resumed: { id: string; status: Status }[] = [];
     let cursor: string | undefined;
     do {
-      const page = await this.list({ statuses: wanted, limit: 1000, cursor });
+      const page = await this.list(partitions, { statuses: wanted, limit: 1000, cursor });
       for (const { id } of page.runs) {
         const status = await this.#onRun(id, (run, sink) => {
           const head = headOf(run);

@@ -6,8 +6,16 @@ import { encode } from "../guest/cbor.ts";
 import { ask } from "./asking.ts";
 import { SporeError } from "./errors.ts";
 import { type Overlap, rowKeys } from "./format.ts";
-import { checkId, type EntityKey, nameOf, scheduleKey, toHex } from "./ids.ts";
-import type { BackfillRequest, BackfillResult, ScheduleRequest, ScheduleView } from "./index.ts";
+import { checkId, type EntityKey, nameOf, scheduleKey } from "./ids.ts";
+import type {
+  BackfillRequest,
+  BackfillResult,
+  ListSchedulesRequest,
+  ListSchedulesResult,
+  ScheduleRequest,
+  ScheduleView,
+} from "./index.ts";
+import { pageLimit } from "./listing.ts";
 import type { Partition } from "./partition.ts";
 import type { Ports } from "./ports.ts";
 import {
@@ -31,13 +39,10 @@ export const scheduleIdMax = 160;
 const everyMsMin = 1000;
 const spanMsMax = 366 * 86_400_000;
 const nextShown = 5;
-const limitDefault = 100;
-const limitMax = 1000;
 
 export interface SchedulesParts {
   readonly tenant: string;
   readonly ports: Ports;
-  readonly partitions: readonly Partition[];
   readonly partition: (key: EntityKey) => Partition;
   /** Id of the component that has the workflow. Throws workflow-not-found. */
   readonly componentOf: (workflow: string, component: string | undefined) => Promise<string>;
@@ -50,18 +55,13 @@ export class Schedules {
     this.#parts = parts;
   }
 
-  async create(id: string | undefined, request: ScheduleRequest): Promise<ScheduleView> {
-    const { random } = this.#parts.ports;
-    const { created, schedule } = await this.#put(
-      id ?? toHex(random.bytes(12)),
-      request,
-      (found) => {
-        if (found === undefined) return;
-        throw new SporeError("schedule-exists", `schedule ${nameOf(found.key)} exists`, {
-          hint: "PUT replaces it.",
-        });
-      },
-    );
+  async create(id: string, request: ScheduleRequest): Promise<ScheduleView> {
+    const { created, schedule } = await this.#put(id, request, (found) => {
+      if (found === undefined) return;
+      throw new SporeError("schedule-exists", `schedule ${nameOf(found.key)} exists`, {
+        hint: "PUT replaces it.",
+      });
+    });
     return created ? schedule : this.get(schedule.id);
   }
 
@@ -109,12 +109,12 @@ export class Schedules {
     return this.#on(id, viewOf);
   }
 
-  async list(request: {
-    readonly limit?: number | undefined;
-    readonly cursor?: string | undefined;
-  }): Promise<{ readonly schedules: readonly ScheduleView[]; readonly cursor?: string }> {
-    const { partitions, tenant } = this.#parts;
-    const limit = Math.min(Math.max(1, request.limit ?? limitDefault), limitMax);
+  async list(
+    partitions: readonly Partition[],
+    request: ListSchedulesRequest,
+  ): Promise<ListSchedulesResult> {
+    const { tenant } = this.#parts;
+    const limit = pageLimit(request);
     const prefix = rowKeys.listedSchedules(tenant);
     const after =
       request.cursor === undefined ? {} : { after: prefix + checkId(request.cursor, "cursor") };
@@ -196,11 +196,16 @@ export class Schedules {
   }
 
   #key(id: string): EntityKey {
-    if (checkId(id, "schedule id").length > scheduleIdMax) {
-      throw new SporeError("invalid-id", `a schedule id has at most ${scheduleIdMax} characters`);
-    }
-    return scheduleKey(this.#parts.tenant, id);
+    return keyOfSchedule(this.#parts.tenant, id);
   }
+}
+
+/** Throws invalid-id. */
+export function keyOfSchedule(tenant: string, id: string): EntityKey {
+  if (checkId(id, "schedule id").length > scheduleIdMax) {
+    throw new SporeError("invalid-id", `a schedule id has at most ${scheduleIdMax} characters`);
+  }
+  return scheduleKey(tenant, id);
 }
 
 /** What is wrong with a request, in one sentence. */

@@ -1,307 +1,534 @@
 /**
- * One tenant's view of the host: components, runs, actors and schedules by their public ids.
+ * One tenant's view of the namespace: components, runs, actors and schedules by their public
+ * ids, whichever host serves them. The two tables say for each request who executes it: the
+ * owner of its key (`ways`), or the owners of all partitions (`spreads`). What makes a
+ * repetition safe, ids of runs and messages, is chosen before a request goes anywhere.
  */
-import type { Encoded, Manifest, Outcome } from "../guest/protocol.ts";
-import { Actors } from "./actors.ts";
+import type { Manifest } from "../guest/protocol.ts";
+import { Actors, type CallOnItsWay, type ForkOrigin } from "./actors.ts";
+import { callWaitMsMax, type EventPage } from "./asking.ts";
+import { bulk } from "./bulk.ts";
 import { Deployments, definitionOf } from "./deployments.ts";
-import type { EntityKey } from "./ids.ts";
+import { SporeError } from "./errors.ts";
+import { actorKey, checkId, checkName, type EntityKey, partitionOf, runKey, toHex } from "./ids.ts";
 import type {
-  ActorState,
   ActorView,
-  BackfillRequest,
-  BackfillResult,
-  BulkRequest,
-  BulkResult,
   CallRequest,
   CallResult,
-  ComponentView,
   HistoryEvent,
   ListActorsRequest,
   ListActorsResult,
   ListRequest,
   ListResult,
-  OutputResult,
-  Overlap,
-  PublishedResult,
-  RunView,
-  ScheduleRequest,
-  ScheduleView,
+  ListSchedulesRequest,
+  ListSchedulesResult,
   StartRequest,
   StartResult,
   Status,
-  StepView,
   TenantHost,
 } from "./index.ts";
+import { mergePages, pageLimit, positionOfRun } from "./listing.ts";
 import type { Partition } from "./partition.ts";
-import type { AbortSignalLike, ComponentSource, Ports } from "./ports.ts";
+import type { AbortSignalLike, Ports } from "./ports.ts";
 import type { Register } from "./register.ts";
 import type { Retrier } from "./retry.ts";
+import type { Routing } from "./routing.ts";
 import { Runs } from "./runs.ts";
-import { Schedules } from "./schedules.ts";
+import { keyOfSchedule, Schedules } from "./schedules.ts";
+import type { Seats } from "./seats.ts";
+import type { TenantRequest } from "./wire.ts";
 
 export interface TenantParts {
   readonly name: string;
   readonly ports: Ports;
   readonly prefix: string;
-  readonly partitions: readonly Partition[];
-  readonly partition: (key: EntityKey) => Partition;
+  readonly seats: Seats;
+  readonly routing: Routing;
   readonly manifest: (componentId: string) => Promise<Manifest>;
   readonly know: (componentId: string, manifest: Manifest) => void;
   readonly deployments: Register;
   readonly retrier: Retrier;
 }
 
-export function createTenant(parts: TenantParts): TenantHost {
-  return new Tenant(parts);
+/** What this host does by itself with what is in its partitions. */
+interface Local {
+  readonly runs: Runs;
+  readonly actors: Actors;
+  readonly schedules: Schedules;
 }
 
-class Tenant implements TenantHost {
-  readonly #deployments: Deployments;
-  readonly #runs: Runs;
-  readonly #actors: Actors;
-  readonly #schedules: Schedules;
+// ---------------------------------------------------------------- who executes what
 
-  constructor({ name: tenant, deployments: register, ...host }: TenantParts) {
-    const deployments = new Deployments({ register, ...host });
-    const parts = { tenant, ...host, deployments };
+/** Requests about one key. */
+type Keyed = Omit<
+  TenantHost,
+  | "deploy"
+  | "currentComponent"
+  | "events"
+  | "actorEvents"
+  | "bulk"
+  | "callActor"
+  | "forkActor"
+  | Spread
+> & {
+  callActor(request: CallOnItsWay): Promise<CallResult>;
+  eventPage(id: string, options: EventsFrom): Promise<EventPage>;
+  actorEventPage(type: string, key: string, options: EventsFrom): Promise<EventPage>;
+  forkOrigin(type: string, key: string): Promise<ForkOrigin>;
+  plantFork(type: string, into: string, origin: ForkOrigin): Promise<ActorView>;
+  upgradeActor(type: string, key: string, component: string): Promise<boolean>;
+};
+
+type Spread = "listRuns" | "resumeAll" | "listActors" | "upgradeActors" | "listSchedules";
+
+interface EventsFrom {
+  readonly from: number;
+  readonly waitMs: number;
+}
+
+interface Way<Args extends unknown[], Result> {
+  readonly key: (tenant: string, ...args: Args) => EntityKey;
+  readonly act: (local: Local, ...args: Args) => Promise<Result>;
+  /** Changes nothing: may be executed twice. */
+  readonly isReading?: true;
+  /** How long it may wait for something. */
+  readonly waitMs?: (...args: Args) => number;
+}
+
+const ofRun = (tenant: string, id: string): EntityKey => runKey(tenant, checkId(id, "run id"));
+const ofActor = (tenant: string, type: string, key: string): EntityKey =>
+  actorKey(tenant, checkName(type, "actor type"), checkId(key, "actor key"));
+const ofSchedule = (tenant: string, id: string | undefined): EntityKey =>
+  keyOfSchedule(tenant, id ?? "");
+
+const ways: {
+  readonly [Name in keyof Keyed]: Way<Parameters<Keyed[Name]>, Awaited<ReturnType<Keyed[Name]>>>;
+} = {
+  startRun: {
+    key: (tenant, { id }) => runKey(tenant, checkId(id, "run id")),
+    act: ({ runs }, request) => runs.start(request),
+    waitMs: ({ waitMs, update }) => waitMs ?? (update === undefined ? 0 : callWaitMsMax),
+  },
+  getRun: { key: ofRun, act: ({ runs }, id) => runs.get(id), isReading: true },
+  output: {
+    key: ofRun,
+    act: ({ runs }, id, options) => runs.output(id, options),
+    isReading: true,
+    waitMs: (_id, options) => options?.waitMs ?? 0,
+  },
+  published: {
+    key: ofRun,
+    act: ({ runs }, id, name, options) => runs.published(id, name, options),
+    isReading: true,
+    waitMs: (_id, _name, options) => options?.waitMs ?? 0,
+  },
+  steps: { key: ofRun, act: ({ runs }, ...args) => runs.steps(...args), isReading: true },
+  history: { key: ofRun, act: ({ runs }, ...args) => runs.history(...args), isReading: true },
+  eventPage: {
+    key: ofRun,
+    act: ({ runs }, ...args) => runs.events(...args),
+    isReading: true,
+    waitMs: (_id, { waitMs }) => waitMs,
+  },
+  cancelRun: { key: ofRun, act: ({ runs }, ...args) => runs.cancel(...args) },
+  terminateRun: { key: ofRun, act: ({ runs }, ...args) => runs.terminate(...args) },
+  pauseRun: { key: ofRun, act: ({ runs }, id) => runs.pause(id) },
+  resumeRun: { key: ofRun, act: ({ runs }, id) => runs.resume(id) },
+  deleteRun: { key: ofRun, act: ({ runs }, id) => runs.delete(id) },
+  signalRun: { key: ofRun, act: ({ runs }, ...args) => runs.signal(...args) },
+  queryRun: { key: ofRun, act: ({ runs }, ...args) => runs.query(...args), isReading: true },
+  updateRun: {
+    key: ofRun,
+    act: ({ runs }, ...args) => runs.update(...args),
+    waitMs: (_id, _name, _args, options) => options?.waitMs ?? callWaitMsMax,
+  },
+
+  ensureActor: {
+    key: ofActor,
+    act: ({ actors }, ...args) => actors.ensure(...args),
+    waitMs: () => callWaitMsMax,
+  },
+  callActor: {
+    key: (tenant, { type, key }) => ofActor(tenant, type, key),
+    act: ({ actors }, request) => actors.call(request),
+    waitMs: () => callWaitMsMax,
+  },
+  callResult: {
+    key: ofActor,
+    act: ({ actors }, ...args) => actors.callResult(...args),
+    isReading: true,
+    waitMs: (_type, _key, _callId, options) => options?.waitMs ?? 0,
+  },
+  getActor: { key: ofActor, act: ({ actors }, ...args) => actors.get(...args), isReading: true },
+  actorState: {
+    key: ofActor,
+    act: ({ actors }, ...args) => actors.state(...args),
+    isReading: true,
+  },
+  editActor: { key: ofActor, act: ({ actors }, ...args) => actors.edit(...args) },
+  forkOrigin: {
+    key: ofActor,
+    act: ({ actors }, ...args) => actors.original(...args),
+    isReading: true,
+  },
+  plantFork: { key: ofActor, act: ({ actors }, ...args) => actors.fork(...args) },
+  actorHistory: {
+    key: ofActor,
+    act: ({ actors }, ...args) => actors.history(...args),
+    isReading: true,
+  },
+  actorEventPage: {
+    key: ofActor,
+    act: ({ actors }, ...args) => actors.events(...args),
+    isReading: true,
+    waitMs: (_type, _key, { waitMs }) => waitMs,
+  },
+  signalActor: { key: ofActor, act: ({ actors }, ...args) => actors.signal(...args) },
+  resumeActor: { key: ofActor, act: ({ actors }, ...args) => actors.resume(...args) },
+  upgradeActor: { key: ofActor, act: ({ actors }, ...args) => actors.upgrade(...args) },
+  rollBackActor: { key: ofActor, act: ({ actors }, ...args) => actors.rollBack(...args) },
+  deleteActor: { key: ofActor, act: ({ actors }, ...args) => actors.delete(...args) },
+
+  createSchedule: {
+    key: ofSchedule,
+    act: ({ schedules }, id, request) => schedules.create(id ?? "", request),
+  },
+  putSchedule: { key: ofSchedule, act: ({ schedules }, ...args) => schedules.put(...args) },
+  getSchedule: { key: ofSchedule, act: ({ schedules }, id) => schedules.get(id), isReading: true },
+  deleteSchedule: { key: ofSchedule, act: ({ schedules }, id) => schedules.delete(id) },
+  pauseSchedule: { key: ofSchedule, act: ({ schedules }, id, note) => schedules.pause(id, note) },
+  resumeSchedule: { key: ofSchedule, act: ({ schedules }, id, note) => schedules.resume(id, note) },
+  triggerSchedule: {
+    key: ofSchedule,
+    act: ({ schedules }, id, options = {}) => schedules.trigger(id, options),
+  },
+  backfillSchedule: {
+    key: ofSchedule,
+    act: ({ schedules }, ...args) => schedules.backfill(...args),
+  },
+};
+
+interface SpreadWay<Args extends unknown[], Result> {
+  readonly act: (local: Local, partitions: readonly Partition[], ...args: Args) => Promise<Result>;
+  readonly isReading?: true;
+}
+
+/** What one host says of its partitions; the asking one makes one answer of it. */
+interface Parts {
+  listRuns: SpreadWay<[ListRequest], ListResult>;
+  resumeAll: SpreadWay<[{ includeFailed: boolean }], readonly { id: string; status: Status }[]>;
+  listActors: SpreadWay<[ListActorsRequest], ListActorsResult>;
+  upgradeActors: SpreadWay<[{ type: string; keyPrefix?: string | undefined }, string], number>;
+  listSchedules: SpreadWay<[ListSchedulesRequest], ListSchedulesResult>;
+}
+
+const spreads: { readonly [Name in Spread]: Parts[Name] } = {
+  listRuns: { act: ({ runs }, ...args) => runs.list(...args), isReading: true },
+  resumeAll: { act: ({ runs }, ...args) => runs.resumeAll(...args) },
+  listActors: { act: ({ actors }, ...args) => actors.list(...args), isReading: true },
+  upgradeActors: { act: ({ actors }, ...args) => actors.upgradeAll(...args) },
+  listSchedules: { act: ({ schedules }, ...args) => schedules.list(...args), isReading: true },
+};
+
+/** One question for events; then the next. */
+const eventsWaitMs = 60_000;
+/** Looks for an id that belongs here, before any other will do. */
+const idTriesMax = 32;
+
+// ---------------------------------------------------------------- the tenant
+
+export class Tenant {
+  /** What clients ask. */
+  readonly host: TenantHost;
+  readonly #parts: TenantParts;
+  readonly #deployments: Deployments;
+  readonly #local: Local;
+
+  constructor(parts: TenantParts) {
+    this.#parts = parts;
+    const { name: tenant, deployments: register, seats, ...rest } = parts;
+    const deployments = new Deployments({ register, ...rest });
+    const partition = (key: EntityKey): Partition => seats.partition(partitionOf(key, seats.count));
+    const local = { tenant, partition, deployments, ...rest };
     this.#deployments = deployments;
-    this.#runs = new Runs(parts);
-    this.#actors = new Actors(parts);
-    this.#schedules = new Schedules({
-      ...parts,
-      componentOf: async (workflow, component) => {
-        const { id, manifest } = await deployments.resolve(component);
-        definitionOf(manifest, "workflow", workflow);
-        return id;
+    this.#local = {
+      runs: new Runs(local),
+      actors: new Actors(local),
+      schedules: new Schedules({
+        ...local,
+        componentOf: async (workflow, component) => {
+          const { id, manifest } = await deployments.resolve(component);
+          definitionOf(manifest, "workflow", workflow);
+          return id;
+        },
+      }),
+    };
+    this.host = this.#hostOf();
+  }
+
+  /** Another host's request. Throws peer-refused before anything is done if it isn't for us. */
+  async execute({ method, args, partitions, deployed }: TenantRequest): Promise<unknown> {
+    const { name, seats, routing } = this.#parts;
+    if (deployed !== undefined) this.#deployments.learn(deployed);
+    if (partitions !== undefined) {
+      const spread = own<SpreadWay<unknown[], unknown>>(spreads, method);
+      return routing.here(partitions, () => {
+        const here = partitions.map((partition) => seats.partition(partition));
+        return spread.act(this.#local, here, ...args);
+      });
+    }
+    const way = own<Way<unknown[], unknown>>(ways, method);
+    const partition = partitionOf(way.key(name, ...args), seats.count);
+    return routing.here([partition], () => way.act(this.#local, ...args));
+  }
+
+  #hostOf(): TenantHost {
+    const routed = Object.fromEntries(
+      Object.keys(ways).map((method) => [
+        method,
+        (...args: unknown[]) => this.#route(method as keyof Keyed, args), // keys of `ways`
+      ]),
+    ) as unknown as Keyed; // each method as `ways` has it
+    const host: TenantHost = {
+      ...routed,
+      deploy: (source) => this.#deployments.deploy(source),
+      currentComponent: () => this.#deployments.current(),
+      startRun: (request) => this.#start(routed, request),
+      output: (id, options) =>
+        this.#waiting(
+          options?.waitMs,
+          (waitMs) => routed.output(id, { ...options, waitMs }),
+          isPending,
+        ),
+      published: (id, name, options) =>
+        this.#waiting(
+          options?.waitMs,
+          (waitMs) => routed.published(id, name, { ...options, waitMs }),
+          isPending,
+        ),
+      events: (id, { from, signal }) =>
+        follow({ from, signal }, (next) =>
+          routed.eventPage(id, { from: next, waitMs: eventsWaitMs }),
+        ),
+      updateRun: (id, name, args, options = {}) => {
+        const { updateId = this.#randomId(), until, waitMs = callWaitMsMax } = options;
+        return this.#waiting(
+          waitMs,
+          (leftMs) => routed.updateRun(id, name, args, { ...options, updateId, waitMs: leftMs }),
+          (result) => result.kind === "accepted" && until !== "accepted",
+        );
       },
+      listRuns: async (request) => {
+        const pages = await this.#spread("listRuns", [request]);
+        const merged = mergePages(
+          pages.map(({ runs, cursor }) => ({ items: runs, cursor })),
+          { limit: pageLimit(request), positionOf: positionOfRun },
+        );
+        return withCursor({ runs: merged.items }, merged.cursor);
+      },
+      bulk: (request) => bulk(host, request),
+      resumeAll: async (options) => (await this.#spread("resumeAll", [options])).flat(),
+
+      callActor: (request) => this.#call(routed, request),
+      callResult: (type, key, callId, options) =>
+        this.#waiting(
+          options?.waitMs,
+          (waitMs) => routed.callResult(type, key, callId, { waitMs }),
+          ({ kind }) => kind === "accepted",
+        ),
+      actorEvents: (type, key, { from, signal }) =>
+        follow({ from, signal }, (next) =>
+          routed.actorEventPage(type, key, { from: next, waitMs: eventsWaitMs }),
+        ),
+      listActors: async (request) => {
+        const pages = await this.#spread("listActors", [request]);
+        const merged = mergePages(
+          pages.map(({ actors, cursor }) => ({ items: actors, cursor })),
+          { limit: pageLimit(request), positionOf: ({ type, key }) => `${type}/${key}` },
+        );
+        return withCursor({ actors: merged.items }, merged.cursor);
+      },
+      forkActor: async (type, key, into) =>
+        routed.plantFork(type, into, await routed.forkOrigin(type, key)),
+      upgradeActors: async ({ type, key, keyPrefix, component }) => {
+        const { id } = await this.#deployments.resolve(component);
+        if (key !== undefined) {
+          return { requested: (await routed.upgradeActor(type, key, id)) ? 1 : 0 };
+        }
+        const counts = await this.#spread("upgradeActors", [{ type, keyPrefix }, id]);
+        return { requested: counts.reduce((sum, count) => sum + count, 0) };
+      },
+
+      createSchedule: (id, request) => routed.createSchedule(id ?? this.#randomId(), request),
+      listSchedules: async (request) => {
+        const pages = await this.#spread("listSchedules", [request]);
+        const merged = mergePages(
+          pages.map(({ schedules, cursor }) => ({ items: schedules, cursor })),
+          { limit: pageLimit(request), positionOf: ({ id }) => id },
+        );
+        return withCursor({ schedules: merged.items }, merged.cursor);
+      },
+    };
+    return host;
+  }
+
+  // -------------------------------------------------------------- ways
+
+  async #route(method: keyof Keyed, args: unknown[]): Promise<unknown> {
+    const { name, seats, routing } = this.#parts;
+    const way = own<Way<unknown[], unknown>>(ways, method);
+    return routing.at(partitionOf(way.key(name, ...args), seats.count), {
+      here: () => way.act(this.#local, ...args),
+      there: () => this.#requestOf(method, args),
+      waitMs: way.waitMs?.(...args),
+      isReading: way.isReading,
     });
   }
 
-  // -------------------------------------------------------------- components
-
-  deploy(source: ComponentSource): Promise<{ id: string; manifest: Manifest }> {
-    return this.#deployments.deploy(source);
+  async #spread<Name extends Spread>(
+    method: Name,
+    args: Parameters<Parts[Name]["act"]> extends [Local, readonly Partition[], ...infer Rest]
+      ? Rest
+      : never,
+  ): Promise<readonly Awaited<ReturnType<Parts[Name]["act"]>>[]> {
+    const { seats, routing } = this.#parts;
+    const spread = own<SpreadWay<unknown[], Awaited<ReturnType<Parts[Name]["act"]>>>>(
+      spreads,
+      method,
+    );
+    return routing.all({
+      here: (partitions) => {
+        const here = partitions.map((partition) => seats.partition(partition));
+        return spread.act(this.#local, here, ...args);
+      },
+      there: (partitions) => ({ ...this.#requestOf(method, args), partitions }),
+      isReading: spread.isReading,
+    });
   }
 
-  currentComponent(): Promise<ComponentView | undefined> {
-    return this.#deployments.current();
+  #requestOf(method: string, args: readonly unknown[]): TenantRequest {
+    const { known: deployed } = this.#deployments;
+    const request = { kind: "tenant", tenant: this.#parts.name, method, args } as const;
+    return deployed === undefined ? request : { ...request, deployed };
   }
 
-  // -------------------------------------------------------------- runs
+  // -------------------------------------------------------------- what needs more than one way
 
-  startRun(request: StartRequest): Promise<StartResult> {
-    return this.#runs.start(request);
+  async #start(routed: Keyed, request: StartRequest): Promise<StartResult> {
+    const id = request.id ?? this.#idHere();
+    const component = request.component ?? (await this.#deployments.currentId());
+    const updateId = request.update?.updateId ?? this.#randomId();
+    const signal = request.signal && { messageId: this.#randomId(), ...request.signal };
+    const update = request.update && { ...request.update, updateId };
+    const left = this.#timer(request.waitMs ?? (update === undefined ? 0 : callWaitMsMax));
+    try {
+      const started = await routed.startRun({ ...request, id, component, signal, update });
+      if (update !== undefined) {
+        if (started.update?.kind !== "accepted" || left.ms() === 0) return started;
+        const { name, args } = update;
+        const rest = await routed.updateRun(id, name, args, { updateId, waitMs: left.ms() });
+        return { ...started, update: rest };
+      }
+      if (started.outcome !== undefined || signal !== undefined || left.ms() === 0) return started;
+      const rest = await routed.output(id, { waitMs: left.ms() });
+      if (rest.kind === "pending") return started;
+      return { ...started, status: rest.status, outcome: rest.outcome };
+    } finally {
+      left.stop();
+    }
   }
 
-  getRun(id: string): Promise<RunView> {
-    return this.#runs.get(id);
+  #call(routed: Keyed, request: CallRequest): Promise<CallResult> {
+    const asked = { ...request, quietId: `.${this.#randomId()}` };
+    return this.#waiting(
+      request.isAsync === true ? 0 : callWaitMsMax,
+      () => routed.callActor(asked),
+      ({ kind }) => kind === "accepted",
+    );
   }
 
-  output(id: string, options: { waitMs?: number; step?: string } = {}): Promise<OutputResult> {
-    return this.#runs.output(id, options);
+  /**
+   * Asks again for the time that is left if the answer is "not yet": the partition is being
+   * handed over, and its next owner is the one to wait at.
+   */
+  async #waiting<T>(
+    waitMs: number | undefined,
+    ask: (waitMs: number) => Promise<T>,
+    isEarly: (result: T) => boolean,
+  ): Promise<T> {
+    const left = this.#timer(waitMs ?? 0);
+    try {
+      for (;;) {
+        const result = await ask(left.ms());
+        if (!isEarly(result) || left.ms() === 0) return result;
+      }
+    } finally {
+      left.stop();
+    }
   }
 
-  published(id: string, name: string, options: { waitMs?: number } = {}): Promise<PublishedResult> {
-    return this.#runs.published(id, name, options);
+  #timer(waitMs: number): { readonly ms: () => number; readonly stop: () => void } {
+    const { clock } = this.#parts.ports;
+    if (waitMs <= 0) return { ms: () => 0, stop: () => undefined };
+    // The end is the timer's: the clock may jump.
+    let isOver = false;
+    const stop = clock.after(waitMs, () => {
+      isOver = true;
+    });
+    const startMs = clock.nowMs();
+    const ms = (): number =>
+      isOver ? 0 : Math.min(waitMs, Math.max(0, startMs + waitMs - clock.nowMs()));
+    return { ms, stop };
   }
 
-  steps(id: string, options: { after?: number; limit?: number } = {}): Promise<StepView[]> {
-    return this.#runs.steps(id, options);
+  #randomId(): string {
+    return toHex(this.#parts.ports.random.bytes(12));
   }
 
-  history(id: string, options: { from?: number; limit?: number } = {}): Promise<HistoryEvent[]> {
-    return this.#runs.history(id, options);
+  /** For a run without an id of its own: the nearest place is here. */
+  #idHere(): string {
+    const { name, seats } = this.#parts;
+    for (let tries = 1; ; tries += 1) {
+      const id = this.#randomId();
+      const isHere = seats.isServed(partitionOf(runKey(name, id), seats.count));
+      if (isHere || tries === idTriesMax) return id;
+    }
   }
+}
 
-  events(
-    id: string,
-    options: { from: number; signal: AbortSignalLike },
-  ): AsyncIterable<HistoryEvent> {
-    return this.#runs.events(id, options);
-  }
+function own<T>(table: object, method: string): T {
+  if (Object.hasOwn(table, method)) return table[method as keyof typeof table] as T; // by its type
+  throw new SporeError("invalid-request", `a peer asks for a method that isn't known here`);
+}
 
-  listRuns(request: ListRequest): Promise<ListResult> {
-    return this.#runs.list(request);
-  }
+function isPending({ kind }: { readonly kind: string }): boolean {
+  return kind === "pending";
+}
 
-  bulk(request: BulkRequest): Promise<BulkResult> {
-    return this.#runs.bulk(request);
-  }
+function withCursor<T extends object>(
+  page: T,
+  cursor: string | undefined,
+): T & { cursor?: string } {
+  return cursor === undefined ? page : { ...page, cursor };
+}
 
-  cancelRun(id: string, reason: string): Promise<RunView> {
-    return this.#runs.cancel(id, reason);
-  }
-
-  terminateRun(id: string, reason: string): Promise<RunView> {
-    return this.#runs.terminate(id, reason);
-  }
-
-  pauseRun(id: string): Promise<RunView> {
-    return this.#runs.pause(id);
-  }
-
-  resumeRun(id: string): Promise<RunView> {
-    return this.#runs.resume(id);
-  }
-
-  resumeAll(options: { includeFailed: boolean }): Promise<{ id: string; status: Status }[]> {
-    return this.#runs.resumeAll(options);
-  }
-
-  deleteRun(id: string): Promise<void> {
-    return this.#runs.delete(id);
-  }
-
-  signalRun(
-    id: string,
-    name: string,
-    value: Encoded,
-    options: { messageId?: string } = {},
-  ): Promise<{ duplicate: boolean }> {
-    return this.#runs.signal(id, name, value, options);
-  }
-
-  queryRun(id: string, name: string, args: Encoded): Promise<Outcome> {
-    return this.#runs.query(id, name, args);
-  }
-
-  updateRun(
-    id: string,
-    name: string,
-    args: Encoded,
-    options: { updateId?: string; waitMs?: number; until?: "accepted" | "completed" } = {},
-  ): Promise<CallResult> {
-    return this.#runs.update(id, name, args, options);
-  }
-
-  // -------------------------------------------------------------- actors
-
-  ensureActor(
-    type: string,
-    key: string,
-    args: Encoded,
-  ): Promise<{ created: boolean; actor: ActorView }> {
-    return this.#actors.ensure(type, key, args);
-  }
-
-  callActor(request: CallRequest): Promise<CallResult> {
-    return this.#actors.call(request);
-  }
-
-  callResult(
-    type: string,
-    key: string,
-    callId: string,
-    options: { waitMs?: number } = {},
-  ): Promise<CallResult> {
-    return this.#actors.callResult(type, key, callId, options);
-  }
-
-  getActor(type: string, key: string): Promise<ActorView> {
-    return this.#actors.get(type, key);
-  }
-
-  listActors(request: ListActorsRequest): Promise<ListActorsResult> {
-    return this.#actors.list(request);
-  }
-
-  actorState(type: string, key: string): Promise<ActorState> {
-    return this.#actors.state(type, key);
-  }
-
-  editActor(type: string, key: string, edit: ActorState): Promise<ActorView> {
-    return this.#actors.edit(type, key, edit);
-  }
-
-  forkActor(type: string, key: string, into: string): Promise<ActorView> {
-    return this.#actors.fork(type, key, into);
-  }
-
-  actorHistory(
-    type: string,
-    key: string,
-    options: { from?: number; limit?: number } = {},
-  ): Promise<HistoryEvent[]> {
-    return this.#actors.history(type, key, options);
-  }
-
-  actorEvents(
-    type: string,
-    key: string,
-    options: { from: number; signal: AbortSignalLike },
-  ): AsyncIterable<HistoryEvent> {
-    return this.#actors.events(type, key, options);
-  }
-
-  signalActor(
-    type: string,
-    key: string,
-    name: string,
-    value: Encoded,
-    options: { messageId?: string } = {},
-  ): Promise<{ duplicate: boolean }> {
-    return this.#actors.signal(type, key, name, value, options);
-  }
-
-  resumeActor(type: string, key: string): Promise<ActorView> {
-    return this.#actors.resume(type, key);
-  }
-
-  upgradeActors(request: {
-    type: string;
-    key?: string;
-    keyPrefix?: string;
-    component?: string;
-  }): Promise<{ requested: number }> {
-    return this.#actors.upgrade(request);
-  }
-
-  rollBackActor(type: string, key: string): Promise<ActorView> {
-    return this.#actors.rollBack(type, key);
-  }
-
-  deleteActor(type: string, key: string): Promise<void> {
-    return this.#actors.delete(type, key);
-  }
-
-  // -------------------------------------------------------------- schedules
-
-  createSchedule(id: string | undefined, request: ScheduleRequest): Promise<ScheduleView> {
-    return this.#schedules.create(id, request);
-  }
-
-  putSchedule(
-    id: string,
-    request: ScheduleRequest,
-  ): Promise<{ created: boolean; schedule: ScheduleView }> {
-    return this.#schedules.put(id, request);
-  }
-
-  getSchedule(id: string): Promise<ScheduleView> {
-    return this.#schedules.get(id);
-  }
-
-  listSchedules(request: Parameters<TenantHost["listSchedules"]>[0]) {
-    return this.#schedules.list(request);
-  }
-
-  deleteSchedule(id: string): Promise<void> {
-    return this.#schedules.delete(id);
-  }
-
-  pauseSchedule(id: string, note?: string): Promise<ScheduleView> {
-    return this.#schedules.pause(id, note);
-  }
-
-  resumeSchedule(id: string, note?: string): Promise<ScheduleView> {
-    return this.#schedules.resume(id, note);
-  }
-
-  triggerSchedule(id: string, options: { overlap?: Overlap; triggerId?: string } = {}) {
-    return this.#schedules.trigger(id, options);
-  }
-
-  backfillSchedule(id: string, request: BackfillRequest): Promise<BackfillResult> {
-    return this.#schedules.backfill(id, request);
+/** Page after page, from whoever serves the partition by then. */
+async function* follow(
+  { from, signal }: { readonly from: number; readonly signal: AbortSignalLike },
+  read: (from: number) => Promise<EventPage>,
+): AsyncGenerator<HistoryEvent> {
+  const aborted = Promise.withResolvers<undefined>();
+  signal.addEventListener("abort", () => aborted.resolve(undefined));
+  for (let next = from; !signal.aborted; ) {
+    const reading = read(next);
+    // Who has gone away doesn't hear how it ends.
+    reading.catch(() => undefined);
+    const page = await Promise.race([reading, aborted.promise]);
+    if (page === undefined) return;
+    for (const event of page.events) {
+      yield event;
+      next = event.index + 1;
+    }
+    if (page.isOver) return;
   }
 }

@@ -1,7 +1,8 @@
 /**
  * What goes wrong between partitions, which may be on two hosts: batches of messages come
  * twice, late, apart or in another order, and their acknowledgement gets lost. The receiver
- * has to apply each message once and in order all the same (I4, partition.ts P4).
+ * has to apply each message once and in order all the same (I4, partition.ts P4). And what
+ * goes wrong between hosts: their requests get lost, come twice or late, or their answers do.
  */
 import { SporeError } from "../../runtime/errors.ts";
 import type { Envelope } from "../../runtime/outbox.ts";
@@ -60,4 +61,42 @@ async function deliver(
       break;
   }
   throw new SporeError("host-busy", `injected fault: messages are ${fault}`);
+}
+
+// ---------------------------------------------------------------- hosts
+
+/** One request from a host to another, whose address is its id. */
+export function ask(
+  from: SimHost,
+  asked: { readonly address: string; readonly request: Uint8Array; readonly timeoutMs: number },
+): Promise<Uint8Array> {
+  const { world, random } = from;
+  const { address, request, timeoutMs } = asked;
+  const isDisturbed = random.chance(world.faults.peers);
+  const fault = isDisturbed
+    ? random.pick(["lost", "unanswered", "late", "doubled"] as const)
+    : undefined;
+  if (fault !== undefined) world.count(`peers: ${fault}`);
+  world.count("peer requests");
+  return new Promise((resolve, reject) => {
+    const fail = (code: "peer-refused" | "peer-unavailable"): void =>
+      from.enter(() => reject(new SporeError(code, `${address} does not answer ${from.id}`)));
+    world.at(timeoutMs / from.rate, () => fail("peer-unavailable"));
+    const arrive = (isAnswered: boolean): void => {
+      const target = world.hosts.find(({ id }) => id === address);
+      if (target?.isCrashed !== false || target.host === undefined) {
+        world.at(random.latency(1), () => fail("peer-refused"));
+        return;
+      }
+      target.enter(() => {
+        void target.host?.serve(request).then((answer) => {
+          if (!isAnswered) return;
+          world.at(random.latency(1), () => from.enter(() => resolve(answer)));
+        });
+      });
+    };
+    const thereMs = random.latency(fault === "late" ? random.pick([100, 3000, 30_000]) : 1);
+    if (fault !== "lost") world.at(thereMs, () => arrive(fault !== "unanswered"));
+    if (fault === "doubled") world.at(random.latency(random.pick(delaysMs)), () => arrive(false));
+  });
 }

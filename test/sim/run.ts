@@ -220,6 +220,7 @@ class Chaos {
       outbound: share() * 3,
       evict: random.pick([0, 0.05, 0.5]),
       messages: random.pick([0, 0.05, 0.5]),
+      peers: share(),
       guest: random.pick([0, 0, 0.02, 0.2]),
     };
     const everyMs = random.pick([50, 300, 1500, 10_000, Number.POSITIVE_INFINITY]);

@@ -12,12 +12,13 @@
 import { createHash } from "node:crypto";
 import { calendar } from "../../host/calendar.ts";
 import { SporeError } from "../../runtime/errors.ts";
-import { createHost, type Host } from "../../runtime/index.ts";
+import { createHost, type Host, type HostOptions } from "../../runtime/index.ts";
 import type { PartitionLimits } from "../../runtime/partition.ts";
 import type { ByteRange, ListResult, Ports, PutResult, Store } from "../../runtime/ports.ts";
 import { Laws } from "./laws.ts";
 import { Ledger } from "./ledger.ts";
 import type { Mutant } from "./mutants.ts";
+import { ask } from "./network.ts";
 import { SimRandom } from "./random.ts";
 import { SimSandbox } from "./sandbox.ts";
 
@@ -40,6 +41,8 @@ export interface FaultRates {
   readonly evict: number;
   /** Deliveries to another partition that go wrong in one way or another. */
   readonly messages: number;
+  /** Requests between hosts that get lost, come twice or late, or whose answer does. */
+  readonly peers: number;
   /** First attempts at an activation that bring their instance down. */
   readonly guest: number;
 }
@@ -56,6 +59,7 @@ export const noFaults: FaultRates = {
   outbound: 0,
   evict: 0,
   messages: 0,
+  peers: 0,
   guest: 0,
 };
 
@@ -68,6 +72,8 @@ export interface WorldOptions {
   readonly mutant?: Mutant | undefined;
   /** Crash the host that makes the store call with this number. */
   readonly crashAtOp?: number | undefined;
+  /** What is special about the host of that number, from 1. */
+  readonly hostOptions?: (number: number) => Partial<HostOptions>;
 }
 
 interface Event {
@@ -178,7 +184,8 @@ export class World {
   /** Brings up one more host, which takes all partitions that it can. */
   startHost(): SimHost {
     this.#hostCount += 1;
-    const host = new SimHost(this, `h${this.#hostCount}`);
+    const options = this.options.hostOptions?.(this.#hostCount) ?? {};
+    const host = new SimHost(this, `h${this.#hostCount}`, options);
     this.hosts.push(host);
     this.trace(`host ${host.id} starts`);
     this.count("hosts");
@@ -264,13 +271,15 @@ export class SimHost {
   hasMoved = false;
   offsetMs = 0;
   rate = 1;
+  readonly #options: Partial<HostOptions>;
   #rateSinceMs: number;
   readonly #backlog: (() => void)[] = [];
   readonly #outstanding = new Set<() => void>();
 
-  constructor(world: World, id: string) {
+  constructor(world: World, id: string, options: Partial<HostOptions>) {
     this.world = world;
     this.id = id;
+    this.#options = options;
     this.random = world.random.fork();
     this.sandbox = new SimSandbox(world, this);
     this.#rateSinceMs = world.nowMs;
@@ -315,6 +324,7 @@ export class SimHost {
       hostId: this.id,
       partitions: world.options.partitions,
       limits: world.options.limits,
+      ...this.#options,
       onMoved: (partition) => {
         world.trace(`host ${this.id} lost partition ${partition}`);
         world.count("moved");
@@ -433,6 +443,7 @@ export class SimHost {
         count: (name, value) => world.count(name, value),
         observe: () => undefined,
       },
+      peers: { call: (address, request, options) => ask(this, { address, request, ...options }) },
     };
   }
 }

@@ -1,0 +1,136 @@
+/**
+ * The partitions that this host serves: opens them, counts who is at work in each, and lets
+ * one go in order. Doesn't decide which they are (host.ts, members.ts).
+ */
+import { assert, SporeError } from "./errors.ts";
+import type { HostStatus } from "./index.ts";
+import type { Partition } from "./partition.ts";
+import type { Clock, Observer } from "./ports.ts";
+
+export interface SeatsParts {
+  readonly partitions: number;
+  readonly create: (index: number) => Partition;
+  readonly clock: Clock;
+  readonly observer: Observer;
+  /** Another host has taken the partition over. */
+  readonly onMoved: (index: number, error: SporeError) => void;
+}
+
+/** A partition that stopped on a fault of ours is opened again after this. */
+const reopenDelayMs = 250;
+/** Somebody may put a damaged object back, or the store may have been wrong. */
+const damagedDelayMs = 5000;
+
+interface Seat {
+  partition: Partition;
+  /** Why it can't be opened. */
+  trouble?: SporeError;
+  /** Requests that are being executed. */
+  busy: number;
+}
+
+export class Seats {
+  readonly count: number;
+  readonly #parts: SeatsParts;
+  readonly #seats = new Map<number, Seat>();
+  #isStopped = false;
+
+  constructor(parts: SeatsParts) {
+    this.count = parts.partitions;
+    this.#parts = parts;
+  }
+
+  has(index: number): boolean {
+    return this.#seats.has(index);
+  }
+
+  isServed(index: number): boolean {
+    return this.#seats.get(index)?.partition.state === "owned";
+  }
+
+  /** The partition, if it is here, whatever its state. Throws peer-refused. */
+  partition(index: number): Partition {
+    const seat = this.#seats.get(index);
+    if (seat !== undefined) return seat.partition;
+    throw new SporeError("peer-refused", `partition ${index} isn't served here`);
+  }
+
+  /** Whether a request may come in: to be executed, or to hear what is wrong. */
+  isOpen(index: number): boolean {
+    const seat = this.#seats.get(index);
+    if (seat === undefined) return false;
+    return seat.partition.state !== "claiming" || seat.trouble !== undefined;
+  }
+
+  /** Counts somebody in; the result counts out. */
+  enter(index: number): () => void {
+    const seat = this.#seats.get(index);
+    assert(seat !== undefined, `partition ${index} is here`);
+    seat.busy += 1;
+    return () => {
+      seat.busy -= 1;
+    };
+  }
+
+  /** Takes the partition over. One whose objects are damaged refuses its own requests only. */
+  async open(index: number): Promise<void> {
+    const partition = this.#parts.create(index);
+    const seat: Seat = { partition, busy: 0 };
+    this.#seats.set(index, seat);
+    try {
+      await partition.open();
+    } catch (error) {
+      if (!(error instanceof SporeError) || error.kind !== "corrupt") throw error;
+      seat.trouble = error;
+      this.#parts.observer.log("error", error.message, { code: error.code });
+      this.#reopenAfter(damagedDelayMs, index);
+    }
+  }
+
+  /** What a partition says when it can't go on (`Neighbours.lost`). */
+  lost(partition: Partition, error: SporeError): void {
+    const { index } = partition;
+    if (this.#isStopped || this.#seats.get(index)?.partition !== partition) return;
+    if (error.kind === "moved") {
+      this.#parts.observer.log("error", error.message, { code: error.code });
+      this.#parts.onMoved(index, error);
+      return;
+    }
+    this.#reopenAfter(reopenDelayMs, index);
+  }
+
+  #reopenAfter(delayMs: number, index: number): void {
+    this.#parts.clock.after(delayMs, () => void this.#reopen(index));
+  }
+
+  /** After a fault of ours: a new partition object recovers from the log. */
+  async #reopen(index: number): Promise<void> {
+    if (this.#isStopped || !this.#seats.has(index)) return;
+    try {
+      await this.open(index);
+    } catch (error) {
+      const message = error instanceof Error ? error.message : String(error);
+      this.#parts.observer.log("error", `partition ${index} can't be opened: ${message}`, {});
+      if (error instanceof SporeError && error.kind === "moved") {
+        this.#parts.onMoved(index, error);
+      } else {
+        this.#reopenAfter(damagedDelayMs, index);
+      }
+    }
+  }
+
+  async stop(): Promise<void> {
+    this.#isStopped = true;
+    await Promise.all([...this.#seats.values()].map(({ partition }) => partition.stop()));
+  }
+
+  status(): HostStatus["partitions"] {
+    return [...this.#seats.values()].map(({ partition }) => ({
+      partition: partition.index,
+      state: partition.state,
+      seq: partition.seq,
+      residentEntities: partition.residentEntities,
+      memtableBytes: partition.memtableBytes,
+    }));
+  }
+}
