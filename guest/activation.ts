@@ -1144,6 +1144,7 @@ const titles: Readonly<Record<Command["kind"], string>> = {
   drop: "a timeout",
   start: "starting a run",
   outcome: "waiting for a run",
+  describe: "asking for a run's status",
   cancelRun: "cancelling a run",
   signal: "sending a signal",
   call: "calling an actor",

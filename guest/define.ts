@@ -182,6 +182,12 @@ export interface ActorOptions<Instance> {
    * them, `stop` keeps them waiting until somebody resumes the actor.
    */
   readonly onError?: "continue" | "stop";
+  /**
+   * When actors of an earlier component move to this one, if the class has `static upgrade`:
+   * each at its next turn (`lazily`, the default), or only those that somebody names
+   * (`by-request`): first one, then the others.
+   */
+  readonly upgrades?: "lazily" | "by-request";
 }
 
 type Fields<Instance> = {
@@ -283,7 +289,10 @@ export interface ActorEntry {
   readonly traits: ActorTraits;
 }
 
-type ActorTraits = Pick<Definition, "upgrades" | "reentrant" | "expiresAfterMs" | "stopsOnError">;
+type ActorTraits = Pick<
+  Definition,
+  "upgrades" | "upgradesByHand" | "reentrant" | "expiresAfterMs" | "stopsOnError"
+>;
 
 const steps = new Map<string, Body>();
 const workflows = new Map<string, WorkflowEntry>();
@@ -531,12 +540,15 @@ function traitsOf<Instance>(
   for (const key of Object.keys(options)) {
     if (!actorOptions.has(key)) throw new TypeError(`actor "${name}": there is no option ${key}`);
   }
-  const { reentrant = false, expiresAfter, onError = "continue" } = options;
+  const { reentrant = false, expiresAfter, onError = "continue", upgrades = "lazily" } = options;
   if (typeof reentrant !== "boolean") {
     throw new TypeError(`actor "${name}": reentrant is true or false`);
   }
   if (onError !== "continue" && onError !== "stop") {
     throw new TypeError(`actor "${name}": onError is "continue" or "stop"`);
+  }
+  if (upgrades !== "lazily" && upgrades !== "by-request") {
+    throw new TypeError(`actor "${name}": upgrades is "lazily" or "by-request"`);
   }
   const expiresAfterMs =
     expiresAfter === undefined ? undefined : durationMs(expiresAfter, "expiresAfter");
@@ -545,13 +557,14 @@ function traitsOf<Instance>(
   }
   return {
     ...(upgradeOf(name, maker) === undefined ? undefined : { upgrades: true }),
+    ...(upgrades === "by-request" ? { upgradesByHand: true } : undefined),
     ...(reentrant ? { reentrant } : undefined),
     ...(expiresAfterMs === undefined ? undefined : { expiresAfterMs }),
     ...(onError === "stop" ? { stopsOnError: true } : undefined),
   };
 }
 
-const actorOptions = new Set(["readonly", "reentrant", "expiresAfter", "onError"]);
+const actorOptions = new Set(["readonly", "reentrant", "expiresAfter", "onError", "upgrades"]);
 
 function upgradeOf(name: string, maker: ActorEntry["maker"]): ActorEntry["upgrade"] {
   const { upgrade } = maker as { upgrade?: unknown };

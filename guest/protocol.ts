@@ -219,6 +219,8 @@ export type Command =
     }
   /** Resolves with the run's outcome, now or when it closes. */
   | { readonly kind: "outcome"; readonly id: number; readonly runId: string }
+  /** Resolves with the run's RunDescription, as it is when the question gets there. */
+  | { readonly kind: "describe"; readonly id: number; readonly runId: string }
   /** Asks to cancel another run. Resolves when accepted. */
   | {
       readonly kind: "cancelRun";
@@ -283,6 +285,27 @@ export type Command =
       readonly message: string;
       readonly step?: string | undefined;
     };
+
+/** What `describe` says of a run. */
+export interface RunDescription {
+  readonly status:
+    | "PENDING"
+    | "RUNNING"
+    | "PAUSED"
+    | "RESUMABLE"
+    | "SUCCESSFUL"
+    | "FAILED"
+    | "CANCELED";
+  /** Definition's name; "" for a bare graph. */
+  readonly name: string;
+  readonly createdAtMs: number;
+  readonly closedAtMs?: number | undefined;
+  readonly tags: Readonly<Record<string, string>>;
+  /** What it waits for, for people. */
+  readonly waitingFor?: string | undefined;
+  /** Why it failed, was canceled or can't go on. */
+  readonly error?: { readonly name: string; readonly message: string } | undefined;
+}
 
 export interface StartOptions {
   readonly tags?: Readonly<Record<string, string>> | undefined;
@@ -364,6 +387,8 @@ export interface Definition {
   readonly methods?: readonly { readonly name: string; readonly readonly: boolean }[] | undefined;
   /** Actors: the class has `static upgrade(state)`. */
   readonly upgrades?: boolean | undefined;
+  /** Actors: only by request, not at their next turn. */
+  readonly upgradesByHand?: boolean | undefined;
   /** Actors: a call that comes back to an actor which waits for it runs within its turn. */
   readonly reentrant?: boolean | undefined;
   /** Actors: deleted after this long without a call. */

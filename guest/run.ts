@@ -8,7 +8,13 @@ import type { Caught, Resolved } from "./define.ts";
 import { checkName, GraphNode, type Invocation, runOutside, type StepNode } from "./define.ts";
 import { GuestError, TimeoutError } from "./errors.ts";
 import { type CompensateOption, normaliseOptions, type StepOptions } from "./options.ts";
-import type { ActorRef, Encoded, StartOptions as HostStartOptions, RunInfo } from "./protocol.ts";
+import type {
+  ActorRef,
+  Encoded,
+  StartOptions as HostStartOptions,
+  RunDescription,
+  RunInfo,
+} from "./protocol.ts";
 import type { Signal } from "./scope.ts";
 import type { Task } from "./steps.ts";
 import { type Duration, durationMs, instantMsMax } from "./time.ts";
@@ -174,8 +180,29 @@ export interface Handle<Out = unknown> {
   readonly id: string;
   /** Its value when it ends; rejects with a ChildError if it fails. */
   result(): Promise<Out>;
+  /** Its status now; rejects with `run-not-found` if there is no such run (yet). */
+  status(): Promise<RunStatus>;
+  /** The same with what else there is to say of it. */
+  info(): Promise<OtherRun>;
   signal(name: string, value?: unknown): Promise<void>;
   cancel(reason?: string): Promise<void>;
+}
+
+export type RunStatus = RunDescription["status"];
+
+/** Another run as it is when it is asked about. */
+export interface OtherRun {
+  readonly id: string;
+  /** Definition's name; "" for a bare graph. */
+  readonly name: string;
+  readonly status: RunStatus;
+  readonly createdAt: Date;
+  readonly closedAt: Date | undefined;
+  readonly tags: Readonly<Record<string, string>>;
+  /** What it waits for, for people. */
+  readonly waitingFor: string | undefined;
+  /** Why it failed, was canceled or can't go on. */
+  readonly error: { readonly name: string; readonly message: string } | undefined;
 }
 
 export interface Started<Out = unknown> extends Handle<Out> {
@@ -239,6 +266,18 @@ export function handle<Out = unknown>(runId: string): Handle<Out> {
   return {
     id: runId,
     result: () => currentMachine().outcome(runId, "the run", `run ${runId}`) as Promise<Out>,
+    status: async () => (await describe(runId)).status,
+    info: async () => {
+      const { createdAtMs, closedAtMs, waitingFor, error, ...rest } = await describe(runId);
+      return {
+        ...rest,
+        id: runId,
+        createdAt: new Date(createdAtMs),
+        closedAt: closedAtMs === undefined ? undefined : new Date(closedAtMs),
+        waitingFor,
+        error,
+      };
+    },
     signal: (name, value) => {
       checkName("signal", name);
       const encoded = encode(value);
@@ -250,6 +289,12 @@ export function handle<Out = unknown>(runId: string): Handle<Out> {
     },
     cancel: (reason) => cancelRun(runId, reason),
   };
+}
+
+async function describe(runId: string): Promise<RunDescription> {
+  const machine = currentMachine();
+  const answer = machine.command((id) => ({ kind: "describe", id, runId }), `news of run ${runId}`);
+  return decode(await answer) as RunDescription;
 }
 
 /** Asks another run to cancel; resolves when that is accepted. */
@@ -431,7 +476,7 @@ export function context(): Context {
             id: task.id,
             name: task.body.name,
             attempt: task.attempt,
-            idempotencyKey: `${info.runId}/${info.attempt}/${task.id}`,
+            idempotencyKey: `${idempotencyScope(info, turn !== undefined)}/${task.id}`,
             lastProgress: task.progress === undefined ? undefined : decode(task.progress),
             progress: reporter(machine, task),
           },
@@ -444,6 +489,14 @@ export function context(): Context {
 function reporter(machine: Machine, task: Task): (value: unknown) => void {
   const { attempt } = task;
   return (value) => machine.steps.report(task, attempt, value);
+}
+
+/**
+ * Turns are counted from the actor's creation, so one that is deleted and made again under
+ * its key would give the keys of the first one's effects.
+ */
+function idempotencyScope({ runId, startedAtMs, attempt }: RunInfo, isTurn: boolean): string {
+  return isTurn ? `${runId}/${startedAtMs}/${attempt}` : `${runId}/${attempt}`;
 }
 
 /**

@@ -10,6 +10,7 @@
  */
 import {
   type Command,
+  type Definition,
   type Drained,
   type Encoded,
   type Outcome,
@@ -17,7 +18,7 @@ import {
   stateBytesMax,
   type TurnInput,
 } from "../guest/protocol.ts";
-import { applyCommon, awaitedRun, returnSignals } from "./commands.ts";
+import { applyCommon, returnSignals } from "./commands.ts";
 import { assert, SporeError } from "./errors.ts";
 import {
   type ActorHead,
@@ -156,12 +157,25 @@ function rememberSession(entity: Entity, sink: Sink, session: { id: string; seq:
 export function beginTurn(entity: Entity, sink: Sink): boolean {
   const head = actorHead(entity);
   if (head.turn !== undefined) return false;
+  if (entity.mail.length > 0) moveOn(entity, sink);
   const mail = takeMail(entity);
   if (mail === undefined) return false;
   sink.changes.delete(rowKeys.mail(entity.key, mail.index));
   head.turn = mail;
   pushInput(entity, sink, turnInput(entity, mail));
   return true;
+}
+
+/** At a turn's boundary an actor of an older component moves to the current one by itself. */
+function moveOn(entity: Entity, sink: Sink): void {
+  const { component } = actorHead(entity);
+  const current = sink.successorOf(tenantOf(entity.key), refOf(entity).type, component);
+  if (current !== undefined) requestUpgrade(entity, sink, current, false);
+}
+
+/** Whether actors of an earlier component move to the one that says this, at their next turn. */
+export function movesByItself(definition: Definition | undefined): boolean {
+  return definition?.upgrades === true && definition.upgradesByHand !== true;
 }
 
 /** An upgrade goes first, also of a stopped actor: it may be what lets the calls succeed. */
@@ -186,48 +200,59 @@ function turnInput(entity: Entity, mail: Mail): TurnInput {
 }
 
 /**
- * Whether a call comes back to an actor that waits for the caller. It would wait for ever in
- * the mailbox: a re-entrant actor runs it within its turn, any other refuses it.
+ * Whether a call comes back to an actor that waits for it, by those who are said to wait.
+ * One of them may have given up since: the actor must be waiting for the next of them still.
+ * What this doesn't see, because it came by way of a run, deadlock.ts finds.
  */
 export function isReturning(entity: Entity, chain: readonly string[]): boolean {
-  if (chain.includes(nameOf(entity.key))) return true;
-  // The answer of a workflow comes as its outcome: the workflow's own calls don't know of it.
-  const awaited = new Set(chain.map(awaitedRun));
+  const name = nameOf(entity.key);
+  const at = chain.indexOf(name);
+  if (at < 0) return false;
+  const next = chain[at + 1] ?? name;
   for (const pending of entity.pending.values()) {
-    if (pending.kind === "message" && awaited.has(pending.what)) return true;
+    if (pending.kind === "message" && pending.awaits !== undefined) {
+      if (nameOf(pending.awaits) === next) return true;
+    }
   }
   return false;
 }
 
-/** Takes a returning call, or says why it is refused. */
-export function acceptReturningCall(entity: Entity, sink: Sink, call: Call): string | undefined {
-  const head = actorHead(entity);
-  const { type } = refOf(entity);
-  const name = nameOf(entity.key);
-  const asked = call.chain ?? [];
-  const chain = [...(asked.includes(name) ? [] : [name]), ...asked, name].join(" → ");
-  const definition = sink.actorDefinition(head.component, type);
-  if (definition?.reentrant !== true || head.turn === undefined) {
-    return `a call would wait for itself: ${chain}`;
+/**
+ * A call that comes back to this actor while its turn waits for the caller: in the mailbox it
+ * would wait for ever. A re-entrant actor runs it within its turn, any other refuses it.
+ */
+export function takeReturning(
+  entity: Entity,
+  sink: Sink,
+  call: Call,
+  chain: readonly string[],
+): void {
+  if (!canNest(entity, sink)) {
+    const message = `a call would wait for itself: ${chain.join(" → ")}`;
+    answer(sink, call.replyTo, failed(hostError("call-deadlock", message)));
+    return;
   }
+  const head = actorHead(entity);
   const { session: _none, ...rest } = call;
   const mail: Mail = { ...rest, index: 0 };
   head.nested = [...(head.nested ?? []), mail];
   pushInput(entity, sink, turnInput(entity, mail));
-  return undefined;
 }
 
-/** Calls that came before the turn waited for who made them: now they wait for each other. */
-function takeReturning(entity: Entity, sink: Sink): void {
-  for (const mail of [...entity.mail]) {
-    if (mail.chain === undefined || !isReturning(entity, mail.chain)) continue;
-    entity.mail = entity.mail.filter((each) => each !== mail);
-    sink.changes.delete(rowKeys.mail(entity.key, mail.index));
-    const { session: _none, ...call } = mail;
-    const refusal = acceptReturningCall(entity, sink, call);
-    if (refusal === undefined) continue;
-    answer(sink, mail.replyTo, failed(hostError("call-deadlock", refusal)));
-  }
+/** Whether a returning call runs within the turn that is going on. */
+export function canNest(entity: Entity, sink: Sink): boolean {
+  const { component, turn } = actorHead(entity);
+  if (turn === undefined || turn.upgradeTo !== undefined) return false;
+  return sink.actorDefinition(component, refOf(entity).type)?.reentrant === true;
+}
+
+/** Takes a call out of the mailbox that was found to wait for itself. */
+export function takeBackMail(entity: Entity, sink: Sink, mail: Mail): Call {
+  entity.mail = entity.mail.filter((each) => each !== mail);
+  sink.changes.delete(rowKeys.mail(entity.key, mail.index));
+  sink.changes.touch(entity);
+  const { session: _none, ...call } = mail;
+  return call;
 }
 
 /** Component whose code runs in the turn that is going on. */
@@ -310,7 +335,6 @@ export function applyTurn(entity: Entity, sink: Sink, drained: Drained): void {
         applyCommon(entity, sink, command);
     }
   }
-  if (head.turn !== undefined) takeReturning(entity, sink);
   if (drained.state === "yielded" && head.turn !== undefined) {
     pushInput(entity, sink, { kind: "continue" });
   }

@@ -9,6 +9,7 @@ import {
   actorHead,
   editState,
   forkOf,
+  movesByItself,
   readInSession,
   refOf,
   requestUpgrade,
@@ -127,7 +128,6 @@ export class Actors {
         const seen = actor.calls.get(callId);
         if (seen !== undefined) return seen.outcome;
         refuseOldSession(actor, session);
-        if (upgradeTo !== undefined) requestUpgrade(actor, sink, upgradeTo, false);
         acceptCall(actor, sink, {
           method: request.method,
           args: request.args,
@@ -368,7 +368,7 @@ export class Actors {
     const current = await this.#parts.deployments.currentId();
     if (current === undefined || current === component) return undefined;
     const definition = await this.#definition(current, key);
-    if (definition?.upgrades !== true) return undefined;
+    if (!movesByItself(definition)) return undefined;
     const hasFailed = await ask(
       partition,
       key,

@@ -80,8 +80,15 @@ export function applyCommon(entity: Entity, sink: Sink, command: CommonCommand):
       startOther(entity, sink, command);
       return;
     case "outcome":
-      ask(entity, sink, command.id, awaitedRun(command.runId), (to) => ({
+      ask(entity, sink, command.id, `outcome of ${command.runId}`, (to) => ({
         kind: "watch",
+        to: runKey(tenantOf(entity.key), checkId(command.runId, "run")),
+        replyTo: to,
+      }));
+      return;
+    case "describe":
+      ask(entity, sink, command.id, `news of run ${command.runId}`, (to) => ({
+        kind: "describe",
         to: runKey(tenantOf(entity.key), checkId(command.runId, "run")),
         replyTo: to,
       }));
@@ -150,11 +157,6 @@ function chainOf(entity: Entity): readonly string[] {
   return [...before, nameOf(entity.key)];
 }
 
-/** What an entity waits for that has asked for the outcome of a run. */
-export function awaitedRun(runId: string): string {
-  return `outcome of ${runId}`;
-}
-
 /** Registers the command and sends its message, or answers at once if it can't be made. */
 function ask(
   entity: Entity,
@@ -165,7 +167,9 @@ function ask(
 ): void {
   try {
     const message = build(replyTo(entity, id));
-    addPending(entity, sink, id, { kind: "message", what });
+    const isAwaited = message.kind === "watch" || (message.kind === "call" && !message.isOneWay);
+    const awaits = isAwaited ? { awaits: message.to } : {};
+    addPending(entity, sink, id, { kind: "message", what, ...awaits });
     sink.send(message);
   } catch (error) {
     if (!(error instanceof SporeError)) throw error;

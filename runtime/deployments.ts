@@ -21,6 +21,8 @@ export interface DeploymentsParts {
   readonly retrier: Retrier;
   readonly manifest: (componentId: string) => Promise<Manifest>;
   readonly know: (componentId: string, manifest: Manifest) => void;
+  /** Told whenever the current component is looked up. */
+  readonly onCurrent: (componentId: string) => void;
 }
 
 interface Deployment extends Deployed {
@@ -110,6 +112,7 @@ export class Deployments {
     const readAtMs = this.#parts.ports.clock.nowMs();
     if (this.#latest === undefined || seq >= this.#latest.seq) {
       this.#latest = { seq, component, readAtMs };
+      this.#parts.onCurrent(component);
     }
     return this.#latest.component;
   }

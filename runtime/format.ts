@@ -268,8 +268,12 @@ export type Pending =
       readonly expiresAtMs: number;
     }
   | { readonly kind: "token"; readonly claims: Omit<TokenClaims, "key"> }
-  /** The answer comes as a `resolve` message. */
-  | { readonly kind: "message"; readonly what: string };
+  /** The answer comes as a `resolve` message; with `awaits`, when that entity is done with it. */
+  | {
+      readonly kind: "message";
+      readonly what: string;
+      readonly awaits?: EntityKey | undefined;
+    };
 
 export interface Mail {
   readonly index: number;
@@ -369,6 +373,8 @@ export type Message =
       readonly replyTo?: ReplyTo | undefined;
     }
   | { readonly kind: "watch"; readonly to: EntityKey; readonly replyTo: ReplyTo }
+  | { readonly kind: "describe"; readonly to: EntityKey; readonly replyTo: ReplyTo }
+  | Probe
   | {
       readonly kind: "cancel";
       readonly to: EntityKey;
@@ -389,6 +395,25 @@ export type Message =
       readonly caller?: string | undefined;
       readonly replyTo?: ReplyTo | undefined;
     };
+
+/** Somebody who waits for an entity: the asker's command `asker`, at the entity `to`. */
+export interface Wait {
+  readonly to: EntityKey;
+  readonly asker: ReplyTo;
+}
+
+/** Goes along what an entity waits for, to see whether it comes back (deadlock.ts). */
+export interface Probe extends Wait {
+  readonly kind: "probe";
+  /** The wait that it was sent for. Absent: it is to begin at this one. */
+  readonly origin?: Wait | undefined;
+  /** Of the waits on its way that can be ended, the one that is to be, and by which rank. */
+  readonly victim?: (Wait & { readonly rank: string }) | undefined;
+  /** Names of the entities that it has passed. */
+  readonly path: readonly string[];
+  /** How many further probes may come of it. */
+  readonly branches: number;
+}
 
 export interface StartMessage {
   readonly name: string;

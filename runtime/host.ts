@@ -3,7 +3,8 @@
  * hosts, and the calls of `Host` in terms of them. Answers only what is durable (I3).
  */
 import { decode, encode } from "../guest/cbor.ts";
-import type { Manifest, Outcome } from "../guest/protocol.ts";
+import type { Definition, Manifest, Outcome } from "../guest/protocol.ts";
+import { movesByItself } from "./actor.ts";
 import { assert, SporeError, unreachable } from "./errors.ts";
 import { decideEvent, type EventView, viewEvent } from "./events.ts";
 import { encodeRow } from "./format.ts";
@@ -116,6 +117,8 @@ class EngineHost implements Host {
   readonly #components = new Map<string, Promise<Manifest>>();
   readonly #manifests = new Map<string, Manifest>();
   readonly #tenants = new Map<string, Tenant>();
+  /** Current component of each tenant, as last looked up. */
+  readonly #currents = new Map<string, string>();
   #isStopped = false;
 
   constructor(
@@ -165,15 +168,22 @@ class EngineHost implements Host {
           await this.#manifest(id);
         },
         currentComponent: (tenant) => this.#currentComponent(tenant),
-        actorDefinition: (component, type) =>
-          this.#manifests
-            .get(component)
-            ?.definitions.find((item) => item.kind === "actor" && item.name === type),
+        actorDefinition: (component, type) => this.#actorDefinition(component, type),
+        successorOf: (tenant, type, component) => {
+          const current = this.#currents.get(tenant);
+          if (current === undefined || current === component) return undefined;
+          return movesByItself(this.#actorDefinition(current, type)) ? current : undefined;
+        },
         deliver: (target, source, messages) => this.#deliver(target, source, messages),
         issueToken: (claims) => this.#issueToken(claims),
         lost: (partition, error) => this.#seats.lost(partition, error),
       },
     );
+  }
+
+  #actorDefinition(component: string, type: string): Definition | undefined {
+    const { definitions = [] } = this.#manifests.get(component) ?? {};
+    return definitions.find((item) => item.kind === "actor" && item.name === type);
   }
 
   async #currentComponent(tenant: string): Promise<string | undefined> {
@@ -286,6 +296,7 @@ class EngineHost implements Host {
         this.#manifests.set(id, manifest);
         this.#components.set(id, Promise.resolve(manifest));
       },
+      onCurrent: (id) => this.#currents.set(name, id),
       deployments: new Register({
         store: this.#ports.store,
         prefix: `${this.#prefix}tenants/${name}/deployments`,

@@ -6,18 +6,19 @@ import { encode } from "../guest/cbor.ts";
 import type { Outcome } from "../guest/protocol.ts";
 import {
   acceptCall,
-  acceptReturningCall,
   actorHead,
   type Call,
   createActor,
   isReturning,
+  takeReturning,
 } from "./actor.ts";
 import { acceptSignal } from "./commands.ts";
+import { beginProbe, takeProbe } from "./deadlock.ts";
 import { assert, SporeError, unreachable } from "./errors.ts";
 import type { Message, ReplyTo } from "./format.ts";
 import { type EntityKey, isActorKey, nameOf } from "./ids.ts";
 import { answer, failed, hostError, ok, resolveCommand } from "./machine.ts";
-import { cancel, createRun, headOf, isClosed, terminate, watch } from "./run.ts";
+import { cancel, createRun, descriptionOf, headOf, isClosed, terminate, watch } from "./run.ts";
 import { hearOutcome } from "./schedule.ts";
 import type { Entity, Sink } from "./state.ts";
 
@@ -69,7 +70,20 @@ export function applyMessage(
       return;
     case "watch":
       if (entity === undefined) answer(sink, message.replyTo, notFound(message.to));
-      else watch(entity, sink, message.replyTo);
+      else {
+        watch(entity, sink, message.replyTo);
+        beginProbe(entity, sink, message.replyTo);
+      }
+      return;
+    case "describe":
+      answer(
+        sink,
+        message.replyTo,
+        entity === undefined ? notFound(message.to) : ok(descriptionOf(entity)),
+      );
+      return;
+    case "probe":
+      if (entity !== undefined) takeProbe(entity, sink, message);
       return;
     default:
       unreachable(message);
@@ -144,15 +158,13 @@ function applyCall(
   };
   if (message.chain !== undefined && isReturning(actor, message.chain)) {
     actorHead(actor).nextMail += 1; // its call id is used up
-    const refusal = acceptReturningCall(actor, sink, call);
-    if (refusal !== undefined) {
-      answer(sink, message.replyTo, failed(hostError("call-deadlock", refusal)));
-    }
+    takeReturning(actor, sink, call, [...message.chain, nameOf(message.to)]);
     return;
   }
   try {
     acceptCall(actor, sink, call);
     if (message.isOneWay) answer(sink, message.replyTo, ok(undefined));
+    else if (call.replyTo !== undefined) beginProbe(actor, sink, call.replyTo);
   } catch (error) {
     if (!(error instanceof SporeError)) throw error;
     answer(sink, message.replyTo, failed(hostError(error.code, error.message, true)));

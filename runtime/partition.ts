@@ -26,7 +26,6 @@ import {
   failTurn,
   fireReminder,
   isExpired,
-  isReturning,
   isUnborn,
   refuseCalls,
 } from "./actor.ts";
@@ -36,7 +35,7 @@ import { Cursors } from "./cursors.ts";
 import { performEffect } from "./effects.ts";
 import { assert, SporeError } from "./errors.ts";
 import { decodeRow, encodeRow, isEffect, type Message, rowKeys, systemTimers } from "./format.ts";
-import { type EntityKey, isScheduleKey, nameOf, partitionOf, tenantOf } from "./ids.ts";
+import { type EntityKey, isActorKey, isScheduleKey, nameOf, partitionOf, tenantOf } from "./ids.ts";
 import { Log } from "./log.ts";
 import {
   type Begun,
@@ -68,6 +67,8 @@ export interface Neighbours {
   currentComponent(tenant: string): Promise<string | undefined>;
   /** What a loaded component says of an actor type. */
   actorDefinition(component: string, type: string): Definition | undefined;
+  /** As Sink's, by what `currentComponent` has said last. */
+  successorOf(tenant: string, type: string, component: string): string | undefined;
   /** The answer to a guest that wants a token for an event. */
   issueToken(claims: TokenClaims): Promise<Outcome>;
   /** The partition can't go on: moved to another owner, or a fault of ours. */
@@ -605,6 +606,8 @@ export class Partition {
       notify: (entity) => this.#notifyAfterCommit(entity.key, isOver(entity)),
       replied: (entity, callId, outcome) => this.#repliedAfterCommit(entity.key, callId, outcome),
       actorDefinition: (component, type) => this.#neighbours.actorDefinition(component, type),
+      successorOf: (tenant, type, component) =>
+        this.#neighbours.successorOf(tenant, type, component),
       nextCron: (cron, zone, afterMs) => this.#nextCron(cron, zone, afterMs),
       log: (entity, level, message) => {
         const fields = { tenant: tenantOf(entity.key), run: nameOf(entity.key) };
@@ -884,7 +887,21 @@ export class Partition {
       void this.#background(this.#fireSchedule(timer));
       return;
     }
+    if (isActorKey(timer.key) && timer.id >= systemTimers.min) {
+      // Asks what is deployed, too: a reminder's turn may be the actor's first of a new component.
+      void this.#background(this.#fireForActor(timer));
+      return;
+    }
+    await this.#fireNow(timer);
+  }
+
+  async #fireForActor(timer: Timer): Promise<void> {
     if (timer.id === systemTimers.expiry) await this.#knowComponent(timer.key);
+    else await this.#neighbours.currentComponent(tenantOf(timer.key));
+    if (this.#state === "owned") await this.#fireNow(timer);
+  }
+
+  async #fireNow(timer: Timer): Promise<void> {
     await this.request(timer.key, (entity, sink) => {
       if (entity !== undefined) this.#fire(entity, sink, timer);
       // Of an actor that was deleted: nobody else would ever remove it.
@@ -892,12 +909,16 @@ export class Partition {
     });
   }
 
-  /** Whether a call may come back to an actor that waits for it, the actor's component says. */
+  /**
+   * What a call to an actor goes by: which component is current, and whether the actor that
+   * it finds waiting takes calls within its turn.
+   */
   async #prepare(message: Message): Promise<void> {
-    if (message.kind !== "call" || message.chain === undefined) return;
+    if (message.kind !== "call" && message.kind !== "probe") return;
+    if (!isActorKey(message.to)) return;
+    if (message.kind === "call") await this.#neighbours.currentComponent(tenantOf(message.to));
     const resident = this.#entities.get(message.to);
-    const isKnown = resident !== undefined && !isReturning(resident, message.chain);
-    if (!isKnown) await this.#knowComponent(message.to);
+    if (resident === undefined || resident.pending.size > 0) await this.#knowComponent(message.to);
   }
 
   /** So that the next transition knows what the entity's component says of it. */

@@ -11,6 +11,7 @@ import type {
   ErrorValue,
   Input,
   Outcome,
+  RunDescription,
   RunInfo,
 } from "../guest/protocol.ts";
 import { applyCommon, returnSignals } from "./commands.ts";
@@ -182,6 +183,24 @@ export function watch(entity: Entity, sink: Sink, to: ReplyTo): void {
   entity.watchers.push(row);
   sink.changes.putFresh(rowKeys.watcher(entity.key, row.index), () => encodeRow(row));
   sink.changes.touch(entity);
+}
+
+/** What another run or an actor is told of this one. */
+export function descriptionOf(entity: Entity): RunDescription {
+  const head = headOf(entity);
+  const { status, name, createdAtMs, closedAtMs, tags, outcome, waitingFor } = head;
+  return {
+    status,
+    name,
+    createdAtMs,
+    tags,
+    ...(closedAtMs === undefined ? {} : { closedAtMs }),
+    ...(waitingFor === undefined ? {} : { waitingFor }),
+    // A run that was suspended and goes on still has what it was suspended for.
+    ...(status === "RUNNING" || status === "PAUSED" || outcome?.kind !== "error"
+      ? {}
+      : { error: { name: outcome.error.name, message: outcome.error.message } }),
+  };
 }
 
 function outcomeForOthers(entity: Entity): Outcome {

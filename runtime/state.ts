@@ -326,6 +326,8 @@ export interface Sink {
   replied(entity: Entity, callId: string, outcome: Outcome): void;
   /** What the component says of an actor type; undefined if it isn't loaded yet. */
   actorDefinition(component: string, type: string): Definition | undefined;
+  /** The tenant's current component, if it isn't this one and actors of the type move to it. */
+  successorOf(tenant: string, type: string, component: string): string | undefined;
   /** The next time of a cron expression after `afterMs`; undefined if there is none. */
   nextCron(cron: string, zone: string | undefined, afterMs: number): number | undefined;
   log(entity: Entity, level: "debug" | "info" | "warn" | "error", message: string): void;

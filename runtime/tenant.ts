@@ -46,6 +46,7 @@ export interface TenantParts {
   readonly routing: Routing;
   readonly manifest: (componentId: string) => Promise<Manifest>;
   readonly know: (componentId: string, manifest: Manifest) => void;
+  readonly onCurrent: (componentId: string) => void;
   readonly deployments: Register;
   readonly retrier: Retrier;
 }

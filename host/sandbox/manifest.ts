@@ -53,9 +53,12 @@ function readDefinition(value: unknown, seen: Set<string>): Definition {
 function readTraits(
   value: Readonly<Record<string, unknown>>,
   name: string,
-): Pick<Definition, "upgrades" | "reentrant" | "expiresAfterMs" | "stopsOnError"> {
+): Pick<
+  Definition,
+  "upgrades" | "upgradesByHand" | "reentrant" | "expiresAfterMs" | "stopsOnError"
+> {
   const { expiresAfterMs } = value;
-  for (const trait of ["upgrades", "reentrant", "stopsOnError"]) {
+  for (const trait of ["upgrades", "upgradesByHand", "reentrant", "stopsOnError"]) {
     const isProper = value[trait] === undefined || typeof value[trait] === "boolean";
     if (!isProper) throw refused(`has an improper ${trait} for ${name}`);
   }
@@ -64,6 +67,7 @@ function readTraits(
   }
   return {
     ...(value["upgrades"] === true ? { upgrades: true } : {}),
+    ...(value["upgradesByHand"] === true ? { upgradesByHand: true } : {}),
     ...(value["reentrant"] === true ? { reentrant: true } : {}),
     ...(value["stopsOnError"] === true ? { stopsOnError: true } : {}),
     ...(expiresAfterMs === undefined ? {} : { expiresAfterMs }),

@@ -13,7 +13,7 @@ import {
   temporaryFolder,
   until,
 } from "./kit.ts";
-import { Profiles as First } from "./profile-1.ts";
+import { Profiles as First, interview } from "./profile-1.ts";
 
 const project = "test/acceptance/actors-project.ts";
 let outside: Outside;
@@ -169,6 +169,41 @@ async function stopped(server: ServerProcess): Promise<{ port: number }> {
   await server.stop();
   return { port };
 }
+
+it("a reminder or another run moves an actor to a new component as well as a call", async () => {
+  const server = await startProject({}, "test/acceptance/profile-1.ts");
+  const { client } = server;
+  await client.getOrCreate(First, "rita", "Rita Hayworth");
+  await client.getOrCreate(First, "mae", "Mae West");
+  const run = await client.start(interview.with("mae"), { id: "interview" });
+  await client.call({ type: "Profile", key: "rita", method: "renameEverySecond" }, ["Rita Welles"]);
+  const { id: after } = await client.deploy(await codeOf("test/acceptance/profile-2.ts"));
+  const componentOf = async (key: string) => (await client.getActor("Profile", key)).component;
+  await until("the reminder moved it", async () => (await componentOf("rita")) === after);
+  const { state } = await client.actorState("Profile", "rita");
+  expect(state).toEqual({ first: "Rita", last: "Welles" });
+  await run.signal("go");
+  expect(await run.result()).toBe("v2 West, Mae");
+  expect(await componentOf("mae")).toBe(after);
+  await server.stop();
+});
+
+it("actors that move by request stay until somebody names them: the canary first", async () => {
+  const server = await startProject({}, "test/acceptance/profile-1.ts");
+  const { client } = server;
+  const read = (key: string) => client.call({ type: "Contract", key, method: "read" }, []);
+  for (const key of ["canary", "other"]) await client.createActor("Contract", key, []);
+  await client.deploy(await codeOf("test/acceptance/profile-2.ts"));
+  expect([await read("canary"), await read("other")]).toEqual(["first terms", "first terms"]);
+  expect(await client.upgradeActors({ type: "Contract", key: "canary" })).toEqual({ requested: 1 });
+  await until("it moved", async () => (await read("canary")) === "second terms");
+  expect(await read("other")).toBe("first terms");
+  expect(await client.upgradeActors({ type: "Contract" })).toEqual({ requested: 1 });
+  await until("all moved", async () => (await read("other")) === "second terms");
+  await client.rollBackActor("Contract", "canary");
+  expect([await read("canary"), await read("other")]).toEqual(["first terms", "second terms"]);
+  await server.stop();
+});
 
 it("a call that waits for a signal while its actor is upgraded ends with the code that it began with", async () => {
   const server = await startProject({}, "test/acceptance/profile-1.ts");

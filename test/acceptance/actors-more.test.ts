@@ -7,8 +7,10 @@ import {
   Clock,
   Counter,
   Friendly,
+  inquire,
   Long,
   listen,
+  Payer,
   Relay,
   Session,
   Shop,
@@ -197,7 +199,39 @@ describe("workflows and other actors", () => {
     await until("it waits", async () => (await client.getStatus(id)) === "RUNNING");
     await client.handle(id).signal("carrier");
     expect(await client.getOutput(id)).toBe(7);
-    expect(await shop.status(id)).toBe(7);
+    expect(await shop.result(id)).toBe(7);
+  });
+
+  it("a method asks what becomes of a workflow that it started, and has it end", async () => {
+    const shop = await client.getOrCreate(Shop, "flowers");
+    const id = await shop.order(2);
+    await until("it waits", async () => (await client.getStatus(id)) === "RUNNING");
+    expect(await shop.news(id)).toEqual(["RUNNING", "shipping", "signal carrier", undefined]);
+    expect(await client.run(inquire.with(id))).toBe("RUNNING");
+    await shop.release(id);
+    expect(await shop.result(id)).toBe(2);
+    expect(await shop.news(id)).toEqual(["SUCCESSFUL", "shipping", undefined, undefined]);
+    const other = await client.getOrCreate(Shop, "gifts");
+    const otherId = await other.order(1);
+    await other.stop(otherId);
+    await expect(client.getOutput(otherId)).rejects.toThrow(/sold out/);
+    expect(await other.news(otherId)).toEqual([
+      "CANCELED",
+      "shipping",
+      undefined,
+      "CancelledError",
+    ]);
+    expect((await errorOf(shop.news("nobody"))).code).toBe("run-not-found");
+    const error = await errorOf(shop.peek(id));
+    expect(error.message).toContain("asking for a run's status is not allowed in a read-only");
+  });
+
+  it("an actor that is deleted and made again gives its services new idempotency keys", async () => {
+    const first = await (await client.getOrCreate(Payer, "p")).pay();
+    await client.deleteActor("Payer", "p");
+    const second = await (await client.getOrCreate(Payer, "p")).pay();
+    expect(first).toMatch(/^Payer\/p\/\d+\/2\/charge$/);
+    expect(second).not.toBe(first);
   });
 
   it("a method may await a child workflow that has no id of its own", async () => {
@@ -232,6 +266,31 @@ describe("workflows and other actors", () => {
     const error = await errorOf(actor.askWorkflow());
     expect(JSON.stringify([error.message, String(error.cause)])).toMatch(/wait for itself/);
     expect(await actor.count()).toBe(0);
+  });
+
+  it("a chain through workflows within workflows is refused, and named in full", async () => {
+    const actor = await client.getOrCreate(Chain, "deep");
+    const error = await errorOf(actor.askWorkflow(3));
+    const text = JSON.stringify([error.message, String((error.cause as Error).message)]);
+    expect(text).toMatch(/Chain\/deep → Chain:deep\.[^ ]+ → [^ ]+ → [^ ]+ → Chain\/deep/);
+    expect(await actor.count()).toBe(0);
+  });
+
+  it("of two actors that ask each other within their turns one is refused", async () => {
+    const [left, right] = [
+      await client.getOrCreate(Chain, "left"),
+      await client.getOrCreate(Chain, "right"),
+    ];
+    const calls = [left.meet("right"), right.meet("left")];
+    for (const key of ["left", "right"]) {
+      await until("it is in its turn", async () => (await client.getActor("Chain", key)).busy);
+      await client.signalActor("Chain", key, "now");
+    }
+    const results = await Promise.allSettled(calls);
+    const errors = results.filter((result) => result.status === "rejected");
+    expect(errors).toHaveLength(1);
+    expect(errors[0]?.reason).toMatchObject({ code: "call-deadlock" });
+    expect(String(errors[0]?.reason)).toMatch(/Chain\/(left|right) → Chain\/\w+ → Chain\/\1$/);
   });
 
   it("a re-entrant actor serves the call that comes back within its turn", async () => {

@@ -6,7 +6,9 @@ import {
   type Graph,
   handle,
   publish,
+  type RunStatus,
   remind,
+  run,
   type Self,
   signal,
   sleep,
@@ -192,15 +194,36 @@ export const Shop = actor(
     async halve(n: number): Promise<number> {
       return half(n);
     }
-    status(id: string): Promise<number> {
+    result(id: string): Promise<number> {
       return handle<number>(id).result();
     }
+    async news(id: string): Promise<unknown[]> {
+      const { status, name, waitingFor, error } = await handle(id).info();
+      return [status, name, waitingFor, error?.name];
+    }
+    async release(id: string): Promise<void> {
+      await handle(id).signal("carrier");
+    }
+    async stop(id: string): Promise<RunStatus> {
+      await handle(id).cancel("sold out");
+      return handle(id).status();
+    }
+    /** Only reads, and asks all the same. */
+    peek(id: string): Promise<RunStatus> {
+      return handle(id).status();
+    }
   },
+  { readonly: ["peek"] },
 );
+
+/** Asks about another run, as a method does. */
+export const inquire = workflow("inquire", (id: string) => handle(id).status());
 
 // ---- calls that come back
 
-export const through = workflow("through", (key: string) => Chain.get(key).hit());
+export const through = workflow("through", (depth: number, key: string): Promise<number> => {
+  return depth > 1 ? through(depth - 1, key) : Chain.get(key).hit();
+});
 
 class ChainOf {
   hits = 0;
@@ -213,14 +236,29 @@ class ChainOf {
     if (next === undefined) return this.hit();
     return rest.length === 0 ? Chain.getOrCreate(next).hit() : Chain.getOrCreate(next).ask(...rest);
   }
-  async askWorkflow(): Promise<number> {
-    return through(context().actor?.key ?? "");
+  async askWorkflow(depth = 1): Promise<number> {
+    return through(depth, context().actor?.key ?? "");
+  }
+  /** Waits before it asks, so that the other one can be in a turn, too. */
+  async meet(other: string): Promise<number> {
+    await signal("now");
+    return Chain.getOrCreate(other).hit();
   }
   count(): number {
     return this.hits;
   }
 }
 export const Chain = actor("Chain", ChainOf, { readonly: ["count"] });
+
+/** What its steps give to services that deduplicate. */
+export const Payer = actor(
+  "Payer",
+  class {
+    async pay(): Promise<string> {
+      return run("charge", () => context().step?.idempotencyKey ?? "");
+    }
+  },
+);
 
 export const Friendly = actor(
   "Friendly",

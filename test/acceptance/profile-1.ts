@@ -1,5 +1,5 @@
 /** Profiles in their first form; actors-more.test.ts upgrades from one to the other. */
-import { actor, signal } from "sporeflow/guest";
+import { actor, remind, signal, workflow } from "sporeflow/guest";
 
 class Profile {
   name: string;
@@ -8,6 +8,9 @@ class Profile {
   }
   rename(name: string): void {
     this.name = name;
+  }
+  renameEverySecond(name: string): void {
+    remind("rename", { every: "1 second" }, this.rename, name);
   }
   async wait(): Promise<string> {
     await signal("done");
@@ -21,3 +24,19 @@ class Profile {
   }
 }
 export const Profiles = actor("Profile", Profile, { readonly: ["title"] });
+
+/** Begun with this component, it asks when the other one is there. */
+export const interview = workflow("interview", async (key: string) => {
+  await signal("go");
+  return Profiles.get(key).title();
+});
+
+export const Contracts = actor(
+  "Contract",
+  class {
+    terms = "first terms";
+    read(): string {
+      return this.terms;
+    }
+  },
+);

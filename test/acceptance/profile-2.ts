@@ -14,6 +14,9 @@ class Profile {
     if (last === undefined) throw new RangeError(`${name} has one name only`);
     return { first, last };
   }
+  rename(name: string): void {
+    Object.assign(this, Profile.upgrade({ name }));
+  }
   marry(last: string): string {
     this.last = last;
     return this.title();
@@ -26,3 +29,18 @@ class Profile {
   }
 }
 export const Profiles = actor("Profile", Profile, { readonly: ["title", "initials"] });
+
+/** Moves only where somebody says so. */
+export const Contracts = actor(
+  "Contract",
+  class {
+    terms = "second terms";
+    static upgrade(): { terms: string } {
+      return { terms: "second terms" };
+    }
+    read(): string {
+      return this.terms;
+    }
+  },
+  { upgrades: "by-request" },
+);

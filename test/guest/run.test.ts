@@ -420,6 +420,31 @@ test("start gives a handle to signal, cancel and await", async () => {
   expect(host.output()).toEqual(["mine", false, 3]);
 });
 
+test("a handle tells what becomes of its run", async () => {
+  await begin(async () => {
+    const other = guest.handle("other");
+    return [await other.status(), await other.info()];
+  });
+  const said = { status: "RUNNING", name: "ship", createdAtMs: 5, tags: { a: "b" } } as const;
+  expect(host.drained.waitingFor).toBe("news of run other");
+  await host.ok(host.last("describe").id, said);
+  const error = { name: "Error", message: "no" };
+  await host.ok(host.last("describe").id, { ...said, status: "FAILED", closedAtMs: 9, error });
+  expect(host.output()).toEqual([
+    "RUNNING",
+    {
+      id: "other",
+      name: "ship",
+      status: "FAILED",
+      createdAt: new Date(5),
+      closedAt: new Date(9),
+      tags: { a: "b" },
+      waitingFor: undefined,
+      error,
+    },
+  ]);
+});
+
 test("start takes a graph, with shared nodes written once", async () => {
   const item = guest.step(`item.${++uniqueNumber}`, (...all: unknown[]) => all);
   const shared = item.step();

@@ -4,7 +4,6 @@ import { encode } from "../../guest/cbor.ts";
 import type { Command, Definition, Drained } from "../../guest/protocol.ts";
 import {
   acceptCall,
-  acceptReturningCall,
   actorHead,
   applyTurn,
   beginTurn,
@@ -16,6 +15,7 @@ import {
   requestUpgrade,
   resumeActor,
   rollBack,
+  takeReturning,
 } from "../../runtime/actor.ts";
 import type { Message } from "../../runtime/format.ts";
 import { actorKey, runKey } from "../../runtime/ids.ts";
@@ -27,6 +27,7 @@ const nothing = encode([]);
 interface World {
   nowMs: number;
   definition: Partial<Definition>;
+  successor: string | undefined;
   readonly sent: Message[];
   sink(): Sink;
 }
@@ -35,6 +36,7 @@ function createWorld(definition: Partial<Definition> = {}): World {
   const world: World = {
     nowMs: 1_000_000,
     definition,
+    successor: undefined,
     sent: [],
     sink: () => ({
       changes: new Changes(1),
@@ -45,6 +47,7 @@ function createWorld(definition: Partial<Definition> = {}): World {
       notify: () => undefined,
       replied: () => undefined,
       actorDefinition: () => ({ kind: "actor", name: "Bell", ...world.definition }),
+      successorOf: () => world.successor,
       nextCron: (_cron, _zone, afterMs) => (Math.floor(afterMs / 60_000) + 1) * 60_000,
       log: () => undefined,
     }),
@@ -204,6 +207,23 @@ describe("upgrades", () => {
     expect(requestUpgrade(bell, world.sink(), "two", false)).toBe(false);
   });
 
+  it("come by themselves at the next turn, whatever causes it, but not again after a failure", () => {
+    const world = createWorld();
+    const bell = createBell(world);
+    call(bell, world, "set");
+    turn(bell, world, remind({ atMs: world.nowMs + 1000 }));
+    world.successor = "two";
+    world.nowMs += 1000;
+    fire(bell, world);
+    beginTurn(bell, world.sink());
+    expect(actorHead(bell).turn).toMatchObject({ upgradeTo: "two" });
+    const id = actorHead(bell).turn?.callId ?? "";
+    const refusal: Command = { kind: "reply", id, outcome: failure };
+    applyTurn(bell, world.sink(), drained(refusal, { kind: "turned" }));
+    expect(turn(bell, world)).toBe("ring");
+    expect(actorHead(bell)).toMatchObject({ component: "one", failedUpgrade: "two" });
+  });
+
   it("find place in a full mailbox", () => {
     const world = createWorld();
     const bell = createBell(world);
@@ -216,47 +236,62 @@ describe("upgrades", () => {
 describe("calls that come back", () => {
   const returning = { method: "ring", args: nothing, callId: "x", isRemembered: false };
 
-  it("are refused with the whole chain", () => {
-    const world = createWorld();
+  /** A turn that calls Bell/c and waits for it. */
+  function asking(world: World): Entity {
     const bell = createBell(world);
     call(bell, world, "ask");
     beginTurn(bell, world.sink());
-    const chain = ["Bell/b", "Bell/c"];
-    expect(isReturning(bell, chain)).toBe(true);
-    expect(isReturning(bell, ["Bell/c"])).toBe(false);
-    expect(acceptReturningCall(bell, world.sink(), { ...returning, chain })).toBe(
-      "a call would wait for itself: Bell/b → Bell/c → Bell/b",
-    );
-  });
-
-  it("of a workflow whose outcome the actor waits for are seen", () => {
-    const world = createWorld();
-    const bell = createBell(world);
-    call(bell, world, "ask");
-    beginTurn(bell, world.sink());
-    applyTurn(bell, world.sink(), {
-      state: "waiting",
-      commands: [{ kind: "outcome", id: 1, runId: "w" }],
-      records: [],
-    });
-    expect(world.sent.at(-1)).toMatchObject({ kind: "watch", to: runKey("t", "w") });
-    expect(isReturning(bell, ["w"])).toBe(true);
-    expect(acceptReturningCall(bell, world.sink(), { ...returning, chain: ["w"] })).toBe(
-      "a call would wait for itself: Bell/b → w → Bell/b",
-    );
-  });
-
-  it("run within the turn of a re-entrant actor, whose later calls name all that wait", () => {
-    const world = createWorld({ reentrant: true });
-    const bell = createBell(world);
-    call(bell, world, "ask");
-    beginTurn(bell, world.sink());
-    const chain = ["Bell/b", "Bell/c"];
-    expect(acceptReturningCall(bell, world.sink(), { ...returning, chain })).toBeUndefined();
     const actor = { type: "Bell", key: "c" };
     applyTurn(bell, world.sink(), {
       state: "waiting",
       commands: [{ kind: "call", id: 1, actor, method: "ring", args: nothing }],
+      records: [],
+    });
+    return bell;
+  }
+
+  it("are known by their chain, as long as the actor waits for the next of it", () => {
+    const world = createWorld();
+    const bell = asking(world);
+    expect(isReturning(bell, ["w", "Bell/b", "Bell/c"])).toBe(true);
+    expect(isReturning(bell, ["Bell/c"])).toBe(false);
+    expect(isReturning(bell, ["Bell/b", "Bell/d"])).toBe(false);
+    applyTurn(bell, world.sink(), {
+      state: "waiting",
+      commands: [{ kind: "drop", id: 1 }],
+      records: [],
+    });
+    expect(isReturning(bell, ["w", "Bell/b", "Bell/c"])).toBe(false);
+  });
+
+  it("are refused with the whole chain", () => {
+    const world = createWorld();
+    const bell = asking(world);
+    const replyTo = { key: actorKey("t", "Bell", "c"), id: 3, life: 1 };
+    const chain = ["Bell/b", "Bell/c", "Bell/b"];
+    takeReturning(bell, world.sink(), { ...returning, replyTo }, chain);
+    expect(world.sent.at(-1)).toMatchObject({
+      kind: "resolve",
+      to: replyTo.key,
+      outcome: {
+        error: {
+          code: "call-deadlock",
+          message: "a call would wait for itself: Bell/b → Bell/c → Bell/b",
+        },
+      },
+    });
+  });
+
+  it("run within the turn of a re-entrant actor, whose later calls name all that wait", () => {
+    const world = createWorld({ reentrant: true });
+    const bell = asking(world);
+    const chain = ["Bell/b", "Bell/c"];
+    takeReturning(bell, world.sink(), { ...returning, chain }, [...chain, "Bell/b"]);
+    expect(actorHead(bell).nested).toHaveLength(1);
+    const actor = { type: "Bell", key: "c" };
+    applyTurn(bell, world.sink(), {
+      state: "waiting",
+      commands: [{ kind: "call", id: 2, actor, method: "ring", args: nothing }],
       records: [],
     });
     expect(world.sent.at(-1)).toMatchObject({ kind: "call", chain: ["Bell/c", "Bell/b"] });

@@ -41,6 +41,7 @@ function bench(given: Partial<ScheduleSpec> = {}, extra: { remaining?: number } 
     notify: () => undefined,
     replied: () => undefined,
     actorDefinition: () => undefined,
+    successorOf: () => undefined,
     nextCron: (cron, zone, afterMs) => calendar.next(cron, zone, afterMs),
     log: () => undefined,
   });
