@@ -27,6 +27,7 @@ import {
 import { parseJson, valueOfJson } from "../client/json.ts";
 import { SporeError } from "../runtime/errors.ts";
 import type { Sandbox } from "../runtime/ports.ts";
+import type { EdgeBuildResult } from "./edge-build.ts";
 import type { RunningServer } from "./node.ts";
 import { errorLines, printer } from "./print.ts";
 import { parseDuration } from "./waits.ts";
@@ -201,23 +202,32 @@ function addProjectVerbs(verb: Verb, ports: CliPorts): void {
       await untilMoved(server);
     }),
   );
-  verb("build [entry]", "build the component into .spore").action(
-    action(ports, async ({ print }, entry?: string) => {
-      const built = await withBuild(entryOf(entry), ports, async (result) => result);
-      const { prepared, outDir, bundleMs, compileMs, isUnchanged } = built;
-      const { definitions } = prepared.manifest;
-      const files = builtFiles(outDir);
-      print.result({ id: prepared.id, outDir, isUnchanged, files, definitions }, () => [
-        `${pc.green("✓")} ${prepared.id.slice(0, 16)}  ${definitions.length} definitions` +
-          (isUnchanged ? " (unchanged)" : ` (${Math.round(bundleMs + compileMs)} ms)`),
-        ...files.map(
-          ({ name, bytes, what }) =>
-            `  ${join(relative(process.cwd(), outDir), name).padEnd(24)} ` +
-            `${`${Math.ceil(bytes / 1024)} KB`.padStart(8)}  ${pc.dim(what)}`,
-        ),
-      ]);
-    }),
-  );
+  verb("build [entry]", "build the component into .spore")
+    .option("--edge", "build a Worker into .spore/edge, with the component if an entry is given")
+    .action(
+      action(ports, async ({ print, options }, entry?: string) => {
+        if (options.edge === true) {
+          const worker = await buildWorker(entry, ports);
+          print.result(worker, () => [
+            `${pc.green("✓")} a Worker with engine ${worker.engine.slice(0, 16)} in ${relative(process.cwd(), worker.outDir)}`,
+            ...worker.files.map(({ name, bytes }) => fileLine(name, bytes)),
+          ]);
+          return;
+        }
+        const built = await withBuild(entryOf(entry), ports, async (result) => result);
+        const { prepared, outDir, bundleMs, compileMs, isUnchanged } = built;
+        const { definitions } = prepared.manifest;
+        const files = builtFiles(outDir);
+        print.result({ id: prepared.id, outDir, isUnchanged, files, definitions }, () => [
+          `${pc.green("✓")} ${prepared.id.slice(0, 16)}  ${definitions.length} definitions` +
+            (isUnchanged ? " (unchanged)" : ` (${Math.round(bundleMs + compileMs)} ms)`),
+          ...files.map(
+            ({ name, bytes, what }) =>
+              `${fileLine(join(relative(process.cwd(), outDir), name), bytes)}  ${pc.dim(what)}`,
+          ),
+        ]);
+      }),
+    );
   verb("deploy [entry]", "build and deploy; a .wasm or .js bundle is sent as it is").action(
     action(ports, async ({ print, client }, entry?: string) => {
       const deployed = await client().deploy(await deployable(entryOf(entry), ports));
@@ -986,6 +996,19 @@ function builtFiles(outDir: string): { name: string; bytes: number; what: string
     const { size } = statSync(join(outDir, name));
     return { name, bytes: size, what };
   });
+}
+
+function fileLine(name: string, bytes: number): string {
+  return `  ${name.padEnd(24)} ${`${Math.ceil(bytes / 1024)} KB`.padStart(8)}`;
+}
+
+/** The Worker's folder; with a component in it if an entry is given. */
+async function buildWorker(entry: string | undefined, ports: CliPorts): Promise<EdgeBuildResult> {
+  const { buildEdge } = await import("./edge-build.ts");
+  if (entry === undefined) return buildEdge();
+  return withBuild(entry, ports, ({ prepared, code }) =>
+    buildEdge({ component: { id: prepared.id, code, stored: prepared.bytes } }),
+  );
 }
 
 /** A component has its source map in it; a bundle gets the one that lies beside it. */

@@ -14,6 +14,7 @@ import type { Clock, Digest, Observer, Random, Sandbox } from "../runtime/ports.
 import { type ApiLimits, createApi } from "./api.ts";
 import { calendar } from "./calendar.ts";
 import { type ComponentMaps, createComponentMaps } from "./component-maps.ts";
+import { isLoopback, isLoopbackHost } from "./loopback.ts";
 import { createMetrics, type Metrics } from "./metrics.ts";
 import { createOutbound, type OutboundOptions } from "./outbound.ts";
 import { createThreadSandbox, type ThreadSandboxOptions } from "./sandbox/threads.ts";
@@ -208,21 +209,6 @@ function hostIdOf(): string {
 }
 
 // ---------------------------------------------------------------- network
-
-export function isLoopback(hostname: string): boolean {
-  return (
-    hostname === "localhost" ||
-    hostname.endsWith(".localhost") ||
-    hostname === "::1" ||
-    hostname === "[::1]" ||
-    /^127(?:\.\d{1,3}){3}$/.test(hostname)
-  );
-}
-
-/** Of a Host header, with or without a port. */
-export function isLoopbackHost(header: string): boolean {
-  return isLoopback(header.toLowerCase().replace(/:\d{1,5}$/, ""));
-}
 
 function listen(server: Server, port: number, hostname: string): Promise<number> {
   return new Promise((resolve, reject) => {

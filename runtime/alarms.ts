@@ -34,6 +34,8 @@ export class Alarms {
   readonly #heap = new TimerHeap();
   /** Every timer due before this is in the heap. */
   #horizonMs = 0;
+  /** Whether the table may have timers from there on. */
+  #isMore = true;
   #cancel: Cancel | undefined;
   #armedForMs = Number.POSITIVE_INFINITY;
   #isFiring = false;
@@ -48,9 +50,17 @@ export class Alarms {
     this.#cancel?.();
   }
 
+  /** When the next timer is due, or the table has to be asked for more; undefined: never. */
+  get nextAtMs(): number | undefined {
+    const dueMs = this.#heap.peek()?.atMs;
+    if (!this.#isMore) return dueMs;
+    return Math.min(dueMs ?? this.#horizonMs, this.#horizonMs);
+  }
+
   set(timer: Timer): void {
     if (timer.atMs >= this.#horizonMs) {
       // Stays in the table until its time comes near.
+      this.#isMore = true;
       this.#backlog?.push(timer);
       return;
     }
@@ -113,6 +123,7 @@ export class Alarms {
     for (const timer of backlog) seen.add(rowKeys.timer(timer.atMs, timer.key, timer.id));
     for (const key of seen) this.#heap.push(timerOfRow(key));
     const last = page.entries.at(-1)?.[0];
+    this.#isMore = !page.isDone;
     const farMs = clock.nowMs() + horizonMs;
     this.#horizonMs =
       page.isDone || last === undefined ? Math.max(from, farMs) : timerOfRow(last).atMs + 1;

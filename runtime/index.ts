@@ -361,6 +361,8 @@ export interface HostStatus {
     readonly seq: number;
     readonly residentEntities: number;
     readonly memtableBytes: number;
+    /** When the next durable timer is due, or is to be looked for; undefined: there is none. */
+    readonly nextTimerAtMs: number | undefined;
   }[];
 }
 

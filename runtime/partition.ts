@@ -212,6 +212,11 @@ export class Partition {
     return this.#log.seq;
   }
 
+  /** When its next timer is due: a host that is started only on demand sets its alarm to it. */
+  get nextTimerAtMs(): number | undefined {
+    return this.#alarms.nextAtMs;
+  }
+
   get memtableBytes(): number {
     return this.#table?.memtableBytes ?? 0;
   }

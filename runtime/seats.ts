@@ -131,6 +131,7 @@ export class Seats {
       seq: partition.seq,
       residentEntities: partition.residentEntities,
       memtableBytes: partition.memtableBytes,
+      nextTimerAtMs: partition.nextTimerAtMs,
     }));
   }
 }

@@ -16,7 +16,7 @@ import { type Baseline, createInstance, type Engine, engineLimits } from "./engi
  * script in UTF-16; every later call goes to what the script returned.
  */
 export const loaderSource = `let guest;
-let problem = new Uint8Array(0);
+let verdict;
 function textOf(bytes) {
   const units = new Uint16Array(bytes.length >> 1);
   for (let i = 0; i < units.length; i++) units[i] = bytes[2 * i] | (bytes[2 * i + 1] << 8);
@@ -34,16 +34,22 @@ function evaluate(bytes) {
     }
     new Uint8Array(524288);
     guest = made;
+    verdict = new Uint8Array(0);
   } catch (error) {
     const text = String(error) + "\\n" + String((error && error.stack) || "");
-    problem = Uint8Array.from(text.slice(0, 4000), (unit) => unit.charCodeAt(0) & 127);
+    verdict = Uint8Array.from(text.slice(0, 4000), (unit) => unit.charCodeAt(0) & 127);
   }
 }
 export async function deliver(bytes) {
   if (guest === undefined) evaluate(bytes);
   else await guest.deliver(bytes);
 }
-export function drain() { return guest === undefined ? problem : guest.drain(); }
+export function drain() {
+  if (verdict === undefined) return guest.drain();
+  const bytes = verdict;
+  verdict = undefined;
+  return bytes;
+}
 export function describe() { return guest.describe(); }
 `;
 

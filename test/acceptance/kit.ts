@@ -299,7 +299,7 @@ export interface RawAnswer {
 }
 
 export async function ask(
-  server: ServerProcess,
+  server: { readonly url: string },
   method: string,
   path: string,
   given: { readonly json?: unknown; readonly body?: BodyInit; readonly headers?: HeadersInit } = {},

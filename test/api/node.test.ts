@@ -4,8 +4,9 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { createClient } from "../../client/index.ts";
 import type { Actor, Invocation, StepNode } from "../../guest/define.ts";
 import { toldIn } from "../../host/dev.ts";
+import { isLoopbackHost } from "../../host/loopback.ts";
 import { createMetrics } from "../../host/metrics.ts";
-import { clock, isLoopbackHost, type RunningServer, startServer } from "../../host/node.ts";
+import { clock, type RunningServer, startServer } from "../../host/node.ts";
 import { createOutbound } from "../../host/outbound.ts";
 import { parseTenantKeys } from "../../host/tenants.ts";
 

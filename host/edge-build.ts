@@ -1,0 +1,120 @@
+/**
+ * What a Worker can't make itself: the engine's modules to be compiled at upload, the loader
+ * guest, and on demand a component that goes along. Owns the folder `.spore/edge`, whose
+ * worker.js is the entry that wrangler bundles.
+ *
+ * The modules are the ones that this host runs, taken from the same parts; only main's
+ * memory cap is smaller, because an isolate has 128 MB for everything.
+ */
+import { existsSync, mkdirSync, readFileSync, realpathSync, writeFileSync } from "node:fs";
+import { join, relative, resolve, sep } from "node:path";
+import { fileURLToPath } from "node:url";
+import { baselineCodec, nodeCodec } from "./sandbox/codec.ts";
+import { compileJavaScript, loadEngineParts } from "./sandbox/compile.ts";
+import { componentIdOf } from "./sandbox/component-id.ts";
+import {
+  decodeBaseline,
+  type EngineParts,
+  encodeBaseline,
+  engineModules,
+  readBaseline,
+} from "./sandbox/engine.ts";
+import { loaderSource } from "./sandbox/loader.ts";
+
+export interface EdgeBuildOptions {
+  /** Default: `.spore/edge` in the process's folder. */
+  readonly outDir?: string;
+  /** A built component that goes with the Worker, and is deployed at its first start. */
+  readonly component?:
+    | { readonly id: string; readonly code: string; readonly stored: Uint8Array }
+    | undefined;
+}
+
+export interface EdgeBuildResult {
+  readonly outDir: string;
+  /** Hex; the engine hash of every component that this Worker runs. */
+  readonly engine: string;
+  readonly files: readonly { readonly name: string; readonly bytes: number }[];
+}
+
+/** Cap of a guest's memory in a Worker: 32 MiB. */
+export const edgePagesMax = 512;
+
+/** Writes the folder. The same inputs give the same files. */
+export async function buildEdge(options: EdgeBuildOptions = {}): Promise<EdgeBuildResult> {
+  const outDir = resolve(options.outDir ?? ".spore/edge");
+  mkdirSync(outDir, { recursive: true });
+  const parts = await loadEngineParts(nodeCodec.digest);
+  const { component } = options;
+  const contents: Record<string, Uint8Array | string> = {
+    ...wasmFiles(parts),
+    "loader.bin": await loaderOf(parts, outDir),
+    "worker.js": entryOf(outDir, parts, component?.id),
+    ...(component && { "bundle.txt": component.code, "component.bin": component.stored }),
+  };
+  const files = Object.entries(contents).map(([name, content]) => {
+    writeFileSync(join(outDir, name), content);
+    return { name, bytes: Buffer.byteLength(content) };
+  });
+  return { outDir, engine: parts.hash, files };
+}
+
+function wasmFiles(parts: EngineParts): Record<string, Uint8Array> {
+  const modules = Object.entries(engineModules(parts, edgePagesMax));
+  return Object.fromEntries(modules.map(([role, bytes]) => [`${role}.wasm`, bytes]));
+}
+
+/** Its id is its source's and the engine's, so a build finds the last one's and keeps it. */
+async function loaderOf(parts: EngineParts, outDir: string): Promise<Uint8Array> {
+  const { digest } = nodeCodec;
+  const id = componentIdOf({ kind: "javascript", code: loaderSource }, parts.hash, digest);
+  const host = { parts, pagesMax: edgePagesMax, digest };
+  const kept = keptLoader(join(outDir, "loader.bin"), id, parts);
+  if (kept !== undefined) return kept;
+  const baseline = readBaseline(await compileJavaScript(loaderSource), id, host);
+  return encodeBaseline(baseline, baselineCodec);
+}
+
+function keptLoader(file: string, id: string, parts: EngineParts): Uint8Array | undefined {
+  if (!existsSync(file)) return undefined;
+  const bytes = new Uint8Array(readFileSync(file));
+  try {
+    const engine = { hash: parts.hash, pagesMin: parts.pagesMin, pagesMax: edgePagesMax };
+    return decodeBaseline(bytes, engine, nodeCodec).component === id ? bytes : undefined;
+  } catch {
+    return undefined; // another engine's, or damaged: it is made again
+  }
+}
+
+/** JavaScript, because it is made for a bundler and lies in a folder that nobody edits. */
+function entryOf(outDir: string, parts: EngineParts, component: string | undefined): string {
+  const worker = realpathSync(fileURLToPath(new URL("./worker/index.ts", import.meta.url)));
+  const path = relative(realpathSync(outDir), worker).split(sep).join("/");
+  const { hash, sums, sizes, pagesMin, tableSize } = parts;
+  const identity = JSON.stringify({ hash, sums, sizes, pagesMin, tableSize });
+  const bundled =
+    component === undefined
+      ? { imports: "", member: "" }
+      : {
+          imports: 'import code from "./bundle.txt";\nimport stored from "./component.bin";\n',
+          member: `  component: { id: "${component}", code, stored },\n`,
+        };
+  return `// Made by \`spore build --edge\`; wrangler.toml names it as \`main\`.
+import { defineWorker } from ${JSON.stringify(path.startsWith(".") ? path : `./${path}`)};
+import glue from "./glue.wasm";
+import init from "./init.wasm";
+import loader from "./loader.bin";
+import main from "./main.wasm";
+import runtime from "./runtime.wasm";
+${bundled.imports}
+const worker = defineWorker({
+  modules: { main, runtime, glue, init },
+  identity: ${identity},
+  pagesMax: ${edgePagesMax},
+  loader,
+${bundled.member}});
+
+export const SporePartition = worker.SporePartition;
+export default worker.handler;
+`;
+}

@@ -1,0 +1,8 @@
+/** The Worker in workerd does over HTTP what a server process does. */
+import { afterAll } from "vitest";
+import { testHost } from "../suites/host.ts";
+import { startEdge, stopEdges } from "./kit.ts";
+
+testHost({ name: "a Worker", open: () => startEdge() });
+
+afterAll(stopEdges);

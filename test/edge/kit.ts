@@ -1,0 +1,175 @@
+/**
+ * The Worker in the pinned workerd, for tests: bundled by wrangler as `wrangler deploy`
+ * would, served by Miniflare with R2 and Durable Objects that keep their state in a folder.
+ */
+
+import { execFile } from "node:child_process";
+import { createHash } from "node:crypto";
+import {
+  existsSync,
+  globSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+} from "node:fs";
+import { mkdtemp, rm } from "node:fs/promises";
+import { createRequire } from "node:module";
+import { tmpdir } from "node:os";
+import { dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { promisify } from "node:util";
+import { convertV4MiniflareOptions, Log, LogLevel, Miniflare } from "miniflare";
+import { type Client, createClient } from "../../client/index.ts";
+import { type R2BucketLike, R2Store } from "../../host/store/r2.ts";
+
+export const root = fileURLToPath(new URL("../..", import.meta.url));
+export const s3Credentials = { accessKeyId: "edge-test", secretAccessKey: "edge-test-secret" };
+const run = promisify(execFile);
+
+export interface EdgeHost {
+  readonly url: string;
+  readonly folder: string;
+  readonly client: Client;
+  readonly miniflare: Miniflare;
+  /** What the Worker printed so far, oldest first. */
+  readonly logs: string[];
+  /** The bucket behind the Worker, from outside. */
+  store(): Promise<R2Store>;
+  /** Throws the object of a partition out of memory, as the platform may at any time. */
+  evict(index: number): Promise<void>;
+  stop(): Promise<void>;
+}
+
+export interface EdgeSetup {
+  /** Where state is kept; default: a new one, removed at the stop. */
+  readonly folder?: string;
+  readonly env?: Readonly<Record<string, string>>;
+  readonly attemptsMax?: number;
+}
+
+const started = new Set<EdgeHost>();
+
+export async function startEdge(setup: EdgeSetup = {}): Promise<EdgeHost> {
+  const modules = await builtWorker();
+  const folder = setup.folder ?? (await mkdtemp(join(tmpdir(), "spore-edge-")));
+  const logs: string[] = [];
+  const miniflare = new Miniflare(
+    convertV4MiniflareOptions({
+      name: "spore",
+      modules,
+      modulesRoot: dirname(modules[0]?.path ?? root),
+      compatibilityDate: "2026-11-01",
+      compatibilityFlags: ["nodejs_compat"],
+      host: "127.0.0.1",
+      port: 0,
+      log: new Log(LogLevel.NONE),
+      logRequests: false,
+      handleStructuredLogs: ({ message }: { message: string }) => logs.push(message),
+      resourcePersistencePath: folder,
+      r2Buckets: { BUCKET: { id: "spore", s3Credentials } },
+      durableObjects: { PARTITIONS: { className: "SporePartition", useSQLite: true } },
+      bindings: { SPORE_PARTITIONS: "2", ...setup.env },
+    }),
+  );
+  const url = (await miniflare.ready).href.replace(/\/$/, "");
+  const host: EdgeHost = {
+    url,
+    folder,
+    client: createClient({ url, attemptsMax: setup.attemptsMax ?? 4 }),
+    miniflare,
+    logs,
+    async store() {
+      const bucket = await miniflare.getR2Bucket("BUCKET");
+      // The binding from outside is the same one, with types of its own.
+      return new R2Store(bucket as unknown as R2BucketLike);
+    },
+    evict: (index) =>
+      miniflare.unsafeEvictDurableObject("spore", "SporePartition", { name: `partition-${index}` }),
+    async stop() {
+      if (!started.delete(host)) return;
+      await miniflare.dispose();
+      if (setup.folder === undefined) await rm(folder, { recursive: true, force: true });
+    },
+  };
+  started.add(host);
+  return host;
+}
+
+/** Ends what still runs; for `afterAll`. */
+export async function stopEdges(): Promise<void> {
+  for (const host of [...started]) await host.stop();
+}
+
+interface WorkerModule {
+  readonly type: "ESModule" | "CompiledWasm" | "Data";
+  readonly path: string;
+}
+
+let building: Promise<readonly WorkerModule[]> | undefined;
+
+/** The Worker's modules, the entry first; built once for all test files. */
+export async function builtWorker(): Promise<WorkerModule[]> {
+  building ??= build();
+  return [...(await building)];
+}
+
+async function build(): Promise<readonly WorkerModule[]> {
+  const outDir = join(root, ".spore/test-edge", sourcesHash());
+  if (!existsSync(outDir)) {
+    const draft = `${outDir}.${process.pid}`;
+    mkdirSync(dirname(outDir), { recursive: true });
+    await wrangler(["deploy", "--dry-run", "--outdir", draft]);
+    try {
+      renameSync(draft, outDir);
+    } catch {
+      rmSync(draft, { recursive: true }); // another test file was first
+    }
+  }
+  const files = readdirSync(outDir).filter((file) => /\.(js|wasm|bin)$/.test(file));
+  const entry = files.filter((file) => file === "worker.js");
+  return [...entry, ...files.filter((file) => file !== "worker.js")].map((file) => ({
+    type: file.endsWith(".js") ? "ESModule" : file.endsWith(".wasm") ? "CompiledWasm" : "Data",
+    path: join(outDir, file),
+  }));
+}
+
+/** Changes with everything that is bundled. */
+function sourcesHash(): string {
+  const hash = createHash("sha256");
+  const patterns = [
+    "host/**/*.ts",
+    "runtime/*.ts",
+    "guest/*",
+    "package-lock.json",
+    "wrangler.toml",
+  ];
+  for (const file of patterns.flatMap((pattern) => globSync(pattern, { cwd: root })).sort()) {
+    if (/\.(ts|wit|json|toml)$/.test(file))
+      hash.update(file).update(readFileSync(join(root, file)));
+  }
+  return hash.digest("hex").slice(0, 16);
+}
+
+/** Runs the pinned wrangler to its end; gives what it printed. */
+export async function wrangler(args: readonly string[]): Promise<string> {
+  const { stdout, stderr } = await run(process.execPath, [wranglerPath(), ...args], {
+    cwd: root,
+    env: wranglerEnv(),
+  });
+  return stdout + stderr;
+}
+
+export function wranglerPath(): string {
+  return join(
+    dirname(createRequire(import.meta.url).resolve("wrangler/package.json")),
+    "bin/wrangler.js",
+  );
+}
+
+/** The Node that runs the tests is the one that wrangler's own commands find. */
+export function wranglerEnv(): NodeJS.ProcessEnv {
+  const path = `${dirname(process.execPath)}:${process.env.PATH ?? ""}`;
+  return { ...process.env, PATH: path, NO_COLOR: "1", CI: "1", WRANGLER_SEND_METRICS: "false" };
+}
