@@ -23,6 +23,7 @@ import { promisify } from "node:util";
 import { convertV4MiniflareOptions, Log, LogLevel, Miniflare } from "miniflare";
 import { type Client, createClient } from "../../client/index.ts";
 import { type R2BucketLike, R2Store } from "../../host/store/r2.ts";
+import type { Store } from "../../runtime/ports.ts";
 
 export const root = fileURLToPath(new URL("../..", import.meta.url));
 export const s3Credentials = { accessKeyId: "edge-test", secretAccessKey: "edge-test-secret" };
@@ -172,4 +173,19 @@ export function wranglerPath(): string {
 export function wranglerEnv(): NodeJS.ProcessEnv {
   const path = `${dirname(process.execPath)}:${process.env.PATH ?? ""}`;
   return { ...process.env, PATH: path, NO_COLOR: "1", CI: "1", WRANGLER_SEND_METRICS: "false" };
+}
+
+/** Everything in one bucket, into another that is empty. */
+export async function copyBucket(from: Store, to: Store): Promise<number> {
+  let count = 0;
+  for (let after: string | undefined; ; ) {
+    const { keys, isTruncated } = await from.list("", after === undefined ? {} : { after });
+    for (const { key } of keys) {
+      const bytes = await from.get(key);
+      if (bytes !== undefined) await to.put(key, bytes);
+      after = key;
+      count += 1;
+    }
+    if (!isTruncated) return count;
+  }
 }
