@@ -3,7 +3,8 @@
  * and, where SPORE_TEST_S3 names a bucket (`.ci/with-s3 npm run chaos`), on that as well.
  */
 import { spawnSync } from "node:child_process";
-import { fileURLToPath } from "node:url";
+import { createRequire } from "node:module";
+import { dirname, join } from "node:path";
 import { parseArgs } from "node:util";
 
 const { values } = parseArgs({
@@ -14,18 +15,15 @@ const { values } = parseArgs({
   },
 });
 
-const vitest = fileURLToPath(import.meta.resolve("vitest/vitest.mjs"));
-const { status } = spawnSync(
-  process.execPath,
-  [vitest, "run", "test/acceptance/chaos.test.ts", "--testTimeout=0"],
-  {
-    stdio: "inherit",
-    env: {
-      ...process.env,
-      SPORE_CHAOS_MS: String(Number(values.minutes) * 60_000),
-      SPORE_SEED: values.seed,
-      ...(values.hosts === "" ? {} : { SPORE_CHAOS_HOSTS: values.hosts }),
-    },
+const manifest = createRequire(import.meta.url).resolve("vitest/package.json");
+const vitest = join(dirname(manifest), "vitest.mjs");
+const { status } = spawnSync(process.execPath, [vitest, "run", "test/acceptance/chaos.test.ts"], {
+  stdio: "inherit",
+  env: {
+    ...process.env,
+    SPORE_CHAOS_MS: String(Number(values.minutes) * 60_000),
+    SPORE_SEED: values.seed,
+    ...(values.hosts === "" ? {} : { SPORE_CHAOS_HOSTS: values.hosts }),
   },
-);
+});
 process.exitCode = status ?? 1;
