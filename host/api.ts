@@ -34,6 +34,7 @@ import { eventStream } from "./event-stream.ts";
 import { isId, type RouteName, routeConfig, routes } from "./openapi.ts";
 import { ProblemError, problemHeaders, problemOf, sporeErrorOf } from "./problems.ts";
 import type { Caller, Tenants } from "./tenants.ts";
+import type { Place, Tracing } from "./tracing.ts";
 import {
   decodeCbor,
   encodeCbor,
@@ -56,6 +57,8 @@ export interface ApiOptions {
   readonly maps?: ComponentMaps | undefined;
   /** Prometheus text; absent: /metrics is no route. */
   readonly metrics?: (() => string) | undefined;
+  /** Absent: requests leave no spans, and their `traceparent` is nothing. */
+  readonly tracing?: Tracing | undefined;
   /** Which `Host` headers are answered; absent: all. Guards loopback against DNS rebinding. */
   readonly isHostAllowed?: ((host: string) => boolean) | undefined;
   readonly limits?: Partial<ApiLimits> | undefined;
@@ -84,6 +87,8 @@ interface Exchange {
   readonly requestId: string;
   readonly path: string;
   readonly wantsCbor: boolean;
+  /** The request's place in a trace. */
+  readonly trace: Place | undefined;
   caller: Caller;
   tenant: TenantHost;
   params: Readonly<Record<string, string>>;
@@ -160,6 +165,7 @@ function endpoint(name: RouteName, options: ApiOptions, limits: ApiLimits): Hand
     }).then((response) => {
       const labels = { route: route.path, method: route.method, status: String(response.status) };
       options.observer.observe("http_request_ms", options.clock.nowMs() - startedMs, labels);
+      endSpan(exchange, route, { startedMs, response });
       return response;
     });
   };
@@ -183,6 +189,7 @@ function open(context: Context, options: ApiOptions, limits: ApiLimits): Exchang
     requestId: asked !== undefined && isId(asked) ? asked : hexOf(options.random.bytes(8)),
     path: context.req.path,
     wantsCbor: prefersCbor(context),
+    trace: isApi(context) ? options.tracing?.begin(context.req.header("traceparent")) : undefined,
     caller: { tenant: "", isOperator: false },
     // Set by `authenticate`; public routes never look at it.
     tenant: undefined as unknown as TenantHost,
@@ -190,6 +197,34 @@ function open(context: Context, options: ApiOptions, limits: ApiLimits): Exchang
     query: {},
     body: {},
   };
+}
+
+/** Probes and scrapes would drown what people look for. */
+function isApi(context: Context): boolean {
+  return context.req.path.startsWith("/v1/");
+}
+
+function endSpan(
+  { options, trace, caller }: Exchange,
+  { method, path }: Route,
+  { startedMs, response }: { readonly startedMs: number; readonly response: Response },
+): void {
+  if (trace === undefined) return;
+  const { status } = response;
+  options.tracing?.ended({
+    ...trace,
+    name: `${method.toUpperCase()} ${path}`,
+    kind: "server",
+    startMs: startedMs,
+    endMs: options.clock.nowMs(),
+    attributes: {
+      "http.request.method": method.toUpperCase(),
+      "http.route": path,
+      "http.response.status_code": status,
+      "spore.tenant": caller.tenant,
+    },
+    ...(status >= 500 && { error: `answered ${status}` }),
+  });
 }
 
 /** CBOR when the client names it; with no Accept at all, in the format that it sent. */
@@ -521,6 +556,7 @@ async function start(exchange: Exchange, what: Partial<StartRequest>): Promise<R
     deadlineMs: deadline === undefined ? undefined : Date.parse(deadline),
     // Waiting within the start saves the commit that an answer before the end would need.
     waitMs: exchange.query.wait,
+    trace: exchange.trace?.self,
     ...messageOfStart(exchange, id ?? derived),
   };
   const started =
@@ -770,6 +806,7 @@ async function callActor(exchange: Exchange): Promise<Response> {
     args: encodedArgs(body.args),
     callId: body.callId ?? optionalId(exchange, `${type}\0${key}\0${method}`),
     session: session(exchange),
+    trace: exchange.trace?.self,
   };
   const isAsync = query.async === true || query.wait !== undefined;
   const result = await tenant.callActor({ ...request, isAsync });

@@ -6,17 +6,19 @@
 export interface Metrics {
   count(name: string, value: number, labels?: Labels): void;
   observe(name: string, value: number, labels?: Labels): void;
-  gauge(name: string, read: () => number): void;
+  gauge(name: string, read: () => number, labels?: Labels): void;
   text(): string;
 }
 
 type Labels = Readonly<Record<string, string>>;
 
 const seriesMax = 5_000;
-/** Upper bounds of the histograms' buckets, in the unit that is observed (mostly ms). */
-const buckets = [0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1_000, 5_000, 30_000];
+/** Upper bounds of the histograms' buckets, by the unit that a name ends in. */
+const bytesBuckets = [256, 1_024, 4_096, 16_384, 65_536, 262_144, 1_048_576, 4_194_304, 16_777_216];
+const msBuckets = [0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1_000, 5_000, 30_000];
 
 interface Histogram {
+  readonly buckets: readonly number[];
   readonly counts: number[];
   sum: number;
   count: number;
@@ -25,7 +27,7 @@ interface Histogram {
 export function createMetrics(prefix = "spore_"): Metrics {
   const counters = new Map<string, Map<string, number>>();
   const histograms = new Map<string, Map<string, Histogram>>();
-  const gauges = new Map<string, () => number>();
+  const gauges = new Map<string, Map<string, () => number>>();
   let series = 0;
 
   function seriesOf<T>(
@@ -60,19 +62,18 @@ export function createMetrics(prefix = "spore_"): Metrics {
       found?.family.set(found.key, found.value + value);
     },
     observe(name, value, labels) {
-      const histogram = seriesOf(histograms, name, labels, () => ({
-        counts: buckets.map(() => 0),
-        sum: 0,
-        count: 0,
-      }))?.value;
+      const histogram = seriesOf(histograms, name, labels, () => {
+        const buckets = name.endsWith("_bytes") ? bytesBuckets : msBuckets;
+        return { buckets, counts: buckets.map(() => 0), sum: 0, count: 0 };
+      })?.value;
       if (histogram === undefined) return;
-      const index = buckets.findIndex((bound) => value <= bound);
+      const index = histogram.buckets.findIndex((bound) => value <= bound);
       if (index >= 0) histogram.counts[index] = (histogram.counts[index] ?? 0) + 1;
       histogram.sum += value;
       histogram.count++;
     },
-    gauge(name, read) {
-      gauges.set(name, read);
+    gauge(name, read, labels) {
+      seriesOf(gauges, name, labels, () => read);
     },
     text() {
       const lines: string[] = [];
@@ -81,9 +82,10 @@ export function createMetrics(prefix = "spore_"): Metrics {
         lines.push(`# TYPE ${full} counter`);
         for (const [labels, value] of family) lines.push(`${full}${braced(labels)} ${value}`);
       }
-      for (const [name, read] of gauges) {
+      for (const [name, family] of gauges) {
         const full = fullName(name);
-        lines.push(`# TYPE ${full} gauge`, `${full} ${read()}`);
+        lines.push(`# TYPE ${full} gauge`);
+        for (const [labels, read] of family) lines.push(`${full}${braced(labels)} ${read()}`);
       }
       for (const [name, family] of histograms) {
         const full = fullName(name);
@@ -101,7 +103,7 @@ function histogramLines(name: string, labels: string, histogram: Histogram): str
   const comma = labels === "" ? "" : ",";
   const lines: string[] = [];
   let below = 0;
-  for (const [index, bound] of buckets.entries()) {
+  for (const [index, bound] of histogram.buckets.entries()) {
     below += histogram.counts[index] ?? 0;
     lines.push(`${name}_bucket{${labels}${comma}le="${bound}"} ${below}`);
   }

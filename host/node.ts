@@ -18,8 +18,10 @@ import { isLoopback, isLoopbackHost } from "./loopback.ts";
 import { createMetrics, type Metrics } from "./metrics.ts";
 import { createOutbound, type OutboundOptions } from "./outbound.ts";
 import { createThreadSandbox, type ThreadSandboxOptions } from "./sandbox/threads.ts";
+import { observedStore } from "./store/observed.ts";
 import { openStore, redactStorageUri } from "./store/uri.ts";
 import { createTenants, type TenantKey } from "./tenants.ts";
+import { openTracing } from "./tracing.ts";
 
 export interface ServerOptions {
   /** A storage URI: `file:./data`, `s3://bucket/prefix?…`, `memory:`. */
@@ -72,12 +74,24 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
   const metrics = createMetrics();
   const observer = observerOf(metrics, options.log ?? jsonLog());
   await using opened = new AsyncDisposableStack();
-  const store = await openStore(options.storage);
+  const store = observedStore(await openStore(options.storage), observer);
   opened.defer(() => store.close());
   const sandbox = await createThreadSandbox(options.sandbox);
   opened.defer(() => sandbox.close());
-  const outbound = createOutbound(options.outbound);
-  const ports = { store, sandbox, clock, calendar, random, digest, outbound, observer };
+  const tracing = await openTracing(process.env);
+  opened.defer(async () => tracing?.close());
+  const outbound = createOutbound({ tracing, ...options.outbound });
+  const ports = {
+    store,
+    sandbox,
+    clock,
+    calendar,
+    random,
+    digest,
+    outbound,
+    observer,
+    tracer: tracing,
+  };
   const moved = Promise.withResolvers<SporeError>();
   const host = await createHost(ports, {
     ...options.engine,
@@ -98,6 +112,7 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
     observer,
     tenants: createTenants(keys, digest),
     metrics: metrics.text,
+    tracing,
     limits: options.limits,
     ...(keys.length === 0 ? { isHostAllowed: isLoopbackHost } : {}),
   });
@@ -191,7 +206,14 @@ function observerOf(metrics: Metrics, log: Observer["log"]): Observer {
   };
 }
 
+const partitionStates = ["claiming", "owned", "moved", "stopped"] as const;
+
 function addGauges(metrics: Metrics, host: Host): void {
+  for (const state of partitionStates) {
+    const count = (): number =>
+      host.status().partitions.filter((partition) => partition.state === state).length;
+    metrics.gauge("partitions", count, { state });
+  }
   const sum = (field: "residentEntities" | "memtableBytes"): number =>
     host.status().partitions.reduce((total, partition) => total + partition[field], 0);
   metrics.gauge("process_resident_memory_bytes", () => process.memoryUsage.rss());

@@ -6,6 +6,7 @@
 import type { FetchRequest, FetchResponse } from "../guest/protocol.ts";
 import { SporeError } from "../runtime/errors.ts";
 import type { Outbound, OutboundContext } from "../runtime/ports.ts";
+import type { Tracing } from "./tracing.ts";
 
 export interface OutboundOptions {
   /** Whether this tenant may talk to this URL. Default: everything. */
@@ -16,6 +17,8 @@ export interface OutboundOptions {
   readonly responseBytesMax?: number | undefined;
   /** Default: the platform's fetch. */
   readonly fetch?: typeof globalThis.fetch | undefined;
+  /** Absent: requests carry no `traceparent` but a guest's own. */
+  readonly tracing?: Tracing | undefined;
 }
 
 export const outboundDefaults = Object.freeze({
@@ -43,32 +46,59 @@ export function createOutbound(options: OutboundOptions = {}): Outbound {
   const bytesMax = options.responseBytesMax ?? outboundDefaults.responseBytesMax;
   const send = options.fetch ?? globalThis.fetch;
   return {
-    async fetch(request, context) {
-      const url = checkedUrl(request, context, options);
-      const abort = new AbortController();
-      const onAbort = (): void => abort.abort(new Error("the run no longer waits for this"));
-      if (context.signal.aborted) onAbort();
-      context.signal.addEventListener("abort", onAbort);
-      const timer = setTimeout(
-        () => abort.abort(new Error(`no answer from ${url.host} within ${timeoutMs} ms`)),
-        timeoutMs,
-      );
-      try {
-        const response = await send(url, {
-          method: request.method,
-          headers: request.headers
-            .filter(([name]) => !refusedHeaders.has(name.toLowerCase()))
-            .map(([name, value]) => [name, value]),
-          redirect: "manual",
-          signal: abort.signal,
-          ...(request.body === undefined ? {} : { body: new Uint8Array(request.body) }),
-        });
-        return await bounded(response, url, bytesMax);
-      } finally {
-        clearTimeout(timer);
-      }
+    fetch(request, context) {
+      const { tracing } = options;
+      const { trace: parent } = context;
+      if (tracing === undefined || parent === undefined) return perform(request, context);
+      const { method } = request;
+      const attributes = {
+        "http.request.method": method,
+        "server.address": URL.parse(request.url)?.host ?? "",
+        "spore.tenant": context.tenant,
+        "spore.run": context.runId,
+      };
+      return tracing.around({
+        parent,
+        name: method,
+        kind: "client",
+        attributes,
+        run: (self) => perform(withHeader(request, "traceparent", self), context),
+        attributesOf: ({ status }) => ({ "http.response.status_code": status }),
+      });
     },
   };
+
+  async function perform(request: FetchRequest, context: OutboundContext): Promise<FetchResponse> {
+    const url = checkedUrl(request, context, options);
+    const abort = new AbortController();
+    const onAbort = (): void => abort.abort(new Error("the run no longer waits for this"));
+    if (context.signal.aborted) onAbort();
+    context.signal.addEventListener("abort", onAbort);
+    const timer = setTimeout(
+      () => abort.abort(new Error(`no answer from ${url.host} within ${timeoutMs} ms`)),
+      timeoutMs,
+    );
+    try {
+      const response = await send(url, {
+        method: request.method,
+        headers: request.headers
+          .filter(([name]) => !refusedHeaders.has(name.toLowerCase()))
+          .map(([name, value]) => [name, value]),
+        redirect: "manual",
+        signal: abort.signal,
+        ...(request.body === undefined ? {} : { body: new Uint8Array(request.body) }),
+      });
+      return await bounded(response, url, bytesMax);
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+}
+
+/** Unless the guest has one of its own. */
+function withHeader(request: FetchRequest, name: string, value: string): FetchRequest {
+  const isThere = request.headers.some(([each]) => each.toLowerCase() === name);
+  return isThere ? request : { ...request, headers: [...request.headers, [name, value]] };
 }
 
 function checkedUrl(

@@ -78,7 +78,7 @@ export function forkOf(
   return actor;
 }
 
-export interface Call extends Pick<Mail, "upgradeTo" | "chain" | "caller"> {
+export interface Call extends Pick<Mail, "upgradeTo" | "chain" | "caller" | "trace"> {
   readonly method: string;
   readonly args: Encoded;
   readonly callId: string;
@@ -116,6 +116,7 @@ export function acceptCall(entity: Entity, sink: Sink, call: Call): void {
     ...(call.upgradeTo === undefined ? {} : { upgradeTo: call.upgradeTo }),
     ...(call.chain === undefined ? {} : { chain: call.chain }),
     ...(call.caller === undefined ? {} : { caller: call.caller }),
+    ...(call.trace === undefined ? {} : { trace: call.trace }),
   };
   entity.mail.push(mail);
   sink.changes.putFresh(rowKeys.mail(entity.key, mail.index), () => encodeRow(mail));

@@ -134,6 +134,7 @@ export class Actors {
           callId,
           isRemembered: isNamed,
           session,
+          trace: request.trace,
         });
         if (session !== undefined) {
           sink.notify(actor);

@@ -16,7 +16,7 @@ import {
   removePending,
   replyTo,
 } from "./machine.ts";
-import { addHostEvent, type Entity, type Sink } from "./state.ts";
+import { addHostEvent, type Entity, type Sink, traceOf } from "./state.ts";
 
 /** Unread signals that a run may hold before senders get `too-many-messages`. */
 export const signalsMax = 10_000;
@@ -126,6 +126,7 @@ export function applyCommon(entity: Entity, sink: Sink, command: CommonCommand):
         isOneWay: command.oneWay === true,
         ...(command.oneWay === true ? {} : { chain: chainOf(entity) }),
         caller: nameOf(entity.key),
+        ...traced(entity),
         replyTo: to,
       }));
       return;
@@ -201,12 +202,18 @@ function startOther(
           : ((head.kind === "run" ? head.root : undefined) ?? self),
       parentClose: command.child,
       options: command.options,
+      ...traced(entity),
     },
     replyTo: to,
   }));
   if (head.kind === "run" && command.child !== undefined && command.child !== "abandon") {
     head.children = [...head.children, `${command.child} ${runId}`];
   }
+}
+
+function traced(entity: Entity): { readonly trace?: string } {
+  const trace = traceOf(entity);
+  return trace === undefined ? {} : { trace };
 }
 
 /** Derived, so that a repetition after a crash asks for the same child. */

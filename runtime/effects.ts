@@ -22,6 +22,8 @@ export interface EffectPlace {
   readonly ports: Ports;
   readonly prefix: string;
   readonly issueToken: (claims: TokenClaims) => Promise<Outcome>;
+  /** Of whoever asks. */
+  readonly trace: string | undefined;
 }
 
 export function performEffect(place: EffectPlace, key: EntityKey, pending: Pending): Effect {
@@ -34,14 +36,14 @@ export function performEffect(place: EffectPlace, key: EntityKey, pending: Pendi
 }
 
 async function perform(
-  { ports, prefix, issueToken }: EffectPlace,
+  { ports, prefix, issueToken, trace }: EffectPlace,
   key: EntityKey,
   pending: Pending,
   signal: Abort,
 ): Promise<Outcome> {
   switch (pending.kind) {
     case "fetch": {
-      const context = { tenant: tenantOf(key), runId: nameOf(key), signal };
+      const context = { tenant: tenantOf(key), runId: nameOf(key), signal, trace };
       return ok(await ports.outbound.fetch(pending.request, context));
     }
     case "put": {

@@ -106,6 +106,8 @@ export interface RunHead extends MachineHead {
   readonly root?: string | undefined;
   readonly parentClose?: "terminate" | "cancel" | "abandon" | undefined;
   readonly metadata?: Encoded | undefined;
+  /** Its place in a trace, and its parent's (trace.ts). */
+  readonly trace?: { readonly self: string; readonly parent: string } | undefined;
   tags: Readonly<Record<string, string>>;
   status: Status;
   attempt: number;
@@ -292,6 +294,8 @@ export interface Mail {
   readonly chain?: readonly string[] | undefined;
   /** Who called, if an entity did. */
   readonly caller?: string | undefined;
+  /** The caller's place in a trace. */
+  readonly trace?: string | undefined;
 }
 
 export interface ReplyTo {
@@ -393,6 +397,7 @@ export type Message =
       /** Entities that wait for the answer, outermost first. */
       readonly chain?: readonly string[] | undefined;
       readonly caller?: string | undefined;
+      readonly trace?: string | undefined;
       readonly replyTo?: ReplyTo | undefined;
     };
 
@@ -424,6 +429,8 @@ export interface StartMessage {
   readonly rootRun?: string | undefined;
   readonly parentClose?: "terminate" | "cancel" | "abandon" | undefined;
   readonly options?: StartOptions | undefined;
+  /** The starter's place in a trace. */
+  readonly trace?: string | undefined;
 }
 
 /** The latest value that a run has published under a name. */

@@ -27,6 +27,8 @@ export type Status =
 export type IfExists = "resume" | "fail" | "start" | "terminate";
 
 export interface StartRequest {
+  /** The asker's place in a trace (trace.ts). */
+  readonly trace?: string | undefined;
   /** Absent: a random id. 1 to 200 characters of `A-Z a-z 0-9 . _ : ~ @ + = , -`, not only dots. */
   readonly id?: string | undefined;
   /** Exactly one of `workflow` and `root`. */
@@ -301,6 +303,8 @@ export interface BackfillResult {
 }
 
 export interface CallRequest {
+  /** The asker's place in a trace (trace.ts). */
+  readonly trace?: string | undefined;
   readonly type: string;
   readonly key: string;
   readonly method: string;

@@ -21,6 +21,7 @@ import { answer, failed, hostError, ok, resolveCommand } from "./machine.ts";
 import { cancel, createRun, descriptionOf, headOf, isClosed, terminate, watch } from "./run.ts";
 import { hearOutcome } from "./schedule.ts";
 import type { Entity, Sink } from "./state.ts";
+import { spanBelow } from "./trace.ts";
 
 /** What a message needs of the partition to bring a new entity into the world. */
 export interface Place {
@@ -124,7 +125,8 @@ function applyStart(
   }
   const inputHash = place.inputHash(start);
   const seed = place.seed();
-  place.add(createRun(to, { ...start, inputHash, seed }, sink));
+  const span = spanBelow(start.trace, place);
+  place.add(createRun(to, { ...start, inputHash, seed, span }, sink));
   answer(sink, message.replyTo, ok({ runId, created: true }));
 }
 
@@ -154,6 +156,7 @@ function applyCall(
     isRemembered: false,
     caller: message.caller,
     chain: message.chain,
+    trace: message.trace,
     ...(message.isOneWay || message.replyTo === undefined ? {} : { replyTo: message.replyTo }),
   };
   if (message.chain !== undefined && isReturning(actor, message.chain)) {

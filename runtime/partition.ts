@@ -52,7 +52,7 @@ import { type Envelope, Outbox } from "./outbox.ts";
 import type { ActivateResult, JournalEntry, Ports } from "./ports.ts";
 import { applyDrained, fireRunTimer, isClosed, survive, suspend } from "./run.ts";
 import { disarm, isArmedFor, tick } from "./schedule.ts";
-import { Changes, type Entity, readEntity, type Sink } from "./state.ts";
+import { Changes, type Entity, readEntity, type Sink, traceOf } from "./state.ts";
 import { Table } from "./table.ts";
 import type { Timer } from "./timers.ts";
 import type { TokenClaims } from "./tokens.ts";
@@ -618,6 +618,7 @@ export class Partition {
         const fields = { tenant: tenantOf(entity.key), run: nameOf(entity.key) };
         changes.releases.push(() => this.#ports.observer.log(level, message, fields));
       },
+      traced: (span) => changes.releases.push(() => this.#ports.tracer?.ended(span)),
     };
   }
 
@@ -805,7 +806,8 @@ export class Partition {
       if (resident.inFlight.has(id)) return;
       const { prefix } = this.#options;
       const { issueToken } = this.#neighbours;
-      const effect = performEffect({ ports: this.#ports, prefix, issueToken }, key, pending);
+      const trace = traceOf(resident);
+      const effect = performEffect({ ports: this.#ports, prefix, issueToken, trace }, key, pending);
       resident.inFlight.set(id, effect.abort);
       void this.#background(
         effect.outcome.then(async (outcome) => {

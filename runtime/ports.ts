@@ -174,6 +174,8 @@ export interface OutboundContext {
   readonly tenant: string;
   readonly runId: string;
   readonly signal: AbortSignalLike;
+  /** Place in a trace of whoever asks (trace.ts). */
+  readonly trace?: string | undefined;
 }
 
 /** The part of AbortSignal that the engine needs; the platform's own fits. */
@@ -208,6 +210,24 @@ export interface Observer {
   observe(name: string, value: number, labels?: Readonly<Record<string, string>>): void;
 }
 
+/** Spans of distributed traces, for somebody outside to look at. Never throws, never blocks. */
+export interface Tracer {
+  ended(span: EndedSpan): void;
+}
+
+export interface EndedSpan {
+  /** Its own place and that of its parent, as `traceparent` (trace.ts). */
+  readonly self: string;
+  readonly parent?: string | undefined;
+  readonly name: string;
+  readonly kind: "server" | "client" | "internal";
+  readonly startMs: number;
+  readonly endMs: number;
+  readonly attributes: Readonly<Record<string, string | number>>;
+  /** Why it failed. */
+  readonly error?: string | undefined;
+}
+
 export interface Ports {
   readonly store: Store;
   readonly sandbox: Sandbox;
@@ -219,4 +239,6 @@ export interface Ports {
   readonly observer: Observer;
   /** Absent: no other host can be asked. */
   readonly peers?: Peers | undefined;
+  /** Absent: nothing is traced. */
+  readonly tracer?: Tracer | undefined;
 }

@@ -76,6 +76,8 @@ export interface NewRun extends StartMessage {
   readonly inputHash: Uint8Array;
   readonly seed: Uint8Array;
   readonly metadata?: Encoded | undefined;
+  /** Its own place in the trace that `trace` is of. */
+  readonly span?: string | undefined;
 }
 
 export function createRun(key: EntityKey, start: NewRun, sink: Sink): Entity {
@@ -89,6 +91,9 @@ export function createRun(key: EntityKey, start: NewRun, sink: Sink): Entity {
     root: start.rootRun,
     parentClose: start.parentClose,
     metadata: start.metadata ?? start.options?.metadata,
+    ...(start.trace === undefined || start.span === undefined
+      ? {}
+      : { trace: { self: start.span, parent: start.trace } }),
     tags: start.options?.tags ?? {},
     status: "RUNNING",
     attempt: 1,
@@ -324,6 +329,20 @@ function closedError(entity: Entity): SporeError {
   });
 }
 
+function endSpan(entity: Entity, sink: Sink): void {
+  const { trace, name, createdAtMs, closedAtMs, outcome, status, attempt } = headOf(entity);
+  if (trace === undefined) return;
+  const attributes = {
+    "spore.tenant": tenantOf(entity.key),
+    "spore.run": nameOf(entity.key),
+    "spore.status": status,
+    "spore.attempt": attempt,
+  };
+  const error = outcome?.kind === "error" ? { error: outcome.error.message } : {};
+  const times = { startMs: createdAtMs, endMs: closedAtMs ?? sink.nowMs };
+  sink.traced({ ...trace, ...times, ...error, name: `run ${name}`, kind: "internal", attributes });
+}
+
 /** Closes the run: tells waiters and children, and drops what it doesn't need any more. */
 export function close(entity: Entity, sink: Sink, asked: Status, given: Outcome): void {
   const head = headOf(entity);
@@ -342,6 +361,7 @@ export function close(entity: Entity, sink: Sink, asked: Status, given: Outcome)
   head.closedAtMs = Math.max(sink.nowMs, head.lastNowMs);
   head.waitingFor = undefined;
   addHostEvent(entity, sink, closeEvents[status] ?? "run.closed", eventData(outcome));
+  endSpan(entity, sink);
   if (status === "FAILED" && outcome.kind === "error") {
     const { name, message, stack = "" } = outcome.error;
     sink.log(entity, "warn", `run failed: ${name}: ${message}\n${stack}`.trimEnd());

@@ -39,6 +39,7 @@ import type { Ports } from "./ports.ts";
 import { cancel, canRetry, createRun, headOf, isClosed, pause, resume, terminate } from "./run.ts";
 import type { Entity, Sink } from "./state.ts";
 import { StepPages } from "./steps.ts";
+import { spanBelow } from "./trace.ts";
 
 export interface RunsParts {
   readonly tenant: string;
@@ -74,13 +75,15 @@ export class Runs {
         startAtMs: request.startAtMs,
         deadlineMs: request.deadlineMs,
       },
+      ...(request.trace === undefined ? {} : { trace: request.trace }),
     };
     const inputHash = partition.inputHash(start);
     const ifExists = request.ifExists ?? "resume";
     const message = this.#messageOf(request);
     const create = (sink: Sink): StartResult => {
       const seed = this.#parts.ports.random.bytes(16);
-      const run = createRun(key, { ...start, inputHash, seed }, sink);
+      const span = spanBelow(request.trace, partition);
+      const run = createRun(key, { ...start, inputHash, seed, span }, sink);
       partition.add(run);
       return { id, status: headOf(run).status, created: true };
     };

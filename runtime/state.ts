@@ -34,6 +34,7 @@ import {
   type WatcherRow,
 } from "./format.ts";
 import { type EntityKey, isActorKey, nameOf, tenantOf } from "./ids.ts";
+import type { EndedSpan } from "./ports.ts";
 
 export interface Entity {
   readonly key: EntityKey;
@@ -331,6 +332,14 @@ export interface Sink {
   /** The next time of a cron expression after `afterMs`; undefined if there is none. */
   nextCron(cron: string, zone: string | undefined, afterMs: number): number | undefined;
   log(entity: Entity, level: "debug" | "info" | "warn" | "error", message: string): void;
+  /** Reports a span after the commit. */
+  traced(span: EndedSpan): void;
+}
+
+/** Where in a trace is what the entity does now; undefined if nobody traces it. */
+export function traceOf({ head }: Entity): string | undefined {
+  if (head.kind === "run") return head.trace?.self;
+  return head.kind === "actor" ? head.turn?.trace : undefined;
 }
 
 export function addHostEvent(

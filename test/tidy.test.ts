@@ -77,7 +77,7 @@ const rules: readonly Rule[] = [
     from: /^host\//,
     may: [
       /^host\//,
-      /^runtime\/(index|ports|errors|image|ids|host)\.ts$/,
+      /^runtime\/(index|ports|errors|image|ids|host|trace)\.ts$/,
       /^client\//,
       /^guest\/(protocol|cbor|spore)/,
       /^node:/,
@@ -102,6 +102,7 @@ const layers: readonly (readonly string[])[] = [
     "segment",
     "tokens",
     "wire",
+    "trace",
   ],
   ["log", "register", "segments", "merge", "table", "state"],
   ["machine", "published", "events", "commands", "run", "actor", "schedule", "effects"],

@@ -93,6 +93,9 @@ async function chaos(storage: string, proxy?: S3Proxy): Promise<void> {
       `${proxy?.faults ?? 0} faults of the store's network`,
     ];
     console.log(`chaos, seed ${seed}: ${told.join(", ")}`);
+  } catch (error) {
+    console.log(`chaos, seed ${seed}, failed; what the hosts said last:\n${hosts.said()}`);
+    throw error;
   } finally {
     await hosts.putAway();
     await outside.close();
@@ -105,6 +108,8 @@ interface Hosts {
   readonly all: Host[];
   /** A client of its own sessions, each of whose requests goes to any of the hosts. */
   client(number: number): Client;
+  /** The last lines of each host's log. */
+  said(): string;
   putAway(): Promise<void>;
 }
 
@@ -141,6 +146,7 @@ async function startHosts(storage: string): Promise<Hosts> {
         },
       });
     },
+    said: () => all.map(({ server }) => server.printed().slice(-4000)).join("\n---\n"),
     async putAway() {
       for (const { server } of all) if (server.isRunning()) await server.kill();
     },
@@ -216,8 +222,13 @@ function startLoad(hosts: Hosts, url: string): Load {
   const operations: RegisterOperation[][] = [];
   const work: Promise<void>[] = [];
 
-  const until = async (each: (count: number) => Promise<void>): Promise<void> => {
-    for (let count = 0; !isOver; count++) await each(count);
+  const untilOver = async (each: (count: number) => Promise<void>): Promise<void> => {
+    try {
+      for (let count = 0; !isOver; count++) await each(count);
+    } catch (error) {
+      isOver = true;
+      throw error;
+    }
   };
   for (let worker = 0; worker < errandsAtOnce; worker++) {
     const client = newClient();
@@ -230,7 +241,7 @@ function startLoad(hosts: Hosts, url: string): Load {
       });
       errands.push({ id, output: await started.result() });
     };
-    work.push(until(run));
+    work.push(untilOver(run));
   }
   const box = newClient().start(mailbox.with(), { id: "mailbox" });
   for (let index = 0; index < senders; index++) {
@@ -243,7 +254,7 @@ function startLoad(hosts: Hosts, url: string): Load {
       letters.push(letter);
       await rest(restMs);
     };
-    work.push(until(send));
+    work.push(untilOver(send));
   }
   for (let index = 0; index < registers; index++) {
     const history: RegisterOperation[] = [];
@@ -251,14 +262,16 @@ function startLoad(hosts: Hosts, url: string): Load {
     for (let number = 0; number < processesOfRegister; number++) {
       const random = seeded(seed * 57 + index * processesOfRegister + number);
       work.push(
-        until(operatorOf({ client: newClient(), key: `register-${index}`, random }, history)),
+        untilOver(operatorOf({ client: newClient(), key: `register-${index}`, random }, history)),
       );
     }
   }
+  const all = Promise.all(work);
+  all.catch(() => undefined); // `finish` says it
   return {
     async finish() {
       isOver = true;
-      await within(settleMs, Promise.all(work));
+      await within(settleMs, all);
       const client = newClient();
       await client.handle("mailbox").signal("letter", "stop");
       const received = await client.getOutput<Letter[]>("mailbox");

@@ -50,6 +50,7 @@ function createWorld(definition: Partial<Definition> = {}): World {
       successorOf: () => world.successor,
       nextCron: (_cron, _zone, afterMs) => (Math.floor(afterMs / 60_000) + 1) * 60_000,
       log: () => undefined,
+      traced: () => undefined,
     }),
   };
   return world;

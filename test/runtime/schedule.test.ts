@@ -44,6 +44,7 @@ function bench(given: Partial<ScheduleSpec> = {}, extra: { remaining?: number } 
     successorOf: () => undefined,
     nextCron: (cron, zone, afterMs) => calendar.next(cron, zone, afterMs),
     log: () => undefined,
+    traced: () => undefined,
   });
   const recurrence = given.cron === undefined ? { everyMs: minute } : {};
   const spec: ScheduleSpec = {
