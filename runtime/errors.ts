@@ -68,6 +68,7 @@ export const errorCodes = {
   "too-many-messages": "limit",
   "guest-limit": "limit",
   "host-busy": "unavailable",
+  "layout-changing": "unavailable",
   "store-unavailable": "unavailable",
   "host-stopping": "unavailable",
   "peer-refused": "unavailable",

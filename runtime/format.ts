@@ -68,6 +68,30 @@ export function hex(value: number, width: number): string {
   return Math.max(0, Math.floor(value)).toString(16).padStart(width, "0");
 }
 
+/** The entity that a row belongs to; undefined for those of the partition itself. */
+export function entityOfRow(rowKey: string): EntityKey | undefined {
+  switch (rowKey.slice(0, 2)) {
+    case "e/":
+    case "h/":
+    case "g/": {
+      const parts = rowKey.slice(2).split("/");
+      return parts.slice(0, parts[1] === "a" ? 4 : 3).join("/") as EntityKey; // written by rowKeys
+    }
+    case "a/":
+    case "z/":
+      return rowKey.slice(2) as EntityKey;
+    case "t/":
+      return timerOfRow(rowKey).key;
+    case "x/": {
+      const [tenant = "", kind = "", ...rest] = rowKey.slice(2).split("/");
+      // A run's name stands behind its status and time.
+      return `${tenant}/${kind}/${(kind === "r" ? rest.slice(2) : rest).join("/")}` as EntityKey;
+    }
+    default:
+      return undefined;
+  }
+}
+
 export function timerOfRow(rowKey: string): { atMs: number; id: number; key: EntityKey } {
   return {
     atMs: Number.parseInt(rowKey.slice(2, 14), 16),

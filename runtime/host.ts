@@ -10,6 +10,7 @@ import { decideEvent, type EventView, viewEvent } from "./events.ts";
 import { encodeRow } from "./format.ts";
 import { checkTenant, partitionOf } from "./ids.ts";
 import type { Host, HostStatus, TenantHost } from "./index.ts";
+import { type Layout, Layouts, partitionsMax } from "./layout.ts";
 import { ok } from "./machine.ts";
 import type { Envelope } from "./outbox.ts";
 import { Partition, type PartitionLimits, partitionLimits } from "./partition.ts";
@@ -56,7 +57,6 @@ export interface Placement {
 }
 
 const partitionsDefault = 4;
-export const partitionsMax = 1024;
 
 interface Namespace {
   readonly version: 1;
@@ -69,7 +69,9 @@ export async function createHost(ports: Ports, options: HostOptions): Promise<Ho
   const retrier = new Retrier(ports.clock, ports.observer);
   const partitions = options.partitions ?? partitionsDefault;
   const namespace = await openNamespace(ports, retrier, prefix, partitions);
-  return new EngineHost(ports, options, { retrier, prefix, partitions: namespace.partitions });
+  const layouts = new Layouts({ ...ports, prefix, partitions: namespace.partitions });
+  const layout = await layouts.current();
+  return new EngineHost(ports, options, { retrier, prefix, layout });
 }
 
 async function openNamespace(
@@ -109,6 +111,7 @@ class EngineHost implements Host {
   readonly #ports: Ports;
   readonly #options: HostOptions;
   readonly #prefix: string;
+  readonly #layout: Layout;
   readonly #retrier: Retrier;
   readonly #tokens: EventTokens;
   readonly #seats: Seats;
@@ -124,9 +127,10 @@ class EngineHost implements Host {
   constructor(
     ports: Ports,
     options: HostOptions,
-    place: { readonly retrier: Retrier; readonly prefix: string; readonly partitions: number },
+    place: { readonly retrier: Retrier; readonly prefix: string; readonly layout: Layout },
   ) {
-    const { partitions } = place;
+    const { partitions } = place.layout;
+    this.#layout = place.layout;
     this.#ports = ports;
     this.#options = options;
     this.#prefix = place.prefix;
@@ -158,8 +162,8 @@ class EngineHost implements Host {
       this.#ports,
       {
         index,
-        partitions: this.#seats.count,
         prefix: this.#prefix,
+        layout: this.#layout,
         claimInfo: encodeRow(claim),
         limits: { ...partitionLimits, ...limits },
       },

@@ -74,7 +74,9 @@ export type ClaimResult =
       readonly entries: readonly { readonly seq: number; readonly payload: Uint8Array }[];
     }
   /** Another claimed later, or this claim came too late. Whether to try again is policy. */
-  | { readonly kind: "lost" };
+  | { readonly kind: "lost" }
+  /** Nobody may follow the last claim now; nothing was written. */
+  | { readonly kind: "sealed"; readonly by: Uint8Array };
 
 export type AppendResult =
   | { readonly kind: "written"; readonly seq: number }
@@ -133,11 +135,18 @@ export class Log {
 
   /**
    * Makes the caller the owner. `info` is what a fenced owner learns about its successor.
-   * Once per Log. Tries until it knows; throws corrupt-log, and host-stopping after `close`.
+   * `mayFollow` is asked about a claim that is the last entry: if it says no, the log stays as
+   * it is. Once per Log, unless that was sealed. Tries until it knows; throws corrupt-log, and
+   * host-stopping after `close`.
    */
-  async claim(info: Uint8Array): Promise<ClaimResult> {
+  async claim(
+    info: Uint8Array,
+    mayFollow: (info: Uint8Array) => boolean = () => true,
+  ): Promise<ClaimResult> {
     assert(this.#position === undefined, "a log is claimed once");
-    const { header, hash } = await this.#appendClaim(info);
+    const claim = await this.#appendClaim(info, mayFollow);
+    if (claim.kind === "sealed") return claim;
+    const { header, hash } = claim;
     // L3 and L4 at once; neither depends on the other.
     const [isLate, history] = await Promise.all([
       hasLater(this.#exists, header.seq),
@@ -200,12 +209,14 @@ export class Log {
   }
 
   /**
-   * Deletes what the newest checkpoint made superfluous (L5). May run beside appends. What
-   * could not be deleted is tried again by the next call; never throws for that.
+   * Deletes what a checkpoint made superfluous (L5): the newest, or the earlier one that is
+   * given. May run beside appends. What could not be deleted is tried again by the next call;
+   * never throws for that.
    */
-  truncate(): Promise<void> {
+  truncate(base: number = this.base): Promise<void> {
     assert(this.#position !== undefined, "only the owner truncates");
-    this.#truncation ??= this.#truncateTo(this.base).finally(() => {
+    assert(base <= this.base, "only what a checkpoint stands for is deleted");
+    this.#truncation ??= this.#truncateTo(base).finally(() => {
       this.#truncation = undefined;
     });
     return this.#truncation;
@@ -216,19 +227,25 @@ export class Log {
     this.#retrier.close();
   }
 
-  async #appendClaim(info: Uint8Array): Promise<{
-    readonly header: EntryHeader;
-    readonly hash: Uint8Array;
-  }> {
+  async #appendClaim(
+    info: Uint8Array,
+    mayFollow: (info: Uint8Array) => boolean,
+  ): Promise<
+    | { readonly kind: "claimed"; readonly header: EntryHeader; readonly hash: Uint8Array }
+    | { readonly kind: "sealed"; readonly by: Uint8Array }
+  > {
     for (;;) {
       const tail = await findTail(this.#exists);
       let before = tail === 0 ? undefined : await this.#read(tail);
       // Deleted between search and read: the log moved on a lot. Search again.
       while (tail === 0 || before !== undefined) {
+        if (before?.kind === "claim" && !mayFollow(before.payload)) {
+          return { kind: "sealed", by: before.payload.slice() };
+        }
         const header = this.#claimHeader(before);
         const { bytes, hash } = encodeEntry(header, info, this.#options.digest);
         const created = await this.#create(header, bytes);
-        if (created.kind === "created") return { header, hash };
+        if (created.kind === "created") return { kind: "claimed", header, hash };
         if (created.found === undefined) break;
         before = created.found;
       }

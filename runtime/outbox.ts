@@ -51,9 +51,20 @@ export class Outbox {
   readonly #last = new Map<number, number>();
   readonly #queues = new Map<number, Item[]>();
   readonly #sending = new Set<number>();
+  #recovered: Promise<void> = Promise.resolve();
+  #toRecover = 0;
+  #isRecovered: () => void = () => undefined;
 
   constructor(parts: OutboxParts) {
     this.#parts = parts;
+  }
+
+  /**
+   * Messages within the partition that the last owner left are applied: they are older than
+   * any that another partition may send now.
+   */
+  get recovered(): Promise<void> {
+    return this.#recovered;
   }
 
   /** What the last owner left: counters, and messages that nobody has confirmed. */
@@ -68,7 +79,12 @@ export class Outbox {
       const target = Number.parseInt(key.slice(2, 6), 16);
       const index = Number.parseInt(key.slice(7), 16);
       this.#enqueue(target, { index, message: decodeRow<Message>(key, value) });
+      if (target === this.#parts.index) this.#toRecover += 1;
     }
+    if (this.#toRecover === 0) return;
+    this.#recovered = new Promise((resolve) => {
+      this.#isRecovered = resolve;
+    });
   }
 
   /** Within a transition. */
@@ -105,6 +121,8 @@ export class Outbox {
     await undefined; // after the transition that sent it
     for (let item = queue.shift(); item !== undefined; item = queue.shift()) {
       await applyHere(item.message, rowKeys.outbox(own, item.index));
+      this.#toRecover -= 1;
+      if (this.#toRecover === 0) this.#isRecovered();
     }
     this.#sending.delete(own);
   }

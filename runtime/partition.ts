@@ -36,6 +36,7 @@ import { performEffect } from "./effects.ts";
 import { assert, SporeError } from "./errors.ts";
 import { decodeRow, encodeRow, isEffect, type Message, rowKeys, systemTimers } from "./format.ts";
 import { type EntityKey, isActorKey, isScheduleKey, nameOf, partitionOf, tenantOf } from "./ids.ts";
+import type { Layout } from "./layout.ts";
 import { Log } from "./log.ts";
 import {
   type Begun,
@@ -83,8 +84,9 @@ interface Reply {
 
 export interface PartitionOptions {
   readonly index: number;
-  readonly partitions: number;
+  /** Of the namespace. */
   readonly prefix: string;
+  readonly layout: Layout;
   readonly claimInfo: Uint8Array;
   readonly limits: PartitionLimits;
 }
@@ -187,7 +189,7 @@ export class Partition {
     });
     this.#outbox = new Outbox({
       index: options.index,
-      partitions: options.partitions,
+      partitions: options.layout.partitions,
       clock,
       observer,
       isOwned,
@@ -222,7 +224,8 @@ export class Partition {
   }
 
   get #prefix(): string {
-    return `${this.#options.prefix}p/${this.#options.index}`;
+    const { prefix, layout, index } = this.#options;
+    return `${prefix}${layout.folder}/${index}`;
   }
 
   // -------------------------------------------------------------- open and close
@@ -239,7 +242,13 @@ export class Partition {
   }
 
   async #takeOver(): Promise<void> {
-    const claim = await this.#log.claim(this.#options.claimInfo);
+    const { claimInfo, layout } = this.#options;
+    const claim = await this.#log.claim(claimInfo, (last) => sealOf(last) <= layout.number);
+    if (claim.kind === "sealed") {
+      throw new SporeError("layout-changing", `partition ${this.index} is being moved`, {
+        hint: "Try again in a moment.",
+      });
+    }
     if (claim.kind === "lost") {
       throw new SporeError(
         "partition-moved",
@@ -355,7 +364,7 @@ export class Partition {
     transition: (entity: Entity | undefined, sink: Sink) => T,
   ): Promise<T> {
     this.#assertOwned();
-    assert(partitionOf(key, this.#options.partitions) === this.index, `${key} belongs here`);
+    assert(partitionOf(key, this.#options.layout.partitions) === this.index, `${key} belongs here`);
     while (!this.#entities.has(key)) {
       const isKnownAbsent = await this.#load(key);
       this.#assertOwned();
@@ -843,6 +852,7 @@ export class Partition {
   /** Takes messages from another partition; resolves when they are durable here (P4). */
   async receive(source: number, envelopes: readonly Envelope[]): Promise<void> {
     this.#assertOwned();
+    await this.#outbox.recovered;
     const before = this.#receiving.get(source) ?? Promise.resolve();
     const receiving = before.catch(() => undefined).then(() => this.#receive(source, envelopes));
     this.#receiving.set(source, receiving);
@@ -1121,10 +1131,11 @@ export class Partition {
   /** Stands for everything before it (table.ts B1): taken and appended without a pause between. */
   async #writeCheckpoint(): Promise<boolean> {
     this.#isCheckpointReady = false;
+    const before = this.#log.base;
     const { bytes, generation } = this.#tableNow().checkpoint();
     if (!(await this.#append("checkpoint", bytes))) return false;
     this.#ports.observer.count("spore_checkpoints_total", 1);
-    void this.#background(this.#afterCheckpoint(generation));
+    void this.#background(this.#afterCheckpoint(generation, before));
     return true;
   }
 
@@ -1132,9 +1143,10 @@ export class Partition {
     this.#ports.observer.count("spore_segments_swept_total", await this.#tableNow().sweep());
   }
 
-  async #afterCheckpoint(generation: number): Promise<void> {
+  /** Who follows the log from outside (replica.ts) has from one checkpoint to the next for it. */
+  async #afterCheckpoint(generation: number, before: number): Promise<void> {
     await this.#tableNow().commit(generation);
-    await this.#log.truncate();
+    await this.#log.truncate(before);
   }
 
   // -------------------------------------------------------------- faults
@@ -1200,6 +1212,11 @@ function decodeDrained(bytes: Uint8Array): Drained {
     const outcome = failed(hostError("guest-output", message));
     return { state: "done", commands: [{ kind: "complete", outcome }], records: [] };
   }
+}
+
+/** The version of the layout that a sealing claim is for (layout.ts Y1); else 0. */
+function sealOf(info: Uint8Array): number {
+  return decodeRow<{ seal?: number }>("claim", info).seal ?? 0;
 }
 
 function claimName(info: Uint8Array): string {

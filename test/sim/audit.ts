@@ -49,7 +49,7 @@ async function recover(world: World, partition: number): Promise<Map<string, Uin
     observer: { log: () => undefined, count: () => undefined, observe: () => undefined },
   };
   const claim = await new Log({ ...parts, partition }).claim(new Uint8Array(0));
-  if (claim.kind === "lost") throw new Error(`the audit lost partition ${partition}`);
+  if (claim.kind !== "claimed") throw new Error(`the audit lost partition ${partition}`);
   const table = Table.open({ ...parts, epoch: claim.epoch }, claim.checkpoint);
   for (const { payload } of claim.entries) table.apply(decodeBatch(payload));
   const rows = new Map<string, Uint8Array>();

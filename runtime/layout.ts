@@ -1,0 +1,78 @@
+/**
+ * In how many partitions a namespace lies, and in which folder. It begins with what `namespace`
+ * says; each change is a version of a register (reshard.ts makes them).
+ *
+ * Y1 Who changes the layout seals the log of every partition first: the seal is a claim that
+ *    names the version to come. Behind a seal nobody claims before that version exists, so
+ *    the log ends there while the new layout is being decided.
+ * Y2 The version is made once: by the one who changes the layout, or by a host that gives up
+ *    waiting for it and writes the old layout again. What it says holds for all seals with
+ *    its number, whoever comes late.
+ */
+import { decode, encode } from "../guest/cbor.ts";
+import { SporeError } from "./errors.ts";
+import type { Clock, Digest, Observer, Random, Store } from "./ports.ts";
+import { Register } from "./register.ts";
+
+export const partitionsMax = 1024;
+
+export interface Layout {
+  /** Version of the register; 0 for the layout that the namespace was made with. */
+  readonly number: number;
+  readonly partitions: number;
+  /** Of the partitions' objects, below the namespace's prefix; without a slash at its end. */
+  readonly folder: string;
+}
+
+export interface LayoutsOptions {
+  readonly store: Store;
+  /** Of the namespace. */
+  readonly prefix: string;
+  /** What `namespace` says. */
+  readonly partitions: number;
+  readonly random: Random;
+  readonly digest: Digest;
+  readonly clock: Clock;
+  readonly observer: Observer;
+}
+
+export class Layouts {
+  readonly #register: Register;
+  readonly #first: Layout;
+
+  constructor(options: LayoutsOptions) {
+    this.#register = new Register({ ...options, prefix: `${options.prefix}layouts` });
+    this.#first = { number: 0, partitions: options.partitions, folder: "p" };
+  }
+
+  async current(): Promise<Layout> {
+    const latest = await this.#register.readLatest();
+    return latest === undefined ? this.#first : readLayout(latest.seq, latest.value);
+  }
+
+  /** Makes the version after `before`, unless somebody else did: then that is answered (Y2). */
+  async change(before: Layout, next: Omit<Layout, "number">): Promise<Layout> {
+    const { partitions, folder } = next;
+    const result = await this.#register.append(encode({ partitions, folder }), before.number);
+    return result.kind === "written"
+      ? { number: result.seq, partitions, folder }
+      : readLayout(result.found.seq, result.found.value);
+  }
+
+  close(): void {
+    this.#register.close();
+  }
+}
+
+function readLayout(number: number, value: Uint8Array): Layout {
+  const { partitions, folder } = decode(value) as Partial<Layout>; // checked below
+  const isSound =
+    typeof partitions === "number" &&
+    Number.isInteger(partitions) &&
+    partitions >= 1 &&
+    partitions <= partitionsMax &&
+    typeof folder === "string" &&
+    /^p[a-z0-9-]*$/.test(folder);
+  if (isSound) return { number, partitions, folder };
+  throw new SporeError("corrupt-log", `layout ${number} of the namespace can't be read`);
+}
