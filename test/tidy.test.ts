@@ -104,7 +104,7 @@ const layers: readonly (readonly string[])[] = [
     "wire",
     "trace",
   ],
-  ["log", "register", "segments", "merge", "table", "state"],
+  ["log", "register", "segments", "merge", "table", "state", "layout"],
   ["machine", "published", "events", "commands", "run", "actor", "schedule", "effects"],
   ["deadlock", "outbox", "alarms"],
   ["messages"],
