@@ -32,6 +32,8 @@ export interface ClientOptions {
   readonly fetch?: ((request: Request) => Promise<Response>) | undefined;
   /** How often one request is tried while the host can't be reached. Default 6. */
   readonly attemptsMax?: number | undefined;
+  /** The wait before the second try is a random part of this; it doubles. Default 100 ms. */
+  readonly backoffMs?: number | undefined;
 }
 
 export type RunStatus =
@@ -404,7 +406,7 @@ function textOr(value: unknown, fallback: string): string {
 
 /** How long one request hangs in wait of an output; longer waits are several requests. */
 const pollSeconds = 60;
-const backoffMs = { first: 100, max: 5_000 };
+const backoffDefaults = { firstMs: 100, maxMs: 5_000 };
 
 export function createClient(options: ClientOptions = {}): Client {
   const ask = requester(options);
@@ -579,13 +581,13 @@ export function createClient(options: ClientOptions = {}): Client {
         }
         // A run's events end; an actor's don't: that host went away.
         if (!isEndless) return;
-        await pause(backoffOf(attempt), range.signal);
+        await pause(backoffOf(attempt, options), range.signal);
       } catch (error) {
         if (isEndless && isOpen && isGone(error)) return;
         if (error instanceof ClientError || range.signal?.aborted === true) throw error;
         // The connection broke: go on after the last event that was seen.
         if (attempt >= (options.attemptsMax ?? attemptsDefault)) throw error;
-        await pause(backoffOf(attempt), range.signal);
+        await pause(backoffOf(attempt, options), range.signal);
       }
     }
   }
@@ -989,7 +991,7 @@ function requester(options: ClientOptions): Requester {
         // fetch rejects with a TypeError when there is no connection; all else is final.
         if (!(error instanceof TypeError) || asked.signal?.aborted === true) throw error;
         if (isLast) throw unreachableHost(base, error);
-        await pause(backoffOf(attempt), asked.signal);
+        await pause(backoffOf(attempt, options), asked.signal);
         continue;
       }
       if (response.ok) return response;
@@ -997,7 +999,8 @@ function requester(options: ClientOptions): Requester {
       if (!isBusy || isLast) throw await failureOf(response);
       await response.body?.cancel();
       const askedMs = Number(response.headers.get("retry-after") ?? 0) * 1000;
-      const waitMs = Math.max(backoffOf(attempt), Math.min(askedMs, backoffMs.max) || 0);
+      const firstMs = backoffOf(attempt, options);
+      const waitMs = Math.max(firstMs, Math.min(askedMs, backoffDefaults.maxMs) || 0);
       await pause(waitMs, asked.signal);
     }
   }
@@ -1108,8 +1111,9 @@ function randomId(): string {
 }
 
 /** Full jitter: many clients of one host that was away must not come back at once. */
-function backoffOf(attempt: number): number {
-  return Math.random() * Math.min(backoffMs.max, backoffMs.first * 2 ** attempt);
+function backoffOf(attempt: number, options: ClientOptions): number {
+  const { firstMs, maxMs } = backoffDefaults;
+  return Math.random() * Math.min(maxMs, (options.backoffMs ?? firstMs) * 2 ** attempt);
 }
 
 function pause(delayMs: number, signal: AbortSignal | undefined): Promise<void> {

@@ -310,6 +310,19 @@ export function findActor(name: string): ActorEntry | undefined {
   return actors.get(name);
 }
 
+/** What runs instead of steps' bodies, by name; empty but in tests (testing.ts). */
+let standIns: ReadonlyMap<string, Callable> = new Map();
+
+export function setStandIns(next: ReadonlyMap<string, Callable>): void {
+  standIns = next;
+}
+
+/** The function that a step's attempt calls. */
+export function functionOf(body: Body): Callable {
+  if (standIns.size === 0 || body.isMethod) return body.fn;
+  return standIns.get(body.name) ?? body.fn;
+}
+
 /** Everything that was defined, in order of name. */
 export function definitions(): Definition[] {
   const all: Definition[] = [];

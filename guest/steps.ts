@@ -14,7 +14,7 @@
  */
 import { decode, encode, SerialisationError } from "./cbor.ts";
 import { Compensations } from "./compensations.ts";
-import { type Body, GraphNode, isPlain } from "./define.ts";
+import { type Body, functionOf, GraphNode, isPlain } from "./define.ts";
 import {
   asError,
   CancelledError,
@@ -701,7 +701,7 @@ export class Steps {
     let thenable: Promise<unknown> | undefined;
     try {
       const self = task.body.isMethod ? this.#ports.instance() : undefined;
-      result = task.body.fn.apply(self, args as unknown[]);
+      result = functionOf(task.body).apply(self, args as unknown[]);
       if (isThenable(result)) thenable = Promise.resolve(result);
     } catch (error) {
       this.current = outer;

@@ -34,6 +34,11 @@ export interface BuildOptions {
    * a bundle that its sandbox knows, and a server doesn't need it. Default false.
    */
   readonly needsComponent?: boolean;
+  /**
+   * Lets a test answer for steps (`sporeflow/testing`): not to be deployed, and to be kept in
+   * a folder of its own. Default false.
+   */
+  readonly isForTests?: boolean;
 }
 
 export interface BuildResult {
@@ -65,6 +70,7 @@ export const buildDefaults = Object.freeze({
 const packageDir = realpathSync(fileURLToPath(new URL("..", import.meta.url)));
 const guestIndex = join(packageDir, "guest", "index.ts");
 const guestComponent = join(packageDir, "guest", "component.ts");
+const guestTesting = join(packageDir, "guest", "testing.ts");
 const builtinNamespace = "node-builtin";
 
 /** Builds, or answers the last result if no input changed. Throws SporeError build-failed. */
@@ -165,6 +171,7 @@ interface Project {
   readonly outDir: string;
   readonly prepare: Sandbox["prepare"];
   readonly needsComponent: boolean;
+  readonly isForTests: boolean;
 }
 
 interface Bundle {
@@ -185,8 +192,8 @@ function projectOf(options: BuildOptions): Project {
     });
   }
   const outDir = resolve(cwd, options.outDir ?? buildDefaults.outDir);
-  const { prepare, needsComponent = false } = options;
-  return { entry: realpathSync(entry), cwd, outDir, prepare, needsComponent };
+  const { prepare, needsComponent = false, isForTests = false } = options;
+  return { entry: realpathSync(entry), cwd, outDir, prepare, needsComponent, isForTests };
 }
 
 function bundleOptions(project: Project, plugins: esbuild.Plugin[] = []): esbuild.BuildOptions {
@@ -224,7 +231,7 @@ function sdkPlugin(project: Project): esbuild.Plugin {
     name: "spore-sdk",
     setup(bundler) {
       const entries: Readonly<Record<string, string>> = {
-        "sporeflow:component": guestComponent,
+        "sporeflow:component": project.isForTests ? guestTesting : guestComponent,
         "sporeflow:entry": project.entry,
         "sporeflow/guest": guestIndex, // B1
       };

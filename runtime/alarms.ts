@@ -9,12 +9,12 @@ import { type Timer, TimerHeap } from "./timers.ts";
 
 /** Timers kept in the heap; later ones stay in the table. */
 const timerWindow = 10_000;
-/** How far ahead the table is asked again even if it had nothing more. */
-const horizonMs = 3_600_000;
-/** The clock may be set: nobody sleeps longer than this without a look at it. */
-const lookMs = 60_000;
 
 export interface AlarmsParts {
+  /** How far ahead the table is asked again even if it had nothing more. */
+  readonly windowMs: number;
+  /** The clock may be set: nobody sleeps longer than this without a look at it. */
+  readonly lookMs: number;
   readonly clock: Clock;
   readonly isOwned: () => boolean;
   /** Durable timer rows in the order of their times. */
@@ -73,7 +73,7 @@ export class Alarms {
     if (next >= this.#armedForMs || !Number.isFinite(next)) return;
     this.#cancel?.();
     this.#armedForMs = next;
-    const { clock } = this.#parts;
+    const { clock, lookMs } = this.#parts;
     const delayMs = Math.min(Math.max(0, next - clock.nowMs()), lookMs);
     this.#cancel = clock.after(delayMs, () => {
       this.#armedForMs = Number.POSITIVE_INFINITY;
@@ -107,7 +107,7 @@ export class Alarms {
 
   /** Takes the next window of durable timers into the heap. */
   async refill(): Promise<void> {
-    const { clock, isOwned, durable, scan } = this.#parts;
+    const { clock, windowMs, isOwned, durable, scan } = this.#parts;
     const from = this.#horizonMs;
     const backlog: Timer[] = [];
     this.#backlog = backlog;
@@ -124,7 +124,7 @@ export class Alarms {
     for (const key of seen) this.#heap.push(timerOfRow(key));
     const last = page.entries.at(-1)?.[0];
     this.#isMore = !page.isDone;
-    const farMs = clock.nowMs() + horizonMs;
+    const farMs = clock.nowMs() + windowMs;
     this.#horizonMs =
       page.isDone || last === undefined ? Math.max(from, farMs) : timerOfRow(last).atMs + 1;
     this.#arm();

@@ -96,6 +96,10 @@ export interface PartitionLimits {
   readonly lingerMs: number;
   /** How long a commit waits for the results of guests that are at work. */
   readonly gatherMs: number;
+  /** How far ahead timers are kept in memory; later ones wait in the table. */
+  readonly timerWindowMs: number;
+  /** The clock may be set: nobody sleeps longer than this without a look at it. */
+  readonly timerLookMs: number;
   /** Log bytes after which a checkpoint is taken. */
   readonly checkpointBytes: number;
   /** Log entries after which a checkpoint is taken. */
@@ -111,6 +115,8 @@ export interface PartitionLimits {
 export const partitionLimits: PartitionLimits = {
   lingerMs: 25,
   gatherMs: 2,
+  timerWindowMs: 3_600_000,
+  timerLookMs: 60_000,
   checkpointBytes: 8 * 1024 * 1024,
   checkpointEntries: 2000,
   residentMax: 10_000,
@@ -180,6 +186,8 @@ export class Partition {
     const isOwned = (): boolean => this.#state === "owned";
     const background = (work: Promise<unknown>): void => void this.#background(work);
     this.#alarms = new Alarms({
+      windowMs: options.limits.timerWindowMs,
+      lookMs: options.limits.timerLookMs,
       clock,
       isOwned,
       scan: (limit) => this.#tableNow().scan({ prefix: rowKeys.timers, limit }),
