@@ -218,6 +218,7 @@ class EngineHost implements Host {
   status(): HostStatus {
     return {
       hostId: this.#options.hostId,
+      partitionCount: this.#seats.count,
       partitions: this.#seats.status(),
     };
   }

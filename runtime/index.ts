@@ -359,6 +359,8 @@ export interface Host {
 
 export interface HostStatus {
   readonly hostId: string;
+  /** Of the namespace: the ones that this host serves and all others. */
+  readonly partitionCount: number;
   readonly partitions: readonly {
     readonly partition: number;
     readonly state: "claiming" | "owned" | "moved" | "stopped";

@@ -3,9 +3,8 @@
  * (Workers). Owns the order of things that must not starve the event loop, and what is
  * known of components; what happens to memory is machines.ts.
  *
- * There is no watchdog here, because nothing else runs while a guest does: the platform
- * stops an isolate that computes for too long, and who starts it again is told which
- * machine was at work (`onMachine`), so that it isn't run for ever.
+ * There is no watchdog here, because nothing else runs while a guest does: it is the
+ * platform that stops an isolate which computes for too long (worker/suspects.ts).
  */
 import type { Manifest } from "../../guest/protocol.ts";
 import { SporeError } from "../../runtime/errors.ts";
@@ -42,8 +41,6 @@ export interface InlineSandboxParts {
   readonly limits: MachinesLimits;
   /** Gives the event loop a turn. */
   readonly pause: () => Promise<void>;
-  /** Before a machine's activation; what it rejects with is the activation's result. */
-  readonly onMachine?: (machine: string) => Promise<ActivateResult | undefined>;
 }
 
 /** So many activations in a row run before others get a turn. */
@@ -141,8 +138,6 @@ class InlineSandbox implements Sandbox {
       throw new SporeError("component-not-found", `component ${request.component} isn't loaded`);
     }
     await this.#ownTurn();
-    const refused = await this.#parts.onMachine?.(request.machine);
-    if (refused !== undefined) return refused;
     this.#checkOpen();
     const result = this.#machines.activate(request);
     this.#machines.takeEvicted();

@@ -7,7 +7,7 @@ import { SporeError } from "../../runtime/errors.ts";
 import type { Clock, Digest, Observer, Random, Sandbox, Store } from "../../runtime/ports.ts";
 import { baselineCodec, nodeCodec } from "../sandbox/codec.ts";
 import { type Engine, type EngineIdentity, linkable } from "../sandbox/engine.ts";
-import { createInlineSandbox, type InlineSandboxParts } from "../sandbox/inline.ts";
+import { createInlineSandbox } from "../sandbox/inline.ts";
 import type { MachinesLimits } from "../sandbox/machines.ts";
 import { R2Store } from "../store/r2.ts";
 import type { Env } from "./platform.ts";
@@ -41,10 +41,7 @@ export const edgeLimits: MachinesLimits = Object.freeze({
   drainedBytesMax: 8 * 1024 * 1024,
 });
 
-export function createEdgeSandbox(
-  bundled: BundledEngine,
-  onMachine: InlineSandboxParts["onMachine"],
-): Sandbox {
+export function createEdgeSandbox(bundled: BundledEngine): Sandbox {
   const { identity, modules, pagesMax, loader, component } = bundled;
   return createInlineSandbox({
     engine: linkable(identity, modules, pagesMax),
@@ -57,7 +54,6 @@ export function createEdgeSandbox(
     ),
     limits: edgeLimits,
     pause: () => new Promise((resolve) => setTimeout(resolve, 0)),
-    ...(onMachine === undefined ? {} : { onMachine }),
   });
 }
 

@@ -1,10 +1,13 @@
 /**
  * The Worker: a front that passes each request to the Durable Object of a partition, and
- * the objects' class. The front keeps nothing; whichever object it asks can answer.
+ * the objects' class. Any object can answer any request; the front looks for the one that
+ * serves what the path names, which saves a hop.
  */
-import type { BundledEngine } from "./engine.ts";
-import { type PartitionClass, partitionObject } from "./partition-object.ts";
-import type { Env, HandlerContext, PartitionStub } from "./platform.ts";
+import { actorKey, type EntityKey, partitionOf, runKey, scheduleKey } from "../../runtime/ids.ts";
+import { createTenants, parseTenantKeys, type Tenants } from "../tenants.ts";
+import { type BundledEngine, digest } from "./engine.ts";
+import { type PartitionClass, partitionObject, partitionsOf } from "./partition-object.ts";
+import { type Env, type HandlerContext, objectName, stubOf } from "./platform.ts";
 
 export interface EdgeWorker {
   /** The Worker's default export. */
@@ -16,21 +19,74 @@ export interface EdgeWorker {
   readonly SporePartition: PartitionClass;
 }
 
+/** An isolate of the front sees to all partitions this often, if it lives that long. */
+const roundMs = 300_000;
+
 export function defineWorker(bundled: BundledEngine): EdgeWorker {
+  // True of the namespace whoever asks, so it may be kept between requests.
+  let partitions: number | undefined;
+  let roundAtMs = Number.NEGATIVE_INFINITY;
+  /** Starts every partition's object: one that nobody asks for has sleepers of its own. */
+  const round = async (env: Env, takesOver: boolean): Promise<void> => {
+    roundAtMs = Date.now();
+    partitions = await stubOf(env, objectName(0)).wake(takesOver);
+    const others = Array.from({ length: partitions - 1 }, (_, index) => objectName(index + 1));
+    await Promise.all(others.map((name) => stubOf(env, name).wake(takesOver)));
+  };
   return {
     handler: {
-      async fetch(request, env) {
-        return stubOf(env, 0).fetch(request);
+      async fetch(request, env, context) {
+        // Ready is a host when all of it is; asking so is what hands a bucket over, too.
+        if (new URL(request.url).pathname === "/readyz") await round(env, true);
+        else if (Date.now() - roundAtMs > roundMs) {
+          // What fails is in the objects' own logs, and the next round asks again.
+          context.waitUntil(round(env, false).catch(() => undefined));
+        }
+        const index = partitionFor(request, env, partitions ?? partitionsOf(env));
+        return stubOf(env, objectName(index)).fetch(request);
       },
-      /** Brings back what lost its alarm, and what another kind of host left behind. */
+      /** Brings back objects that lost their alarm. */
       async scheduled(_event, env) {
-        await stubOf(env, 0).wake(0);
+        await round(env, false);
       },
     },
     SporePartition: partitionObject(bundled),
   };
 }
 
-function stubOf(env: Env, index: number): PartitionStub {
-  return env.PARTITIONS.get(env.PARTITIONS.idFromName(`partition-${index}`));
+/** The partition of what the path names; for any other path, one by chance. */
+function partitionFor(request: Request, env: Env, partitions: number): number {
+  const key = entityOf(request, env);
+  if (key !== undefined) return partitionOf(key, partitions);
+  const [number = 0] = crypto.getRandomValues(new Uint32Array(1));
+  return number % partitions;
+}
+
+const named = /^\/v1\/(?:(runs|schedules)\/([^/]+)|actors\/([^/]+)\/([^/]+))/;
+
+/** Only a guess at who knows best: the object checks everything itself. */
+function entityOf(request: Request, env: Env): EntityKey | undefined {
+  const [, kind, id, type, key] = named.exec(new URL(request.url).pathname) ?? [];
+  try {
+    const { tenant } = tenantsOf(env).authenticate(
+      request.headers.get("authorization") ?? undefined,
+    );
+    if (type !== undefined && key !== undefined) {
+      return actorKey(tenant, decodeURIComponent(type), decodeURIComponent(key));
+    }
+    if (id === undefined) return undefined;
+    const name = decodeURIComponent(id);
+    return kind === "runs" ? runKey(tenant, name) : scheduleKey(tenant, name);
+  } catch {
+    return undefined; // the object says what is wrong with it
+  }
+}
+
+let known: { readonly json: string | undefined; readonly tenants: Tenants } | undefined;
+
+function tenantsOf(env: Env): Tenants {
+  if (known?.json === env.SPORE_KEYS && known !== undefined) return known.tenants;
+  const keys = env.SPORE_KEYS === undefined ? [] : parseTenantKeys(env.SPORE_KEYS);
+  known = { json: env.SPORE_KEYS, tenants: createTenants(keys, digest) };
+  return known.tenants;
 }

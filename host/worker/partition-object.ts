@@ -1,7 +1,8 @@
 /**
  * A partition's Durable Object: the platform sees to it that there is one of them at a time
  * and wakes it by alarm; it runs the engine and the API over the bucket. The bucket alone
- * is the truth: the object's own storage holds its index and its alarm, nothing else.
+ * is the truth: the object's own storage holds its index, its alarm and what it was about
+ * when it was lost.
  *
  * The API runs in here and not in the front Worker, because an object's requests share one
  * I/O context: whatever the engine keeps between requests (caches, commits under way,
@@ -9,16 +10,21 @@
  *
  * O1 while anything is under way there is an alarm at most `guardMs` ahead, so an object
  *    that is lost in the middle of it is started again, and recovers from the log;
- * O2 an object at rest has its alarm at the next durable timer, or none.
+ * O2 an object at rest has its alarm at the next durable timer, or none;
+ * O3 a partition that another host has taken over isn't taken back by alarms and rounds,
+ *    only by requests, and not before `heldMs` have passed.
  */
 import { DurableObject } from "cloudflare:workers";
+import { assert, SporeError } from "../../runtime/errors.ts";
 import { createHost, type Host } from "../../runtime/index.ts";
+import type { Peers } from "../../runtime/ports.ts";
 import { createApi } from "../api.ts";
 import { calendar } from "../calendar.ts";
 import { createComponentMaps } from "../component-maps.ts";
 import { isLoopbackHost } from "../loopback.ts";
 import { createMetrics } from "../metrics.ts";
 import { createOutbound } from "../outbound.ts";
+import { problemHeaders, problemOf } from "../problems.ts";
 import { createTenants, parseTenantKeys } from "../tenants.ts";
 import { Activity } from "./activity.ts";
 import {
@@ -30,21 +36,30 @@ import {
   openEdgeStore,
   random,
 } from "./engine.ts";
-import type { Env, ObjectState, PartitionStub } from "./platform.ts";
+import {
+  type Env,
+  indexOfName,
+  type ObjectState,
+  objectName,
+  type PartitionStub,
+  stubOf,
+} from "./platform.ts";
+import { Suspects } from "./suspects.ts";
 
 /** How long after a loss in the middle of work an object is started again. */
 const guardMs = 30_000;
 /** How long an alarm stays to see the work end that it began. */
 const settleMsMax = 60_000;
 const settleLookMs = 250;
-/** Partitions that a Worker gives a namespace that it makes. */
-export const edgePartitions = 4;
+/** How long another owner is left alone whatever is asked. */
+const heldMs = 30_000;
+const partitionsDefault = 4;
+const partitionsMax = 1024;
 
 interface Running {
   readonly host: Host;
   readonly fetch: (request: Request) => Response | Promise<Response>;
   readonly activity: Activity;
-  readonly partitions: number;
 }
 
 export type PartitionClass = new (
@@ -52,50 +67,112 @@ export type PartitionClass = new (
   env: Env,
 ) => PartitionStub & { alarm(): Promise<void> };
 
+/** Names in the object's own storage. */
+const stored = Object.freeze({
+  index: "index",
+  partitions: "partitions",
+  bundled: "bundled",
+  /** Set while it isn't at rest. */
+  busy: "busy",
+  /** When another host was seen to have taken over. */
+  movedAtMs: "moved",
+});
+
+/** Partitions of a namespace that this Worker makes. Throws invalid-request. */
+export function partitionsOf(env: Env): number {
+  const count = Number(env.SPORE_PARTITIONS ?? partitionsDefault);
+  if (Number.isInteger(count) && count >= 1 && count <= partitionsMax) return count;
+  throw new SporeError("invalid-request", `SPORE_PARTITIONS is no number of partitions`, {
+    hint: `1 to ${partitionsMax}, in wrangler.toml`,
+  });
+}
+
 /** The class to export from the Worker under the name that wrangler.toml gives it. */
 export function partitionObject(bundled: BundledEngine): PartitionClass {
   return class SporePartition extends DurableObject<Env> {
     readonly #log = jsonLog(this.env);
+    readonly #suspects = new Suspects(this.ctx.storage);
     #running: Promise<Running> | undefined;
     #alarmAtMs: number | undefined;
+    #isBusy = false;
+    #movedAtMs: number | undefined;
 
-    async fetch(request: Request): Promise<Response> {
-      await this.#guard();
-      const running = await this.#run();
-      return running.fetch(request);
+    constructor(ctx: ObjectState, env: Env) {
+      super(ctx, env);
+      void ctx.blockConcurrencyWhile(() => this.#open());
     }
 
-    async wake(_index: number): Promise<number> {
+    async #open(): Promise<void> {
+      const { storage } = this.ctx;
+      this.#movedAtMs = await storage.get<number>(stored.movedAtMs);
+      await this.#suspects.open((await storage.get<boolean>(stored.busy)) === true);
+    }
+
+    async fetch(request: Request): Promise<Response> {
+      const held = this.#heldBy();
+      if (held !== undefined) return problemResponse(held, request);
       await this.#guard();
-      return (await this.#run()).partitions;
+      return (await this.#run()).fetch(request);
+    }
+
+    async serve(request: Uint8Array): Promise<Uint8Array> {
+      const held = this.#heldBy();
+      if (held !== undefined) throw held;
+      await this.#guard();
+      return (await this.#run()).host.serve(request);
+    }
+
+    async wake(takesOver: boolean): Promise<number> {
+      const isLeft = this.#movedAtMs !== undefined && !takesOver;
+      if (!isLeft && this.#heldBy() === undefined) {
+        await this.#guard();
+        await this.#run();
+      }
+      return (await this.ctx.storage.get<number>(stored.partitions)) ?? partitionsOf(this.env);
     }
 
     async alarm(): Promise<void> {
       this.#alarmAtMs = undefined;
+      if (this.#movedAtMs !== undefined) return;
       // The next one is set before anything can fail: a lost object is always started again.
       await this.#guard();
       const { host, activity } = await this.#run();
-      const seen = activity.total;
-      await settled(activity);
-      // Something began while we looked: look again.
-      if (activity.isBusy || activity.total !== seen) return;
+      if (!(await settled(activity))) return;
+      await this.#rest();
       const atMs = nextTimerOf(host);
-      if (atMs === undefined) return;
-      await this.#setAlarm(Math.max(atMs, clock.nowMs()));
+      if (atMs === undefined) await this.ctx.storage.deleteAlarm();
+      else await this.#setAlarm(Math.max(atMs, clock.nowMs()));
     }
 
-    /** O1. Once in `guardMs` at most: an alarm is a row written, and rows are paid for. */
+    /** O1. Rarely more than once in `guardMs`: what is written here is paid for by the row. */
     async #guard(): Promise<void> {
       const nowMs = clock.nowMs();
-      if (this.#alarmAtMs !== undefined && this.#alarmAtMs > nowMs) {
-        if (this.#alarmAtMs <= nowMs + guardMs) return;
-      }
+      const isSet = this.#alarmAtMs !== undefined && this.#alarmAtMs > nowMs;
+      if (isSet && this.#isBusy && (this.#alarmAtMs ?? 0) <= nowMs + guardMs) return;
       await this.#setAlarm(nowMs + guardMs);
+      if (this.#isBusy) return;
+      this.#isBusy = true;
+      await this.ctx.storage.put(stored.busy, true);
+    }
+
+    async #rest(): Promise<void> {
+      this.#isBusy = false;
+      await this.ctx.storage.delete(stored.busy);
+      await this.#suspects.rest();
     }
 
     async #setAlarm(atMs: number): Promise<void> {
       this.#alarmAtMs = atMs;
       await this.ctx.storage.setAlarm(atMs);
+    }
+
+    /** O3. Why nothing is done here for now, if so. */
+    #heldBy(): SporeError | undefined {
+      if (this.#movedAtMs === undefined) return undefined;
+      if (clock.nowMs() - this.#movedAtMs >= heldMs) return undefined;
+      return new SporeError("partition-moved", "another host serves this partition", {
+        hint: "docs/EDGE.md says how a bucket is handed over",
+      });
     }
 
     /** A start that failed is tried again by the next that asks. */
@@ -109,26 +186,22 @@ export function partitionObject(bundled: BundledEngine): PartitionClass {
 
     async #start(): Promise<Running> {
       const { env } = this;
+      const index = await this.#index();
       const activity = new Activity();
       const metrics = createMetrics();
-      const observer = {
-        log: this.#log,
-        count: metrics.count,
-        observe: metrics.observe,
-      };
+      const observer = { log: this.#log, count: metrics.count, observe: metrics.observe };
       const store = activity.store(openEdgeStore(env));
-      const sandbox = activity.sandbox(createEdgeSandbox(bundled, undefined));
+      const sandbox = activity.sandbox(this.#suspects.sandbox(createEdgeSandbox(bundled)));
       const outbound = activity.outbound(createOutbound());
-      const ports = { store, sandbox, clock, calendar, random, digest, outbound, observer };
+      const peers = peersOf(env);
+      const ports = { store, sandbox, clock, calendar, random, digest, outbound, observer, peers };
       const host = await createHost(ports, {
         hostId: `worker-${this.ctx.id.toString().slice(0, 12)}`,
-        partitions: Number(env.SPORE_PARTITIONS ?? edgePartitions),
+        address: objectName(index),
+        partitions: partitionsOf(env),
+        placement: { here: [index], addressOf: objectName },
         ...(env.SPORE_PUBLIC_URL === undefined ? {} : { publicUrl: env.SPORE_PUBLIC_URL }),
-        onMoved: (partition, error) => {
-          this.#log("warn", `partition ${partition} has another owner`, { code: error.code });
-          this.#running = undefined;
-          void host.stop();
-        },
+        onMoved: () => void this.#leave(host),
       });
       metrics.gauge("host_ready", () => (host.isReady ? 1 : 0));
       const keys = env.SPORE_KEYS === undefined ? [] : parseTenantKeys(env.SPORE_KEYS);
@@ -144,24 +217,71 @@ export function partitionObject(bundled: BundledEngine): PartitionClass {
         ...(keys.length === 0 ? { isHostAllowed: isLoopbackHost } : {}),
       });
       await host.start();
-      await this.#deployBundled(host);
-      return {
-        host,
-        activity,
-        fetch: (request) => app.fetch(request),
-        partitions: host.status().partitions.length,
-      };
+      await this.#keep(host);
+      if (index === 0) await this.#deployBundled(host);
+      return { host, activity, fetch: (request) => app.fetch(request) };
     }
 
-    /** Once for each bundled component: what was uploaded after it stays the current one. */
+    /** An alarm may come without the name that the object was addressed by. */
+    async #index(): Promise<number> {
+      const { storage } = this.ctx;
+      const index = indexOfName(this.ctx.id.name) ?? (await storage.get<number>(stored.index));
+      assert(index !== undefined, "a partition's object is addressed by name first");
+      return index;
+    }
+
+    async #keep(host: Host): Promise<void> {
+      const { storage } = this.ctx;
+      await storage.put(stored.index, await this.#index());
+      await storage.put(stored.partitions, host.status().partitionCount);
+      this.#movedAtMs = undefined;
+      await storage.delete(stored.movedAtMs);
+    }
+
+    /** Another host has the partition: nothing more is answered from here. */
+    async #leave(host: Host): Promise<void> {
+      this.#movedAtMs = clock.nowMs();
+      this.#running = undefined;
+      await this.ctx.storage.put(stored.movedAtMs, this.#movedAtMs);
+      await host.stop();
+    }
+
+    /** Once for each bundled component: what is uploaded after it stays the current one. */
     async #deployBundled(host: Host): Promise<void> {
       const { component } = bundled;
       if (component === undefined) return;
-      if ((await this.ctx.storage.get<string>("bundled")) === component.id) return;
+      if ((await this.ctx.storage.get<string>(stored.bundled)) === component.id) return;
       await host.tenant("default").deploy({ kind: "javascript", code: component.code });
-      await this.ctx.storage.put("bundled", component.id);
+      await this.ctx.storage.put(stored.bundled, component.id);
     }
   };
+}
+
+function peersOf(env: Env): Peers {
+  return {
+    async call(address, request, { timeoutMs }) {
+      const late = new SporeError("peer-unavailable", `${address}: no answer in ${timeoutMs} ms`);
+      const timeout = Promise.withResolvers<never>();
+      const cancel = clock.after(timeoutMs, () => timeout.reject(late));
+      try {
+        return await Promise.race([stubOf(env, address).serve(request), timeout.promise]);
+      } catch (cause) {
+        if (cause === late) throw late;
+        // An error of the object's own or of the platform's: it may have been executed.
+        throw new SporeError("peer-unavailable", `${address}: ${String(cause)}`, { cause });
+      } finally {
+        cancel();
+      }
+    },
+  };
+}
+
+function problemResponse(error: SporeError, request: Request): Response {
+  const path = new URL(request.url).pathname;
+  const requestId = request.headers.get("x-request-id") ?? crypto.randomUUID();
+  const problem = problemOf(error, { path, requestId });
+  const headers = { "content-type": "application/problem+json", ...problemHeaders(error) };
+  return new Response(JSON.stringify(problem), { status: problem.status, headers });
 }
 
 /** When the earliest durable timer of what this host serves is due. */
@@ -171,12 +291,14 @@ function nextTimerOf(host: Host): number | undefined {
   return known.length === 0 ? undefined : Math.min(...known);
 }
 
-/** Resolves when nothing has been under way for a moment, or after `settleMsMax`. */
-async function settled(activity: Activity): Promise<void> {
+/** True when nothing has been under way for a moment, false if that took too long. */
+async function settled(activity: Activity): Promise<boolean> {
   const endMs = clock.nowMs() + settleMsMax;
   let before = -1;
-  while (clock.nowMs() < endMs && (activity.isBusy || activity.total !== before)) {
+  while (activity.isBusy || activity.total !== before) {
+    if (clock.nowMs() >= endMs) return false;
     before = activity.total;
     await new Promise<void>((resolve) => clock.after(settleLookMs, resolve));
   }
+  return true;
 }

@@ -5,13 +5,14 @@
 import type { R2BucketLike } from "../store/r2.ts";
 
 export interface ObjectState {
-  readonly id: { toString(): string };
+  /** `name`: what it was addressed by; an alarm of long ago may come without. */
+  readonly id: { readonly name?: string | undefined; toString(): string };
   readonly storage: {
     get<T>(key: string): Promise<T | undefined>;
     put(key: string, value: unknown): Promise<void>;
     delete(key: string): Promise<boolean>;
     setAlarm(atMs: number): Promise<void>;
-    getAlarm(): Promise<number | null>;
+    deleteAlarm(): Promise<void>;
     /** Resolves when all that was written is durable. */
     sync(): Promise<void>;
   };
@@ -46,6 +47,26 @@ export interface Env {
 /** What the front Worker and other objects call on a partition's object. */
 export interface PartitionStub {
   fetch(request: Request): Promise<Response>;
-  /** Opens the partition if it isn't, so that its timers run. Answers how many there are. */
-  wake(index: number): Promise<number>;
+  /** One encoded request of another object, and its encoded answer (`Host.serve`). */
+  serve(request: Uint8Array): Promise<Uint8Array>;
+  /**
+   * Opens the partition if it isn't, so that its timers run; one that another host has taken
+   * over only if `takesOver`. Answers how many partitions there are.
+   */
+  wake(takesOver: boolean): Promise<number>;
+}
+
+/** The name of a partition's object: its address, too. */
+export function objectName(index: number): string {
+  return `partition-${index}`;
+}
+
+/** The inverse; undefined for any other name. */
+export function indexOfName(name: string | undefined): number | undefined {
+  const digits = /^partition-(\d{1,4})$/.exec(name ?? "")?.[1];
+  return digits === undefined ? undefined : Number(digits);
+}
+
+export function stubOf(env: Env, name: string): PartitionStub {
+  return env.PARTITIONS.get(env.PARTITIONS.idFromName(name));
 }

@@ -23,6 +23,9 @@ interface Stage {
   leave(): Promise<FileStore>;
 }
 
+/** Long enough to be carried over in. */
+const napMs = 10_000;
+
 type Open = (before?: FileStore) => Promise<Stage>;
 
 let code: string;
@@ -81,9 +84,6 @@ it.each([
   const { id: component } = await first.client.deploy(code);
   await first.client.start(journey.with(url, 2), { id: "journey" });
   await first.client.start(tree.with(), { id: "tree" });
-  const napMs = 4000;
-  await first.client.start(sleeper.with(url, napMs), { id: "sleeper" });
-  const sleepsUntilMs = Date.now() + napMs;
   await first.client.start(sleeper.with(url, 3_600_000), { id: "long_sleeper" });
   const purse = await first.client.getOrCreate(Purse, "mine");
   expect(await purse.add(5, "first")).toBe(5);
@@ -91,6 +91,8 @@ it.each([
   await waits(first.client, "right_of_tree", "go");
   const luck = await first.client.handle("journey").query("luck");
   expect((await first.client.handle("journey").info()).imageBytes).toBeGreaterThan(0);
+  await first.client.start(sleeper.with(url, napMs), { id: "sleeper" });
+  const sleepsUntilMs = Date.now() + napMs;
 
   const second = await there(await first.leave());
   expect(await second.client.handle("journey").query("luck")).toBe(luck);

@@ -6,7 +6,7 @@ import { type Engine, encodeBaseline, readBaseline } from "../../host/sandbox/en
 import { createInlineSandbox } from "../../host/sandbox/inline.ts";
 import { loaderSource } from "../../host/sandbox/loader.ts";
 import { machinesDefaults } from "../../host/sandbox/machines.ts";
-import type { ActivateResult, Sandbox } from "../../runtime/ports.ts";
+import type { Sandbox } from "../../runtime/ports.ts";
 import { testSandbox } from "../suites/sandbox.ts";
 import { act, guestSource } from "./guest.ts";
 import { openEngine } from "./kit.ts";
@@ -24,7 +24,6 @@ async function prepareEngine(): Promise<void> {
 
 interface Setup {
   readonly bundled?: ReadonlyMap<string, Uint8Array>;
-  readonly onMachine?: (machine: string) => Promise<ActivateResult | undefined>;
   readonly pause?: () => Promise<void>;
 }
 
@@ -113,16 +112,6 @@ describe("the inline sandbox", () => {
     const again = await sandbox.prepare({ kind: "javascript", code });
     expect(again.id).toBe(prepared.id);
     expect(Buffer.compare(again.bytes, bytes)).toBe(0);
-  });
-
-  test("runs no machine that is refused", async () => {
-    const fault = { kind: "fault", fault: "guest-timeout", message: "it spun" } as const;
-    const sandbox = await open({
-      onMachine: async (machine) => (machine === "bad" ? fault : undefined),
-    });
-    const { id } = await sandbox.prepare({ kind: "javascript", code: guestSource() });
-    expect(await sandbox.activate(request(id, "bad", act("spin")))).toEqual(fault);
-    expect((await sandbox.activate(request(id, "good", act("add", 1)))).kind).toBe("ok");
   });
 
   test("gives the event loop a turn after every 16 activations", async () => {
