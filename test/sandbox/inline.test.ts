@@ -1,4 +1,4 @@
-import { beforeAll, describe, expect, test } from "vitest";
+import { beforeAll, describe, expect, test, vi } from "vitest";
 import { baselineCodec, nodeCodec } from "../../host/sandbox/codec.ts";
 import { compileJavaScript } from "../../host/sandbox/compile.ts";
 import { componentIdOf } from "../../host/sandbox/component-id.ts";
@@ -10,6 +10,9 @@ import type { Sandbox } from "../../runtime/ports.ts";
 import { testSandbox } from "../suites/sandbox.ts";
 import { act, guestSource } from "./guest.ts";
 import { openEngine } from "./kit.ts";
+
+// Compiling takes seconds on a busy machine.
+vi.setConfig({ testTimeout: 60_000, hookTimeout: 60_000 });
 
 let engine: Engine;
 let host: Awaited<ReturnType<typeof openEngine>>["host"];
