@@ -198,3 +198,27 @@ export function codeOf(error: unknown): string {
   const code = (error as { code?: unknown }).code;
   return typeof code === "string" ? code : String(error);
 }
+
+/** A story that a client goes through, on ids that begin with `id`. */
+export type Job = (client: Client, id: string) => Promise<void>;
+
+export function same(
+  client: Client,
+  law: string,
+  found: unknown,
+  wanted: unknown,
+  what: string,
+): void {
+  const [left, right] = [JSON.stringify(found), JSON.stringify(wanted)];
+  client.world.laws.check(left === right, law, `${what}: ${left} instead of ${right}`);
+}
+
+/** An error that a repetition of a request may meet, because the first one was heard. */
+export async function forgiving<T>(work: Promise<T>, code: string): Promise<T | undefined> {
+  try {
+    return await work;
+  } catch (error) {
+    if (codeOf(error) === code) return undefined;
+    throw error;
+  }
+}

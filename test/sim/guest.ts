@@ -9,6 +9,7 @@ import {
   CancelledError,
   context,
   continueAsNew,
+  forgetReminder,
   type Graph,
   GuestError,
   get,
@@ -305,6 +306,91 @@ export const Nest = actor("Nest", NestedCalls, { readonly: ["total"], reentrant:
 export const nestedThrough = workflow("nestedThrough", async (key: string, depth: number) => {
   await Nest.getOrCreate(key).deep(depth);
 });
+
+/** Asks along a path: actors, `*key` for re-entrant ones, `/n` for n runs within each other. */
+class KnotOf {
+  passed = 0;
+  async ask(...path: string[]): Promise<number> {
+    await sleep(20);
+    await follow(path);
+    this.passed += 1;
+    return this.passed;
+  }
+  touch(): number {
+    this.passed += 1;
+    return this.passed;
+  }
+}
+export const Knot = actor("Knot", KnotOf);
+export const FriendlyKnot = actor("FriendlyKnot", class extends KnotOf {}, { reentrant: true });
+function follow([next = "", ...rest]: readonly string[]): Promise<number> {
+  if (next.startsWith("/")) return passing(Number(next.slice(1)), rest);
+  const type = next.startsWith("*") ? FriendlyKnot : Knot;
+  const called = type.getOrCreate(next.replace("*", ""));
+  return rest.length === 0 ? called.touch() : called.ask(...rest);
+}
+export const passing = workflow("passing", (runs: number, path: string[]): Promise<number> => {
+  return runs > 1 ? passing(runs - 1, path) : follow(path);
+});
+
+/** Is reminded over and over; each ring says for which time it was due, and when it came. */
+export const Tower = actor(
+  "Tower",
+  class {
+    rings: (readonly [dueMs: number, atMs: number])[] = [];
+    begin(everyMs: number): number {
+      remind("ring", { every: everyMs }, this.ring);
+      return currentMachine().nowMs();
+    }
+    ring(): void {
+      const callId = currentMachine().turn()?.id ?? "";
+      const dueMs = Number(callId.slice(callId.lastIndexOf(".") + 1));
+      this.rings.push([dueMs, currentMachine().nowMs()]);
+    }
+    end(): void {
+      forgetReminder("ring");
+    }
+    list(): (readonly [dueMs: number, atMs: number])[] {
+      return this.rings;
+    }
+  },
+  { readonly: ["list"] },
+);
+
+interface Moving {
+  n: number;
+  moved: number;
+  isStuck: boolean;
+}
+
+/** Counts its calls, and how often it has moved to another component. */
+export const Nomad = actor(
+  "Nomad",
+  class {
+    n = 0;
+    moved = 0;
+    isStuck = false;
+    static upgrade(state: Moving): Moving {
+      if (state.isStuck) throw new Error("it is stuck");
+      return { ...state, moved: state.moved + 1 };
+    }
+    add(): readonly [n: number, moved: number] {
+      this.n += 1;
+      return [this.n, this.moved];
+    }
+    stick(isStuck: boolean): void {
+      this.isStuck = isStuck;
+    }
+    remember(delayMs: number): void {
+      remind("add", { after: delayMs }, this.add);
+    }
+    value(): number {
+      return this.n;
+    }
+  },
+  { readonly: ["value"] },
+);
+export const visit = workflow("visit", (key: string) => Nomad.getOrCreate(key).add());
 
 /** When it was begun, by its own clock. */
 export const timed = workflow("timed", () => currentMachine().nowMs());

@@ -4,10 +4,9 @@
  */
 import { decode, encode } from "../../guest/cbor.ts";
 import type { HistoryEvent, ScheduleView } from "../../runtime/index.ts";
-import { type Client, codeOf } from "./clients.ts";
+import { knotting, ringing, upgrading } from "./actor-jobs.ts";
+import { type Client, forgiving, type Job, same } from "./clients.ts";
 import { epochMs } from "./world.ts";
-
-export type Job = (client: Client, id: string) => Promise<void>;
 
 /** What clients know together about the shared counters of a tenant. */
 export class Shared {
@@ -37,11 +36,6 @@ export function sharedOf(client: Client): Shared {
 
 export function allShared(world: object): ReadonlyMap<string, Shared> {
   return shares.get(world) ?? new Map();
-}
-
-function same(client: Client, law: string, found: unknown, wanted: unknown, what: string): void {
-  const [left, right] = [JSON.stringify(found), JSON.stringify(wanted)];
-  client.world.laws.check(left === right, law, `${what}: ${left} instead of ${right}`);
 }
 
 // ---------------------------------------------------------------- runs
@@ -654,16 +648,6 @@ async function stepsStay(client: Client, id: string): Promise<void> {
   same(client, "I3 steps of a finished run", open, [], id);
 }
 
-/** An error that a repetition of a request may meet, because the first one was heard. */
-async function forgiving<T>(work: Promise<T>, code: string): Promise<T | undefined> {
-  try {
-    return await work;
-  } catch (error) {
-    if (codeOf(error) === code) return undefined;
-    throw error;
-  }
-}
-
 export const jobs: Readonly<Record<string, Job>> = {
   chain,
   graph,
@@ -691,6 +675,9 @@ export const jobs: Readonly<Record<string, Job>> = {
   banking,
   relaying,
   reminding,
+  ringing,
+  knotting,
+  upgrading,
   failingHalfway,
   nesting,
   working,

@@ -14,6 +14,7 @@
  * L-outbox     (I4) a message leaves its outbox only when it is durable at its target.
  * L-journal    (I8) a durable journal is never longer than what makes an image due.
  * L-flat       (I8) a wake-up costs the same late, and beside many sleepers (flat.ts).
+ * L-idle       (I8) what nobody waits for leaves memory (run.ts).
  * L-freed      (I3) what a recovery needs is in the bucket (end.ts).
  *
  * The clients' own laws (what was acknowledged stays, in order and once) are in jobs.ts.

@@ -4,7 +4,10 @@
  * that are public between its modules; the product has no switch for any of it.
  */
 import { Cursors } from "../../runtime/cursors.ts";
+import type { Probe } from "../../runtime/format.ts";
 import { Log } from "../../runtime/log.ts";
+import { Outbox } from "../../runtime/outbox.ts";
+import { Partition } from "../../runtime/partition.ts";
 import { SegmentWriter } from "../../runtime/segment.ts";
 import { Changes } from "../../runtime/state.ts";
 
@@ -100,6 +103,20 @@ function withoutCursors(
     );
 }
 
+/** Changes the probes that go round circles of calls; undefined loses one. */
+function withProbes(change: (probe: Probe) => Probe | undefined): () => () => void {
+  return () =>
+    replace(
+      Outbox.prototype,
+      "send",
+      (original) =>
+        function (this: Outbox, message) {
+          const sent = message.kind === "probe" ? change(message) : message;
+          if (sent !== undefined) original.call(this, sent);
+        },
+    );
+}
+
 function losingRows(): () => void {
   let count = 0;
   return replace(
@@ -185,6 +202,64 @@ export const mutants: readonly Mutant[] = [
     law: "liveness",
     job: "scheduled",
     patch: withoutRows(/^t\/[0-9a-f]{12}\/fffffffc\//),
+  },
+  {
+    name: "a reminder's timer is not durable",
+    seedsMax: 40,
+    law: "liveness",
+    job: "ringing",
+    patch: withoutRows(/^t\/[0-9a-f]{12}\/f0/),
+  },
+  {
+    name: "reminders are not kept",
+    seedsMax: 40,
+    law: "liveness",
+    job: "ringing",
+    patch: withoutRows(/^e\/.*\/r\//),
+  },
+  {
+    name: "what an actor was before its upgrade is not kept",
+    seedsMax: 40,
+    job: "upgrading",
+    patch: withoutRows(/^e\/.*\/v$/),
+  },
+  {
+    name: "an actor's state is not kept",
+    seedsMax: 40,
+    job: "upgrading",
+    patch: withoutRows(/^e\/.*\/o$/),
+  },
+  {
+    name: "probes get lost",
+    seedsMax: 20,
+    law: "liveness",
+    job: "knotting",
+    patch: withProbes(() => undefined),
+  },
+  {
+    name: "every wait of a circle is ended",
+    seedsMax: 100,
+    law: "J-knots: one of a circle is refused",
+    job: "knotting",
+    patch: withProbes((probe) => {
+      const { origin } = probe;
+      return origin === undefined ? probe : { ...probe, victim: { ...origin, rank: "z" } };
+    }),
+  },
+  {
+    name: "who has waited for an entity is never forgotten",
+    seedsMax: 20,
+    law: "I8 the idle leave memory",
+    patch: () =>
+      replace(
+        Partition.prototype,
+        "watchEntity",
+        (original) =>
+          function (this: Partition, key, wake) {
+            original.call(this, key, wake);
+            return () => undefined;
+          },
+      ),
   },
   {
     name: "queries run on the live memory",

@@ -3,9 +3,9 @@
  * faults for a while; then quiet, in which everything must end; then an audit.
  */
 import { audit } from "./audit.ts";
-import { Client } from "./clients.ts";
+import { Client, type Job } from "./clients.ts";
 import { flat } from "./flat.ts";
-import { allShared, type Job, jobs } from "./jobs.ts";
+import { allShared, jobs } from "./jobs.ts";
 import type { Violation } from "./laws.ts";
 import type { Mutant } from "./mutants.ts";
 import { disturb } from "./network.ts";
@@ -152,6 +152,7 @@ async function live(world: World, random: SimRandom, options: SimOptions): Promi
   }
   let isAudited = false;
   void counters(world)
+    .then(() => passivation(world))
     .then(() => audit(world))
     .catch((error: unknown) => {
       world.laws.violate("audit", error instanceof Error ? (error.stack ?? "") : String(error));
@@ -189,6 +190,21 @@ async function counters(world: World): Promise<void> {
         value === expected && faults.length === 0,
         "I4 calls once and in order",
         `counter ${counter} of ${tenant} is ${String(value)}, not ${expected}; ${faults.join(", ")}`,
+      );
+    }
+  }
+}
+
+/** I8: what nobody waits for leaves memory, but for as many as may stay. */
+async function passivation(world: World): Promise<void> {
+  const { residentMax = 0 } = world.options.limits;
+  await world.sleep(10_000);
+  for (const host of world.liveHosts) {
+    for (const { partition, state, residentEntities } of host.host?.status().partitions ?? []) {
+      world.laws.check(
+        state !== "owned" || residentEntities <= residentMax,
+        "I8 the idle leave memory",
+        `${host.id} keeps ${residentEntities} of partition ${partition}, ${residentMax} at most`,
       );
     }
   }

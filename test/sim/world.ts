@@ -369,6 +369,7 @@ export class SimHost {
 
   drift(rate: number): void {
     const { nowMs } = this.world;
+    this.world.count("clock drifts");
     this.offsetMs += (nowMs - this.#rateSinceMs) * (this.rate - 1);
     this.#rateSinceMs = nowMs;
     this.rate = rate;
