@@ -2,8 +2,9 @@
 import { randomUUID } from "node:crypto";
 import { SporeError } from "../runtime/errors.ts";
 import type { Store } from "../runtime/ports.ts";
+import { connectStore } from "./store/open.ts";
 import { S3Store } from "./store/s3.ts";
-import { connectStore, redactStorageUri } from "./store/uri.ts";
+import { redactStorageUri } from "./store/uri.ts";
 
 export interface Check {
   readonly check: string;

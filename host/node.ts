@@ -19,7 +19,8 @@ import { createMetrics, type Metrics } from "./metrics.ts";
 import { createOutbound, type OutboundOptions } from "./outbound.ts";
 import { createThreadSandbox, type ThreadSandboxOptions } from "./sandbox/threads.ts";
 import { observedStore } from "./store/observed.ts";
-import { openStore, redactStorageUri } from "./store/uri.ts";
+import { openStore } from "./store/open.ts";
+import { redactStorageUri } from "./store/uri.ts";
 import { createTenants, type TenantKey } from "./tenants.ts";
 import { openTracing } from "./tracing.ts";
 

@@ -7,8 +7,9 @@ import { afterAll, describe, expect, test } from "vitest";
 import { examine } from "../host/doctor.ts";
 import { FileStore } from "../host/store/file.ts";
 import { MemoryStore } from "../host/store/memory.ts";
+import { openStore } from "../host/store/open.ts";
 import { type S3Options, S3Store } from "../host/store/s3.ts";
-import { openStore, parseStorageUri, redactStorageUri } from "../host/store/uri.ts";
+import { parseStorageUri, redactStorageUri } from "../host/store/uri.ts";
 import { testStore } from "./suites/store.ts";
 
 const folder = fs.mkdtempSync(path.join(os.tmpdir(), "spore-store-"));

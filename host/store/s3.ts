@@ -378,6 +378,14 @@ function isMissing(error: unknown): boolean {
 }
 
 /** The HTTP status behind an error of the SDK, if there was an answer. */
+/** Bad request, refused, no bucket, not implemented: they don't pass by themselves. */
+const finalStatuses: ReadonlySet<number | undefined> = new Set([400, 401, 403, 404, 501]);
+
+/** Whether asking again after this error of the store is no use. */
+export function isFinalRefusal(error: SporeError): boolean {
+  return finalStatuses.has(statusOf(error.cause));
+}
+
 export function statusOf(error: unknown): number | undefined {
   if (typeof error !== "object" || error === null || !("$metadata" in error)) return undefined;
   const metadata = error.$metadata;

@@ -1,15 +1,11 @@
 /**
- * Storage by URI: `memory:`, `file:./data`,
+ * Storage as a URI: `memory:`, `file:./data`,
  * `s3://bucket/prefix?endpoint=…&region=…&pathStyle=true`. Credentials of S3 come from the
  * environment; those that stand in a URI all the same are used and never printed.
  */
 import { fileURLToPath } from "node:url";
 import { SporeError } from "../../runtime/errors.ts";
-import type { Store } from "../../runtime/ports.ts";
-import { FileStore } from "./file.ts";
-import { MemoryStore } from "./memory.ts";
-import { proveCreates } from "./proof.ts";
-import { type S3Options, S3Store, statusOf } from "./s3.ts";
+import type { S3Options } from "./s3.ts";
 
 export type StorageUri =
   | { readonly kind: "memory" }
@@ -27,39 +23,6 @@ export function parseStorageUri(uri: string): StorageUri {
   if (scheme === "s3") return { kind: "s3", options: s3OptionsOf(uri) };
   throw refusal(uri, `unknown storage`);
 }
-
-/** How long a host that starts waits for its store. */
-const patienceMs = 60_000;
-
-/**
- * Opens what the URI names; the caller closes it. A bucket is asked to prove that it has
- * conditional writes. Throws store-unsafe if it has none, store-unavailable if it doesn't
- * answer within a minute or refuses the credentials.
- */
-export async function openStore(uri: string): Promise<Store> {
-  const store = await connectStore(uri);
-  if (!(store instanceof S3Store)) return store;
-  try {
-    const name = redactStorageUri(uri);
-    const isFinal = (error: SporeError): boolean => finalStatuses.has(statusOf(error.cause));
-    await proveCreates(store, { name, patienceMs, isFinal });
-    return store;
-  } catch (error) {
-    await store.close();
-    throw error;
-  }
-}
-
-/** Opens what the URI names as it is: for whoever examines a store before it is trusted. */
-export async function connectStore(uri: string): Promise<Store> {
-  const parsed = parseStorageUri(uri);
-  if (parsed.kind === "memory") return new MemoryStore();
-  if (parsed.kind === "file") return FileStore.open(parsed.folder);
-  return new S3Store(parsed.options);
-}
-
-/** Bad request, refused, no bucket, not implemented: they don't pass by themselves. */
-const finalStatuses: ReadonlySet<number | undefined> = new Set([400, 401, 403, 404, 501]);
 
 /** The URI without passwords, for logs and messages. */
 export function redactStorageUri(uri: string): string {

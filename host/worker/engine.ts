@@ -9,7 +9,9 @@ import { baselineCodec, nodeCodec } from "../sandbox/codec.ts";
 import { type Engine, type EngineIdentity, linkable } from "../sandbox/engine.ts";
 import { createInlineSandbox } from "../sandbox/inline.ts";
 import type { MachinesLimits } from "../sandbox/machines.ts";
-import { R2Store } from "../store/r2.ts";
+import { proveCreates } from "../store/proof.ts";
+import { type R2BucketLike, R2Store } from "../store/r2.ts";
+import { parseStorageUri, redactStorageUri } from "../store/uri.ts";
 import type { Env } from "./platform.ts";
 
 /** What a build puts beside the Worker's own code (host/edge-build.ts). */
@@ -57,12 +59,47 @@ export function createEdgeSandbox(bundled: BundledEngine): Sandbox {
   });
 }
 
-/** The bucket that the Worker is bound to. Throws invalid-request if there is none. */
-export function openEdgeStore(env: Env): Store {
-  if (env.BUCKET !== undefined) return new R2Store(env.BUCKET);
-  throw new SporeError("invalid-request", "the Worker is bound to no bucket", {
-    hint: 'add [[r2_buckets]] with binding = "BUCKET" to wrangler.toml',
+/** How long a Worker that starts waits for an S3 bucket. */
+const patienceMs = 20_000;
+
+/**
+ * The bucket of SPORE_STORAGE, or the one that the Worker is bound to. Throws
+ * invalid-request if there is none, and for S3 what opening it on Node throws.
+ */
+export async function openEdgeStore(env: Env): Promise<Store> {
+  const uri = env.SPORE_STORAGE ?? "r2:BUCKET";
+  const [, binding, prefix = ""] = /^r2:([A-Za-z_]\w*)(?:\/(.*))?$/.exec(uri) ?? [];
+  if (binding === undefined) return openS3(uri, env);
+  // What the name in the URI is bound to; R2Store finds out whether it is a bucket.
+  const bucket = (env as unknown as Readonly<Record<string, R2BucketLike | undefined>>)[binding];
+  if (bucket !== undefined) return new R2Store(bucket, { prefix: prefix.replace(/\/+$/, "") });
+  throw new SporeError("invalid-request", `the Worker has no bucket bound as ${binding}`, {
+    hint: `add [[r2_buckets]] with binding = "${binding}" to wrangler.toml, or set SPORE_STORAGE`,
   });
+}
+
+async function openS3(uri: string, env: Env): Promise<Store> {
+  const parsed = parseStorageUri(uri);
+  if (parsed.kind !== "s3") {
+    throw new SporeError("invalid-request", `a Worker can't keep anything in ${uri}`, {
+      hint: "Use r2:BINDING/prefix or s3://bucket/prefix?region=…",
+    });
+  }
+  const { S3Store, isFinalRefusal } = await import("../store/s3.ts");
+  const { AWS_ACCESS_KEY_ID: accessKeyId, AWS_SECRET_ACCESS_KEY: secretAccessKey } = env;
+  const credentials =
+    accessKeyId === undefined || secretAccessKey === undefined
+      ? {}
+      : { credentials: { accessKeyId, secretAccessKey } };
+  // The SDK has no environment here to take a region from.
+  const region = parsed.options.region ?? env.AWS_REGION ?? "us-east-1";
+  const store = new S3Store({ ...credentials, ...parsed.options, region });
+  await proveCreates(store, {
+    name: redactStorageUri(uri),
+    patienceMs,
+    isFinal: isFinalRefusal,
+  });
+  return store;
 }
 
 /** The platform's timers hold 31 bits; a longer one would fire at once. */

@@ -190,7 +190,7 @@ export function partitionObject(bundled: BundledEngine): PartitionClass {
       const activity = new Activity();
       const metrics = createMetrics();
       const observer = { log: this.#log, count: metrics.count, observe: metrics.observe };
-      const store = activity.store(openEdgeStore(env));
+      const store = activity.store(await openEdgeStore(env));
       const sandbox = activity.sandbox(this.#suspects.sandbox(createEdgeSandbox(bundled)));
       const outbound = activity.outbound(createOutbound());
       const peers = peersOf(env);

@@ -2,7 +2,6 @@
  * What of Cloudflare's platform the Worker uses, declared by structure: no types package,
  * whose globals would not go together with Node's and the DOM's.
  */
-import type { R2BucketLike } from "../store/r2.ts";
 
 export interface ObjectState {
   /** `name`: what it was addressed by; an alarm of long ago may come without. */
@@ -31,8 +30,12 @@ export interface HandlerContext {
 
 /** What the names in wrangler.toml become. */
 export interface Env {
-  /** The bucket; absent if SPORE_STORAGE names an S3 bucket. */
-  readonly BUCKET?: R2BucketLike;
+  /** Default: `r2:BUCKET`. Or `r2:BINDING/prefix`, or `s3://bucket/prefix?region=…`. */
+  readonly SPORE_STORAGE?: string;
+  /** Secrets for an S3 bucket. */
+  readonly AWS_ACCESS_KEY_ID?: string;
+  readonly AWS_SECRET_ACCESS_KEY?: string;
+  readonly AWS_REGION?: string;
   readonly PARTITIONS: ObjectNamespace<PartitionStub>;
   /** Secret: JSON of API key hashes, as `spore serve --keys` takes it. */
   readonly SPORE_KEYS?: string;
