@@ -11,7 +11,7 @@ import { build } from "../host/build.ts";
 import { calendar } from "../host/calendar.ts";
 import { clock, digest, random } from "../host/node.ts";
 import { createThreadSandbox } from "../host/sandbox/threads.ts";
-import { FileStore } from "../host/store/file.ts";
+import { openStore } from "../host/store/uri.ts";
 import { createHost, type Host, type HostOptions, type TenantHost } from "../runtime/index.ts";
 import type { PreparedComponent, Sandbox, Store } from "../runtime/ports.ts";
 
@@ -52,6 +52,10 @@ export interface Bench {
 export interface OpenOptions {
   /** Default: a new one. */
   readonly folder?: string;
+  /** A storage URI instead of a folder. */
+  readonly storage?: string;
+  /** Default: `bench`. */
+  readonly hostId?: string;
   readonly limits?: HostOptions["limits"];
 }
 
@@ -93,7 +97,7 @@ export async function openBench(): Promise<Bench> {
     code: built.code,
     folder,
     open: (options = {}) =>
-      openEngine(sandbox, built.code, options.folder ?? folder(), options.limits),
+      openEngine({ sandbox, code: built.code }, { folder: folder(), ...options }),
     async close() {
       await sandbox.close();
       rmSync(root, { recursive: true, force: true });
@@ -102,13 +106,11 @@ export async function openBench(): Promise<Bench> {
 }
 
 async function openEngine(
-  sandbox: Sandbox,
-  code: string,
-  folder: string,
-  limits: HostOptions["limits"],
+  { sandbox, code }: { readonly sandbox: Sandbox; readonly code: string },
+  { folder, storage, hostId = "bench", limits }: OpenOptions & { readonly folder: string },
 ): Promise<Engine> {
-  const files = await FileStore.open(folder);
-  const { store, traffic } = counted(files);
+  const inner = await openStore(storage ?? `file:${folder}`);
+  const { store, traffic } = counted(inner);
   const outbound = {
     async fetch() {
       return { status: 200, statusText: "OK", url: "", headers: [], body: new Uint8Array(0) };
@@ -123,7 +125,7 @@ async function openEngine(
   };
   const host = await createHost(
     { store, sandbox, clock, calendar, random, digest, outbound, observer },
-    { hostId: "bench", ...(limits === undefined ? {} : { limits }) },
+    { hostId, ...(limits === undefined ? {} : { limits }) },
   );
   await host.start();
   const tenant = host.tenant("default");
@@ -135,7 +137,7 @@ async function openEngine(
     traffic,
     async stop() {
       await host.stop();
-      await files.close();
+      await inner.close();
     },
   };
 }

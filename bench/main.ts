@@ -7,6 +7,7 @@ import { availableParallelism, cpus, totalmem } from "node:os";
 import { join } from "node:path";
 import Table from "cli-table3";
 import { actors } from "./actors.ts";
+import { economy } from "./economy.ts";
 import { fanOut } from "./fan-out.ts";
 import { http } from "./http.ts";
 import { type Figure, openBench, type Question, resultsDir } from "./kit.ts";
@@ -25,6 +26,7 @@ const questions: readonly Question[] = [
   fanOut,
   wake,
   storage,
+  economy,
   http,
   peer,
 ];

@@ -215,13 +215,16 @@ function addGauges(metrics: Metrics, host: Host): void {
       host.status().partitions.filter((partition) => partition.state === state).length;
     metrics.gauge("partitions", count, { state });
   }
-  const sum = (field: "residentEntities" | "memtableBytes"): number =>
-    host.status().partitions.reduce((total, partition) => total + partition[field], 0);
+  type Part = ReturnType<Host["status"]>["partitions"][number];
+  const sum = (of: (partition: Part) => number): number =>
+    host.status().partitions.reduce((total, partition) => total + of(partition), 0);
   metrics.gauge("process_resident_memory_bytes", () => process.memoryUsage.rss());
   metrics.gauge("process_uptime_seconds", () => process.uptime());
   metrics.gauge("host_ready", () => (host.isReady ? 1 : 0));
-  metrics.gauge("resident_entities", () => sum("residentEntities"));
-  metrics.gauge("memtable_bytes", () => sum("memtableBytes"));
+  metrics.gauge("resident_entities", () => sum(({ residentEntities }) => residentEntities));
+  metrics.gauge("memtable_bytes", () => sum(({ memtableBytes }) => memtableBytes));
+  metrics.gauge("log_lag_entries", () => sum(({ logLag }) => logLag.entries));
+  metrics.gauge("log_lag_bytes", () => sum(({ logLag }) => logLag.bytes));
 }
 
 function hostIdOf(): string {

@@ -367,6 +367,8 @@ export interface HostStatus {
     readonly seq: number;
     readonly residentEntities: number;
     readonly memtableBytes: number;
+    /** Of the log, what a new owner would have to read: what came after the checkpoint. */
+    readonly logLag: { readonly entries: number; readonly bytes: number };
     /** When the next durable timer is due, or is to be looked for; undefined: there is none. */
     readonly nextTimerAtMs: number | undefined;
   }[];

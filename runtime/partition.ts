@@ -227,6 +227,11 @@ export class Partition {
     return this.#alarms.nextAtMs;
   }
 
+  /** Of the log, what a new owner would have to read: entries and bytes since the checkpoint. */
+  get logLag(): { readonly entries: number; readonly bytes: number } {
+    return { entries: this.#entriesSinceCheckpoint, bytes: this.#bytesSinceCheckpoint };
+  }
+
   get memtableBytes(): number {
     return this.#table?.memtableBytes ?? 0;
   }
@@ -730,20 +735,22 @@ export class Partition {
       after: "keep",
       imageAfterMs: entity.journalBytes > limits.imageAfterBytes ? 0 : limits.imageAfterMs,
     } as const;
+    const { sandbox, observer } = this.#ports;
     const isFirst = begun.version === 0;
-    const first = await this.#ports.sandbox.activate({
-      ...request,
-      from: isFirst ? { kind: "pristine" } : { kind: "resident", version: begun.version },
-    });
-    if (first.kind !== "absent") return first;
-    this.#ports.observer.count("spore_rebuilds_total", 1);
-    return this.#ports.sandbox.activate({ ...request, from: rebuildOf(entity, begun) });
+    const from = isFirst
+      ? ({ kind: "pristine" } as const)
+      : ({ kind: "resident", version: begun.version } as const);
+    const first = await sandbox.activate({ ...request, from });
+    const isRebuilt = first.kind === "absent";
+    observer.count("spore_activations_total", 1, { from: isRebuilt ? "rebuild" : from.kind });
+    return isRebuilt ? sandbox.activate({ ...request, from: rebuildOf(entity, begun) }) : first;
   }
 
   #applyResult(entity: Entity, sink: Sink, result: ActivateResult): void {
     if (result.kind === "ok") {
-      this.#ports.observer.count("spore_activations_total", 1);
-      this.#ports.observer.count("spore_guest_ms_total", result.guestMs);
+      const { observer } = this.#ports;
+      observer.observe("spore_guest_ms", result.guestMs);
+      if (result.image !== undefined) observer.observe("spore_image_bytes", result.image.length);
       finishActivation(entity, sink, result);
       const drained = decodeDrained(result.drained);
       if (entity.head.kind === "run") applyDrained(entity, sink, drained);
@@ -1052,8 +1059,7 @@ export class Partition {
       this.#tableNow().apply(rows);
       this.#bytesSinceCheckpoint += payload.length;
       this.#entriesSinceCheckpoint += 1;
-      this.#ports.observer.count("spore_commits_total", 1);
-      this.#ports.observer.count("spore_commit_bytes_total", payload.length);
+      this.#ports.observer.observe("spore_commit_bytes", payload.length);
       this.#ports.observer.observe("spore_commit_ms", this.#ports.clock.nowMs() - startMs);
     }
     if (batch.isEmpty && batch.releases.length > 0 && !(await this.#confirm())) return false;

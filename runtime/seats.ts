@@ -131,6 +131,7 @@ export class Seats {
       seq: partition.seq,
       residentEntities: partition.residentEntities,
       memtableBytes: partition.memtableBytes,
+      logLag: partition.logLag,
       nextTimerAtMs: partition.nextTimerAtMs,
     }));
   }
