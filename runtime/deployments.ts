@@ -32,6 +32,7 @@ interface Deployment extends Deployed {
 export class Deployments {
   readonly #parts: DeploymentsParts;
   #latest: Deployment | undefined;
+  #looking: Promise<string | undefined> | undefined;
 
   constructor(parts: DeploymentsParts) {
     this.#parts = parts;
@@ -91,9 +92,20 @@ export class Deployments {
     if (known !== undefined && Math.abs(nowMs - known.readAtMs) < deploymentAgeMs) {
       return known.component;
     }
-    const latest = await this.#parts.register.readLatest();
-    if (latest === undefined) return undefined;
-    return this.#remember(latest.seq, deployedComponent(latest.value));
+    // A thousand starts at once ask the store once.
+    this.#looking ??= this.#look(known).finally(() => {
+      this.#looking = undefined;
+    });
+    return this.#looking;
+  }
+
+  async #look(known: Deployed | undefined): Promise<string | undefined> {
+    const { register } = this.#parts;
+    const latest = await (known === undefined
+      ? register.readLatest()
+      : register.readAfter(known.seq));
+    if (latest !== undefined) return this.#remember(latest.seq, deployedComponent(latest.value));
+    return known === undefined ? undefined : this.#remember(known.seq, known.component);
   }
 
   /** What this host knows; undefined if it hasn't looked yet. */

@@ -504,7 +504,11 @@ export class Partition {
   }
 
   async #read(key: EntityKey): Promise<void> {
-    const rows = await this.#sound(scanAll(this.#tableNow(), rowKeys.entity(key)));
+    const table = this.#tableNow();
+    // Most ids that aren't in memory are new: the segments' filters know that without a read,
+    // which a scan can't ask.
+    if ((await this.#sound(table.get(rowKeys.head(key)))) === undefined) return;
+    const rows = await this.#sound(scanAll(table, rowKeys.entity(key)));
     if (this.#entities.has(key) || this.#state !== "owned") return;
     const entity = readEntity(key, rows, this.#ports.clock.nowMs());
     if (entity !== undefined) this.#entities.set(key, entity);

@@ -48,12 +48,13 @@ export class Register {
   }
 
   async readLatest(): Promise<RegisterVersion | undefined> {
-    const tail = await findTail(async (seq) => {
-      const probe = (): Promise<Uint8Array | undefined> =>
-        this.#options.store.get(this.#key(seq), { offset: 0, length: 1 });
-      return (await this.#retrier.run("register probe", probe)) !== undefined;
-    });
+    const tail = await findTail(this.#exists);
     return tail === 0 ? undefined : this.#read(tail);
+  }
+
+  /** The newest version if there is one after `seq`, which is one that there is: versions are dense. */
+  async readAfter(seq: number): Promise<RegisterVersion | undefined> {
+    return (await this.#exists(seq + 1)) ? this.readLatest() : undefined;
   }
 
   /** Writes the version after `after` (0 for the first), unless somebody else did. */
@@ -74,6 +75,12 @@ export class Register {
   close(): void {
     this.#retrier.close();
   }
+
+  readonly #exists = async (seq: number): Promise<boolean> => {
+    const probe = (): Promise<Uint8Array | undefined> =>
+      this.#options.store.get(this.#key(seq), { offset: 0, length: 1 });
+    return (await this.#retrier.run("register probe", probe)) !== undefined;
+  };
 
   async #read(seq: number): Promise<RegisterVersion> {
     return { seq, value: this.#decode(await this.#readBytes(seq), seq) };

@@ -575,6 +575,27 @@ describe("a register", () => {
     }
   });
 
+  test("asks once for a version after the one that is known", async () => {
+    const memory = new MemoryStore();
+    let reads = 0;
+    const counting: Store = {
+      get(key, range) {
+        reads += 1;
+        return memory.get(key, range);
+      },
+      put: (key, bytes, options) => memory.put(key, bytes, options),
+      delete: (key) => memory.delete(key),
+      list: (prefix, options) => memory.list(prefix, options),
+      close: () => memory.close(),
+    };
+    const register = openRegister(counting, 1);
+    for (let seq = 1; seq <= 9; seq += 1) await register.append(bytesOf(`${seq}`), seq - 1);
+    reads = 0;
+    expect(await register.readAfter(9)).toBeUndefined();
+    expect(reads).toBe(1);
+    expect(await register.readAfter(4)).toEqual({ seq: 9, value: bytesOf("9") });
+  });
+
   test("knows its own version when the reply got lost", async () => {
     const faulty = new FaultyStore(new MemoryStore(), 2, { failAfter: 0.5, failBefore: 0.2 });
     const register = openRegister(faulty, 1);
