@@ -4,14 +4,16 @@
 import { spawn } from "node:child_process";
 import { existsSync } from "node:fs";
 import { createRequire } from "node:module";
-import { dirname, join } from "node:path";
+import { dirname, join, sep } from "node:path";
 import { fileURLToPath } from "node:url";
 
 const majorMin = 26;
 const here = dirname(fileURLToPath(import.meta.url));
-// A published package holds JavaScript: Node strips no types inside node_modules.
-const compiled = join(here, "..", "host", "cli.js");
-const cli = existsSync(compiled) ? compiled : join(here, "..", "host", "cli.ts");
+// A published package has JavaScript beside: Node strips no types inside node_modules. In the
+// repository dist/ is what is left of making one.
+const isPublished = here.split(sep).includes("node_modules");
+const compiled = join(here, "..", "dist", "host", "cli.js");
+const cli = isPublished ? compiled : join(here, "..", "host", "cli.ts");
 
 const binary = fitNode();
 if (binary === undefined) {

@@ -12,12 +12,12 @@
 import { realpathSync, statSync } from "node:fs";
 import { builtinModules } from "node:module";
 import { join, relative, resolve, sep } from "node:path";
-import { fileURLToPath } from "node:url";
 import * as esbuild from "esbuild";
 import { SporeError } from "../runtime/errors.ts";
 import type { PreparedComponent, Sandbox } from "../runtime/ports.ts";
 import { attachToBundle, attachToComponent } from "./attached-map.ts";
 import { type KeptInput, keep, keptInputs, readComponent, readKept } from "./kept-build.ts";
+import { ownFolder, ownModule } from "./own-files.ts";
 import { codeFrame, SourceMapper, sdkSource } from "./source-maps.ts";
 
 export interface BuildOptions {
@@ -67,10 +67,9 @@ export const buildDefaults = Object.freeze({
   errorsShownMax: 5,
 });
 
-const packageDir = realpathSync(fileURLToPath(new URL("..", import.meta.url)));
-const guestIndex = join(packageDir, "guest", "index.ts");
-const guestComponent = join(packageDir, "guest", "component.ts");
-const guestTesting = join(packageDir, "guest", "testing.ts");
+const guestIndex = ownModule("guest/index");
+const guestComponent = ownModule("guest/component");
+const guestTesting = ownModule("guest/testing");
 const builtinNamespace = "node-builtin";
 
 /** Builds, or answers the last result if no input changed. Throws SporeError build-failed. */
@@ -403,7 +402,7 @@ export function projectMap(
 }
 
 function projectPath(path: string, cwd: string): string {
-  const inGuest = relative(join(packageDir, "guest"), path);
+  const inGuest = relative(join(ownFolder, "guest"), path);
   if (!inGuest.startsWith("..")) return `${sdkSource}guest/${slashed(inGuest)}`;
   // esbuild's own modules, and ours, are no files.
   const module = /(?:^|[\\/])(?:sporeflow|node-builtin):(.*)$/.exec(path)?.[1];
@@ -457,7 +456,7 @@ function absenceHint(message: string): string | undefined {
 
 function isUserFile(project: { readonly cwd: string }, file: string): boolean {
   const path = resolve(project.cwd, file);
-  const isSdk = path.startsWith(join(packageDir, "guest") + sep);
+  const isSdk = path.startsWith(join(ownFolder, "guest") + sep);
   return !isSdk && !path.split(sep).includes("node_modules");
 }
 

@@ -82,7 +82,10 @@ function printWelcome(
 ): void {
   const { print, entry } = options;
   const { definitions } = result.prepared.manifest;
-  const count = (kind: string): number => definitions.filter((each) => each.kind === kind).length;
+  const count = (kind: string): string => {
+    const number = definitions.filter((each) => each.kind === kind).length;
+    return `${number} ${kind}${number === 1 ? "" : "s"}`;
+  };
   const tookMs = Math.round(performance.now() - startedMs);
   print("");
   print(`  ${pc.bold("Spore")} is ready in ${tookMs} ms`);
@@ -91,7 +94,7 @@ function printWelcome(
   print(`  storage   ${server.storage}`);
   print(
     `  code      ${relative(process.cwd(), entry) || entry}: ` +
-      `${count("workflow")} workflows, ${count("step")} steps, ${count("actor")} actors`,
+      `${count("workflow")}, ${count("step")}, ${count("actor")}`,
   );
   print("");
   print("  Try, in another terminal:");

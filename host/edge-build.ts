@@ -8,7 +8,7 @@
  */
 import { existsSync, mkdirSync, readFileSync, realpathSync, writeFileSync } from "node:fs";
 import { join, relative, resolve, sep } from "node:path";
-import { fileURLToPath } from "node:url";
+import { ownModule } from "./own-files.ts";
 import { baselineCodec, nodeCodec } from "./sandbox/codec.ts";
 import { compileJavaScript, loadEngineParts } from "./sandbox/compile.ts";
 import { componentIdOf } from "./sandbox/component-id.ts";
@@ -88,7 +88,7 @@ function keptLoader(file: string, id: string, parts: EngineParts): Uint8Array | 
 
 /** JavaScript, because it is made for a bundler and lies in a folder that nobody edits. */
 function entryOf(outDir: string, parts: EngineParts, component: string | undefined): string {
-  const worker = realpathSync(fileURLToPath(new URL("./worker/index.ts", import.meta.url)));
+  const worker = ownModule("host/worker/index");
   const path = relative(realpathSync(outDir), worker).split(sep).join("/");
   const { hash, sums, sizes, pagesMin, tableSize } = parts;
   const identity = JSON.stringify({ hash, sums, sizes, pagesMin, tableSize });

@@ -1,7 +1,8 @@
 /** `spore init`: a small project that works, and never overwrites anything. */
-import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, writeFileSync } from "node:fs";
 import { basename, join, resolve } from "node:path";
 import { SporeError } from "../runtime/errors.ts";
+import { packageVersion } from "./own-files.ts";
 
 export interface Made {
   readonly folder: string;
@@ -19,7 +20,9 @@ export function init(folder: string): Made {
   const files: Readonly<Record<string, string>> = {
     "package.json": packageJson(name, version),
     "index.ts": indexTs,
+    "index.test.ts": testTs,
     "client.ts": clientTs,
+    "tsconfig.json": tsconfigJson,
     "README.md": readme(name),
     ".gitignore": "node_modules/\n.spore/\ndata/\n",
   };
@@ -35,19 +38,19 @@ export function init(folder: string): Made {
   return { folder: root, files: Object.keys(files), next: `${enter}npm install && npm start` };
 }
 
-function packageVersion(): string {
-  const text = readFileSync(new URL("../package.json", import.meta.url), "utf8");
-  return String((JSON.parse(text) as { version?: unknown }).version);
-}
-
 function packageJson(name: string, version: string): string {
   const content = {
     name,
     private: true,
     type: "module",
-    scripts: { start: "spore dev index.ts", client: "node client.ts" },
+    scripts: {
+      start: "spore dev index.ts",
+      test: "node --test",
+      check: "tsc",
+      client: "node client.ts",
+    },
     dependencies: { sporeflow: `^${version}` },
-    devDependencies: { node: "^26.10.0" },
+    devDependencies: { "@types/node": "^26.1.0", node: "^26.10.0", typescript: "^7.0.2" },
     allowScripts: { node: true, esbuild: true },
   };
   return `${JSON.stringify(content, undefined, 2)}\n`;
@@ -69,7 +72,7 @@ export const charge = step("charge", (customer: string, euros: number) => {
 });
 
 // A workflow survives crashes and restarts, and may wait for a year.
-export const order = workflow("order", async (customer: string, euros = 10) => {
+export const order = workflow("order", async (customer: string, euros: number) => {
   const receipt = await charge(customer, euros);
   if (euros > 100) {
     const ok = await signal<boolean>("approve", { timeout: "7 days" });
@@ -99,6 +102,36 @@ export const Counter = actor(
 );
 `;
 
+const testTs = `import assert from "node:assert/strict";
+import { test } from "node:test";
+import { createTestHost } from "sporeflow/testing";
+import { charge, order } from "./index.ts";
+
+test("a large order is shipped once somebody has approved it", async () => {
+  await using spore = await createTestHost({ entry: new URL("./index.ts", import.meta.url) });
+  spore.mock(charge, (customer, euros) => ({ customer, euros, at: spore.now() }));
+  const run = await spore.client.start(order.with("Bob", 500));
+  await spore.sleep("6 days"); // of the test's own time
+  await run.signal("approve", true);
+  assert.equal((await run.result()).status, "shipped");
+});
+`;
+
+const tsconfigJson = `{
+  "compilerOptions": {
+    "target": "es2024",
+    "lib": ["es2024", "esnext.disposable", "dom"],
+    "module": "nodenext",
+    "types": ["node"],
+    "strict": true,
+    "noEmit": true,
+    "allowImportingTsExtensions": true,
+    "erasableSyntaxOnly": true,
+    "skipLibCheck": true
+  }
+}
+`;
+
 const clientTs = `import { createClient } from "sporeflow/client";
 import { Counter, order } from "./index.ts";
 
@@ -117,6 +150,7 @@ Durable workflows with [Spore](https://www.npmjs.com/package/sporeflow).
 \`\`\`sh
 npm install
 npm start                             # builds index.ts, serves it, reloads on change
+npm test                              # in a process and a time of its own
 \`\`\`
 
 In another terminal:
