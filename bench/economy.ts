@@ -1,7 +1,7 @@
 /** What does Spore cost at an object store, by request and by byte? */
 import { encode } from "../guest/cbor.ts";
 import { serverDefaults, startServer } from "../host/node.ts";
-import { connectStore } from "../host/store/uri.ts";
+import { connectStore } from "../host/store/open.ts";
 import { type Bench, type Engine, type Figure, type Question, rate, runWorkflow } from "./kit.ts";
 import { costOf, openBucket, prices } from "./s3.ts";
 import type { S3Proxy, Traffic } from "./s3-proxy.ts";

@@ -11,7 +11,7 @@ import { build } from "../host/build.ts";
 import { calendar } from "../host/calendar.ts";
 import { clock, digest, random } from "../host/node.ts";
 import { createThreadSandbox } from "../host/sandbox/threads.ts";
-import { openStore } from "../host/store/uri.ts";
+import { openStore } from "../host/store/open.ts";
 import { createHost, type Host, type HostOptions, type TenantHost } from "../runtime/index.ts";
 import type { PreparedComponent, Sandbox, Store } from "../runtime/ports.ts";
 
