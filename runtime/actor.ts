@@ -124,6 +124,26 @@ export function acceptCall(entity: Entity, sink: Sink, call: Call): void {
 }
 
 /**
+ * From here on the call's outcome is kept for whoever asks for it. False if it was answered
+ * already: then the answer is on its way to who waits for it here.
+ */
+export function keepCall(entity: Entity, sink: Sink, callId: string): boolean {
+  const head = actorHead(entity);
+  if (head.turn?.callId === callId && head.isAnswered !== true) {
+    head.turn = { ...head.turn, isRemembered: true };
+  } else {
+    const at = entity.mail.findIndex((mail) => mail.callId === callId);
+    const mail = entity.mail[at];
+    if (mail === undefined) return false;
+    const kept: Mail = { ...mail, isRemembered: true };
+    entity.mail[at] = kept;
+    sink.changes.put(rowKeys.mail(entity.key, kept.index), () => encodeRow(kept));
+  }
+  rememberCall(entity, sink, callId, undefined);
+  return true;
+}
+
+/**
  * Takes a session's turn for a read-only call: undefined while earlier calls of the session
  * are under way, else the state that it reads. Only the session's count is noted (I6): the
  * next call of the session must find no gap, also after a crash.

@@ -9,6 +9,7 @@ import {
   actorHead,
   editState,
   forkOf,
+  keepCall,
   movesByItself,
   readInSession,
   refOf,
@@ -23,6 +24,7 @@ import {
   type EventPage,
   peek,
   readEvents,
+  refuseInterrupted,
   takeSignal,
   Waits,
 } from "./asking.ts";
@@ -94,8 +96,9 @@ export class Actors {
         return actor === undefined;
       });
       if (created) {
-        const outcome = await reply.outcome;
-        if (outcome.kind === "error") throw initFailed(type, key, outcome.error);
+        const outcome = await this.#waits.within(partition, reply.outcome, callWaitMsMax);
+        if (outcome === undefined) refuseInterrupted(partition);
+        if (outcome?.kind === "error") throw initFailed(type, key, outcome.error);
       }
       return { created, actor: await this.get(type, key) };
     } finally {
@@ -143,7 +146,17 @@ export class Actors {
         return undefined;
       });
       const waitMs = request.isAsync === true ? 0 : callWaitMsMax;
-      return await this.#waits.called(partition, callId, known, reply.outcome, waitMs);
+      const result = await this.#waits.called(partition, callId, known, reply.outcome, waitMs);
+      if (result.kind === "done" || isNamed) return result;
+      // Nobody keeps the outcome of a call without a name, and nobody can wait for it here.
+      const isKept = await ask(
+        partition,
+        entityKey,
+        (actor, sink) => actor !== undefined && keepCall(actor, sink, callId),
+      );
+      if (!isKept) return { kind: "done", callId, outcome: await reply.outcome };
+      await partition.durable();
+      return result;
     } finally {
       reply.forget();
     }
@@ -407,6 +420,7 @@ export class Actors {
       });
       return { kind: isOver ? "ready" : "pending" };
     });
+    refuseInterrupted(partition);
   }
 
   async #method(
@@ -440,6 +454,7 @@ export class Actors {
         actor = await ask(partition, key, (found) => found);
         return actor?.state === undefined ? { kind: "pending" } : { kind: "ready" };
       });
+      if (actor?.state === undefined) refuseInterrupted(partition);
     }
     if (actor === undefined) throw actorNotFound(type, request.key);
     const state =
@@ -471,6 +486,7 @@ export class Actors {
       );
       return found === undefined ? { kind: "pending" } : { kind: "ready", state: found.state };
     });
+    if (read.kind === "pending") refuseInterrupted(partition);
     this.#openGate(key, session);
     return read.kind === "ready" ? read.state : undefined;
   }
@@ -484,8 +500,9 @@ export class Actors {
     try {
       const known = await ask(partition, key, (actor) => actor?.sessions.get(session.id) ?? 0);
       const last = Math.max(known, session.answered ?? 0);
-      if (session.seq <= last + 1 || (await this.#waits.within(gate.promise, sessionWaitMs)))
-        return;
+      if (session.seq <= last + 1) return;
+      if (await this.#waits.within(partition, gate.promise, sessionWaitMs)) return;
+      refuseInterrupted(partition);
     } finally {
       forget();
     }

@@ -86,6 +86,12 @@ export async function readEvents(
   return events;
 }
 
+/** A wait ended early, and the request hasn't done anything that can't be done again. */
+export function refuseInterrupted(partition: Partition): void {
+  if (!partition.isInterrupted) return;
+  throw new SporeError("peer-refused", `partition ${partition.index} is being handed over`);
+}
+
 export interface EventPage {
   readonly events: readonly HistoryEvent[];
   /** No more will come. */
@@ -99,7 +105,10 @@ export class Waits {
     this.#clock = clock;
   }
 
-  /** Asks until the answer isn't `pending` or the time is up; woken by the entity's commits. */
+  /**
+   * Asks until the answer isn't `pending` or the time is up; woken by the entity's commits.
+   * Ends early, with what there is, if the partition is to be handed over.
+   */
   async until<T extends { readonly kind: string }>(
     partition: Partition,
     key: EntityKey,
@@ -109,12 +118,12 @@ export class Waits {
     const wakeUp = new WakeUp();
     const unwatch = partition.watchEntity(key, () => wakeUp.wake());
     let isLate = waitMs <= 0;
-    const stopTimer = isLate
-      ? undefined
-      : this.#clock.after(waitMs, () => {
-          isLate = true;
-          wakeUp.wake();
-        });
+    const end = (): void => {
+      isLate = true;
+      wakeUp.wake();
+    };
+    const stopTimer = isLate ? undefined : this.#clock.after(waitMs, end);
+    const forget = isLate ? undefined : partition.onInterrupt(end);
     try {
       for (;;) {
         wakeUp.reset();
@@ -125,18 +134,25 @@ export class Waits {
     } finally {
       unwatch();
       stopTimer?.();
+      forget?.();
     }
   }
 
-  async within<T>(coming: Promise<T>, waitMs: number): Promise<T | undefined> {
-    let stopTimer: () => void = () => undefined;
-    const late = new Promise<undefined>((resolve) => {
-      stopTimer = this.#clock.after(waitMs, () => resolve(undefined));
-    });
+  /** What comes, unless the time is up, or the partition is to be handed over, before. */
+  async within<T>(
+    partition: Partition,
+    coming: Promise<T>,
+    waitMs: number,
+  ): Promise<T | undefined> {
+    const late = Promise.withResolvers<undefined>();
+    const end = (): void => late.resolve(undefined);
+    const stopTimer = this.#clock.after(waitMs, end);
+    const forget = partition.onInterrupt(end);
     try {
-      return await Promise.race([coming, late]);
+      return await Promise.race([coming, late.promise]);
     } finally {
       stopTimer();
+      forget();
     }
   }
 
@@ -152,7 +168,7 @@ export class Waits {
       await partition.durable();
       return { kind: "done", callId, outcome: known };
     }
-    const outcome = waitMs > 0 ? await this.within(coming, waitMs) : undefined;
+    const outcome = waitMs > 0 ? await this.within(partition, coming, waitMs) : undefined;
     if (outcome !== undefined) return { kind: "done", callId, outcome };
     await partition.durable();
     return { kind: "accepted", callId };

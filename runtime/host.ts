@@ -9,24 +9,29 @@ import { assert, SporeError, unreachable } from "./errors.ts";
 import { decideEvent, type EventView, viewEvent } from "./events.ts";
 import { encodeRow } from "./format.ts";
 import { checkTenant, partitionOf } from "./ids.ts";
-import type { Host, HostStatus, TenantHost } from "./index.ts";
+import type { ClusterView, Host, HostStatus, TenantHost } from "./index.ts";
+import { Keyring } from "./keyring.ts";
 import { type Layout, Layouts, partitionsMax } from "./layout.ts";
 import { ok } from "./machine.ts";
+import { Members } from "./members.ts";
 import type { Envelope } from "./outbox.ts";
 import { Partition, type PartitionLimits, partitionLimits } from "./partition.ts";
 import type { Ports } from "./ports.ts";
 import { Register } from "./register.ts";
 import { Retrier } from "./retry.ts";
 import { Routing } from "./routing.ts";
+import { Seals } from "./seal.ts";
 import { Seats } from "./seats.ts";
 import type { Entity, Sink } from "./state.ts";
 import { Tenant } from "./tenant.ts";
 import { EventTokens, type TokenClaims } from "./tokens.ts";
 import {
   answerOf,
+  type Deployed,
   decodeRequest,
   encodeAnswer,
   encodeRequest,
+  type Peer,
   type PeerRequest,
   valueOfAnswer,
 } from "./wire.ts";
@@ -38,14 +43,17 @@ export interface HostOptions {
   readonly prefix?: string;
   /** Partitions of a namespace made by this host; an existing namespace keeps its own. Default 4. */
   readonly partitions?: number;
-  /** Where other hosts reach this one. */
-  readonly address?: string;
+  /**
+   * Where other hosts reach this one. With it, and with `Ports.peers`, all hosts on the
+   * namespace share its partitions; without it this host takes them all.
+   */
+  readonly address?: string | undefined;
   /** Where people and webhooks reach the namespace; stands before the urls of events. */
   readonly publicUrl?: string;
   readonly limits?: Partial<PartitionLimits>;
   /** Which host serves which partition, if that never changes. Default: this one serves all. */
   readonly placement?: Placement | undefined;
-  /** Called when another host has taken a partition over. */
+  /** Called when another host has taken a partition over, unless hosts share them. */
   readonly onMoved?: (partition: number, error: SporeError) => void;
 }
 
@@ -56,6 +64,8 @@ export interface Placement {
   readonly addressOf: (partition: number) => string;
 }
 
+/** How long a deployment waits for other hosts to hear of it. */
+const tellMsMax = 1000;
 const partitionsDefault = 4;
 
 interface Namespace {
@@ -113,10 +123,14 @@ class EngineHost implements Host {
   readonly #prefix: string;
   readonly #layout: Layout;
   readonly #retrier: Retrier;
+  readonly #keys: Keyring;
   readonly #tokens: EventTokens;
   readonly #seats: Seats;
   readonly #here: readonly number[];
   readonly #routing: Routing;
+  readonly #seals: Seals;
+  /** Absent: who serves what never changes. */
+  readonly #members: Members | undefined;
   readonly #components = new Map<string, Promise<Manifest>>();
   readonly #manifests = new Map<string, Manifest>();
   readonly #tenants = new Map<string, Tenant>();
@@ -135,7 +149,8 @@ class EngineHost implements Host {
     this.#options = options;
     this.#prefix = place.prefix;
     this.#retrier = place.retrier;
-    this.#tokens = new EventTokens(ports, place.prefix, place.retrier);
+    this.#keys = new Keyring(ports, place.prefix, place.retrier);
+    this.#tokens = new EventTokens(this.#keys, ports.clock);
     const { clock, observer } = ports;
     const { placement } = options;
     const all = Array.from({ length: partitions }, (_, index) => index);
@@ -145,13 +160,28 @@ class EngineHost implements Host {
       create: (index) => this.#newPartition(index),
       clock,
       observer,
-      onMoved: (index, error) => options.onMoved?.(index, error),
+      onMoved: (index, error) => this.#onMoved(index, error),
     });
+    this.#seals = new Seals(this.#keys, options.hostId);
+    const isShared = options.address !== undefined && ports.peers !== undefined;
+    if (isShared && placement === undefined) {
+      this.#members = new Members({
+        hostId: options.hostId,
+        address: options.address,
+        prefix: place.prefix,
+        store: ports.store,
+        clock,
+        observer,
+        retrier: place.retrier,
+        seats: this.#seats,
+        ask: (peer, request, timeoutMs) => this.#call(peer, request, timeoutMs),
+      });
+    }
     this.#routing = new Routing({
       seats: this.#seats,
       clock,
-      addressOf: (index) => placement?.addressOf(index),
-      call: (address, request, timeoutMs) => this.#call(address, request, timeoutMs),
+      ownerOf: (index) => this.#ownerOf(index),
+      call: (peer, request, timeoutMs) => this.#call(peer, request, timeoutMs),
     });
   }
 
@@ -201,18 +231,51 @@ class EngineHost implements Host {
   }
 
   async start(): Promise<void> {
-    await Promise.all(this.#here.map((index) => this.#seats.open(index)));
+    if (this.#members !== undefined) await this.#members.start();
+    else await Promise.all(this.#here.map((index) => this.#seats.open(index)));
+  }
+
+  async drain(timeoutMs: number): Promise<void> {
+    await this.#members?.drain(timeoutMs);
   }
 
   async stop(): Promise<void> {
     this.#isStopped = true;
     this.#routing.stop();
     await this.#seats.stop();
+    await this.#members?.stop();
     this.#retrier.close();
   }
 
   get isReady(): boolean {
-    return !this.#isStopped && this.#here.every((index) => this.#seats.isServed(index));
+    if (this.#isStopped) return false;
+    if (this.#members !== undefined) return !this.#members.isDraining && this.#members.isServed;
+    return this.#here.every((index) => this.#seats.isServed(index));
+  }
+
+  cluster(): ClusterView {
+    if (this.#members !== undefined) return this.#members.view();
+    const { hostId, address = "" } = this.#options;
+    const partitions = this.#seats.indexes;
+    return {
+      partitions: this.#seats.count,
+      hosts: [{ hostId, address, isSelf: true, state: "live", partitions }],
+    };
+  }
+
+  #onMoved(index: number, error: SporeError): void {
+    if (this.#members === undefined) {
+      this.#options.onMoved?.(index, error);
+      return;
+    }
+    this.#seats.forget(index);
+    this.#members.lost(index);
+  }
+
+  #ownerOf(index: number): Peer | undefined {
+    if (this.#members !== undefined) return this.#members.ownerOf(index);
+    const address = this.#options.placement?.addressOf(index);
+    return address === undefined ? undefined : { id: address, address };
   }
 
   status(): HostStatus {
@@ -297,6 +360,7 @@ class EngineHost implements Host {
       routing: this.#routing,
       manifest: (id) => this.#manifest(id),
       retrier: this.#retrier,
+      onDeployed: (deployed) => this.#tellDeployed(name, deployed),
       know: (id, manifest) => {
         this.#manifests.set(id, manifest);
         this.#components.set(id, Promise.resolve(manifest));
@@ -317,13 +381,47 @@ class EngineHost implements Host {
 
   // -------------------------------------------------------------- other hosts
 
-  async #call(address: string, request: PeerRequest, timeoutMs: number): Promise<unknown> {
+  async #call(peer: Peer, request: PeerRequest, timeoutMs: number): Promise<unknown> {
     const { peers } = this.#ports;
     if (peers === undefined) throw new SporeError("peer-refused", "this host knows no other");
-    return valueOfAnswer(await peers.call(address, encodeRequest(request), { timeoutMs }));
+    const body = encodeRequest(request);
+    if (this.#members === undefined) {
+      return valueOfAnswer(await peers.call(peer.address, body, { timeoutMs }));
+    }
+    return this.#callMember(this.#members, { peer, request, timeoutMs });
+  }
+
+  async #callMember(
+    members: Members,
+    asked: { readonly peer: Peer; readonly request: PeerRequest; readonly timeoutMs: number },
+  ): Promise<unknown> {
+    const { peer, request, timeoutMs } = asked;
+    const { bytes, mac } = await this.#seals.seal(peer.id, encodeRequest(request));
+    let sealed: Uint8Array;
+    try {
+      const answering = this.#ports.peers?.call(peer.address, bytes, { timeoutMs });
+      assert(answering !== undefined, "who has members can ask them");
+      sealed = await members.withLife(peer, answering);
+    } catch (error) {
+      if (error instanceof SporeError && error.code === "peer-refused") members.refused(peer);
+      throw error;
+    }
+    try {
+      return valueOfAnswer(await this.#seals.openAnswer(mac, sealed));
+    } catch (error) {
+      // Something has changed that wasn't heard of yet.
+      if (error instanceof SporeError && error.code === "peer-refused") members.greetAll();
+      throw error;
+    }
   }
 
   async serve(request: Uint8Array): Promise<Uint8Array> {
+    if (this.#members === undefined) return this.#answer(request);
+    const { body, mac } = await this.#seals.open(request);
+    return this.#seals.sealAnswer(mac, await this.#answer(body));
+  }
+
+  async #answer(request: Uint8Array): Promise<Uint8Array> {
     try {
       return encodeAnswer({ kind: "ok", value: await this.#execute(decodeRequest(request)) });
     } catch (error) {
@@ -350,9 +448,27 @@ class EngineHost implements Host {
           this.#seats.partition(target).receive(source, messages),
         );
       }
+      case "hello":
+        return this.#membersNow().greeted(request.news);
+      case "handOver":
+        return this.#membersNow().handOver(request.partition, request.to);
+      case "deployed":
+        return this.#tenant(request.tenant).learn(request.deployed);
       default:
         return unreachable(request);
     }
+  }
+
+  #membersNow(): Members {
+    if (this.#members !== undefined) return this.#members;
+    throw new SporeError("peer-refused", "this host has its partitions for good");
+  }
+
+  /** Without it another host would start what was deployed here up to two seconds late. */
+  async #tellDeployed(tenant: string, deployed: Deployed): Promise<void> {
+    const peers = this.#members?.peers ?? [];
+    const request = { kind: "deployed", tenant, deployed } as const;
+    await Promise.allSettled(peers.map((peer) => this.#call(peer, request, tellMsMax)));
   }
 
   async #deliver(target: number, source: number, messages: readonly Envelope[]): Promise<void> {

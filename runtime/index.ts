@@ -350,9 +350,17 @@ export interface Host {
   /** Decides it, once. Throws event-not-found and event-decided. */
   decideEvent(token: string, outcome: Outcome): Promise<{ readonly duplicate: boolean }>;
   status(): HostStatus;
+  /** The hosts of the namespace as this one sees them, and who serves what. */
+  cluster(): ClusterView;
   /**
-   * Answers another host of the namespace (`Peers.call`). Never rejects. Trusts whoever asks:
-   * only hosts of the namespace may get through to it.
+   * Gives its partitions to other hosts, as many as take them in that time. Requests go on
+   * being answered, by whoever serves them then.
+   */
+  drain(timeoutMs: number): Promise<void>;
+  /**
+   * Answers another host of the namespace (`Peers.call`). With an address of its own the host
+   * answers only what is sealed by one of them, and rejects with unauthorised; else it trusts
+   * whoever asks, and never rejects.
    */
   serve(request: Uint8Array): Promise<Uint8Array>;
 }
@@ -371,6 +379,20 @@ export interface HostStatus {
     readonly logLag: { readonly entries: number; readonly bytes: number };
     /** When the next durable timer is due, or is to be looked for; undefined: there is none. */
     readonly nextTimerAtMs: number | undefined;
+  }[];
+}
+
+export interface ClusterView {
+  /** Of the namespace. */
+  readonly partitions: number;
+  /** This one first. */
+  readonly hosts: readonly {
+    readonly hostId: string;
+    readonly address: string;
+    readonly isSelf: boolean;
+    readonly state: "live" | "draining" | "dead";
+    /** That it serves. */
+    readonly partitions: readonly number[];
   }[];
 }
 

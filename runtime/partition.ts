@@ -165,6 +165,8 @@ export class Partition {
   readonly #cursors = new Cursors();
   readonly #receiving = new Map<number, Promise<void>>();
 
+  #isInterrupted = false;
+  readonly #interrupted = new Set<() => void>();
   readonly #watchers = new Map<EntityKey, Set<() => void>>();
   readonly #replies = new Map<string, Set<Reply>>();
 
@@ -230,6 +232,11 @@ export class Partition {
   /** Of the log, what a new owner would have to read: entries and bytes since the checkpoint. */
   get logLag(): { readonly entries: number; readonly bytes: number } {
     return { entries: this.#entriesSinceCheckpoint, bytes: this.#bytesSinceCheckpoint };
+  }
+
+  /** Position of this owner's claim; 0 before. */
+  get epoch(): number {
+    return this.#log.epoch;
   }
 
   get memtableBytes(): number {
@@ -411,6 +418,22 @@ export class Partition {
     this.#changes.releases.push(release);
     this.#changes.failures.push(fail);
     this.#demand();
+  }
+
+  /** Whoever waits for something that isn't there yet shall stop waiting: a hand-over is near. */
+  interrupt(): void {
+    this.#isInterrupted = true;
+    for (const end of [...this.#interrupted]) end();
+  }
+
+  get isInterrupted(): boolean {
+    return this.#isInterrupted;
+  }
+
+  onInterrupt(end: () => void): () => void {
+    if (this.#isInterrupted) end();
+    this.#interrupted.add(end);
+    return () => this.#interrupted.delete(end);
   }
 
   /** Calls back after each commit that changed the entity. */

@@ -6,15 +6,15 @@
 import { SporeError } from "./errors.ts";
 import type { Clock } from "./ports.ts";
 import type { Seats } from "./seats.ts";
-import type { PeerRequest } from "./wire.ts";
+import type { Peer, PeerRequest } from "./wire.ts";
 
 export interface RoutingParts {
   readonly seats: Seats;
   readonly clock: Clock;
-  /** Where the partition is served, if not here; undefined while nobody is known to serve it. */
-  readonly addressOf: (partition: number) => string | undefined;
+  /** Who serves the partition, if it isn't served here; undefined while nobody is known to. */
+  readonly ownerOf: (partition: number) => Peer | undefined;
   /** Throws peer-refused and peer-unavailable. */
-  readonly call: (address: string, request: PeerRequest, timeoutMs: number) => Promise<unknown>;
+  readonly call: (peer: Peer, request: PeerRequest, timeoutMs: number) => Promise<unknown>;
 }
 
 export interface Operation<T> {
@@ -30,6 +30,12 @@ export interface SpreadOperation<T> {
   readonly here: (partitions: readonly number[]) => Promise<T>;
   readonly there: (partitions: readonly number[]) => PeerRequest;
   readonly isReading?: boolean | undefined;
+}
+
+/** Partitions that one host is asked for at once. */
+interface Group {
+  readonly owner: Peer | "here" | undefined;
+  readonly partitions: readonly number[];
 }
 
 /** How long a request looks for somebody who serves its partition. */
@@ -65,13 +71,13 @@ export class Routing {
 
   /** As `at`, without a second attempt. */
   async once<T>(partition: number, operation: Operation<T>): Promise<T> {
-    const { seats, addressOf, call } = this.#parts;
+    const { seats, ownerOf, call } = this.#parts;
     if (seats.has(partition)) return this.here([partition], operation.here);
-    const address = addressOf(partition);
-    if (address === undefined) throw nobody([partition]);
+    const owner = ownerOf(partition);
+    if (owner === undefined) throw nobody([partition]);
     const timeoutMs = (operation.waitMs ?? 0) + answerMsMax;
     // Written by `Host.serve` of the other host as the same method's result.
-    return (await call(address, operation.there(), timeoutMs)) as T;
+    return (await call(owner, operation.there(), timeoutMs)) as T;
   }
 
   /** Executes at the owners of all partitions; each host is asked once for all of its own. */
@@ -81,13 +87,13 @@ export class Routing {
     let missing = Array.from({ length: this.#parts.seats.count }, (_, index) => index);
     for (;;) {
       const failures = await Promise.all(
-        this.#groups(missing).map(async ({ address, partitions }) => {
+        this.#groups(missing).map(async (group) => {
+          const { partitions } = group;
           try {
-            results.push(await this.#group(address, partitions, operation));
+            results.push(await this.#group(group, operation));
             return undefined;
           } catch (error) {
-            const mayRepeat = this.#mayRepeat(error, partitions, operation);
-            if (!mayRepeat) throw error;
+            if (!this.#mayRepeat(error, partitions, operation)) throw error;
             return { partitions, error };
           }
         }),
@@ -111,30 +117,24 @@ export class Routing {
     }
   }
 
-  #groups(
-    partitions: readonly number[],
-  ): { readonly address: string | undefined; readonly partitions: readonly number[] }[] {
-    const { seats, addressOf } = this.#parts;
-    const groups = new Map<string | undefined, number[]>();
+  #groups(partitions: readonly number[]): Group[] {
+    const { seats, ownerOf } = this.#parts;
+    const groups = new Map<string, { readonly owner: Group["owner"]; partitions: number[] }>();
     for (const partition of partitions) {
-      // What is served here is asked for as one; what nobody serves, too: it fails as one.
-      const address = seats.has(partition) ? "" : addressOf(partition);
-      const group = groups.get(address);
-      if (group === undefined) groups.set(address, [partition]);
-      else group.push(partition);
+      const owner = seats.has(partition) ? "here" : ownerOf(partition);
+      const name = typeof owner === "object" ? `at ${owner.id}` : (owner ?? "nowhere");
+      const group = groups.get(name);
+      if (group === undefined) groups.set(name, { owner, partitions: [partition] });
+      else group.partitions.push(partition);
     }
-    return [...groups].map(([address, group]) => ({ address, partitions: group }));
+    return [...groups.values()];
   }
 
-  async #group<T>(
-    address: string | undefined,
-    partitions: readonly number[],
-    { here, there }: SpreadOperation<T>,
-  ): Promise<T> {
-    if (address === undefined) throw nobody(partitions);
-    if (address === "") return this.here(partitions, () => here(partitions));
+  async #group<T>({ owner, partitions }: Group, { here, there }: SpreadOperation<T>): Promise<T> {
+    if (owner === undefined) throw nobody(partitions);
+    if (owner === "here") return this.here(partitions, () => here(partitions));
     // As in `once`.
-    return (await this.#parts.call(address, there(partitions), answerMsMax)) as T;
+    return (await this.#parts.call(owner, there(partitions), answerMsMax)) as T;
   }
 
   #mayRepeat(

@@ -11,6 +11,7 @@ import {
   eventsPerRead,
   peek,
   readEvents,
+  refuseInterrupted,
   takeSignal,
   Waits,
 } from "./asking.ts";
@@ -375,7 +376,7 @@ export class Runs {
         const waitMs = options.until === "accepted" ? 0 : options.waitMs;
         return await this.#waits.called(partition, callId, known, reply.outcome, waitMs);
       }
-      return await this.#accepted(callId, { reply, acceptance }, options.waitMs);
+      return await this.#accepted(partition, callId, { reply, acceptance }, options.waitMs);
     } finally {
       reply.forget();
       acceptance.forget();
@@ -384,6 +385,7 @@ export class Runs {
 
   /** Whichever comes first: that the update's validator let it pass, or its outcome. */
   async #accepted(
+    partition: Partition,
     callId: string,
     coming: {
       readonly reply: { readonly outcome: Promise<Outcome> };
@@ -397,8 +399,10 @@ export class Runs {
     const done = coming.reply.outcome.then(
       (outcome): CallResult => ({ kind: "done", callId, outcome }),
     );
-    const result = await this.#waits.within(Promise.race([accepted, done]), waitMs);
+    const either = Promise.race([accepted, done]);
+    const result = await this.#waits.within(partition, either, waitMs);
     if (result !== undefined) return result;
+    refuseInterrupted(partition);
     throw new SporeError("host-busy", `update ${callId} is stored, and not accepted yet`, {
       hint: "Ask again with the same updateId.",
     });

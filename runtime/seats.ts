@@ -18,6 +18,8 @@ export interface SeatsParts {
 
 /** A partition that stopped on a fault of ours is opened again after this. */
 const reopenDelayMs = 250;
+/** How long requests that are being executed may hold up a hand-over. */
+const closeMsMax = 5000;
 /** Somebody may put a damaged object back, or the store may have been wrong. */
 const damagedDelayMs = 5000;
 
@@ -27,6 +29,8 @@ interface Seat {
   trouble?: SporeError;
   /** Requests that are being executed. */
   busy: number;
+  isClosing: boolean;
+  whenIdle: () => void;
 }
 
 export class Seats {
@@ -58,7 +62,7 @@ export class Seats {
   /** Whether a request may come in: to be executed, or to hear what is wrong. */
   isOpen(index: number): boolean {
     const seat = this.#seats.get(index);
-    if (seat === undefined) return false;
+    if (seat === undefined || seat.isClosing) return false;
     return seat.partition.state !== "claiming" || seat.trouble !== undefined;
   }
 
@@ -69,19 +73,69 @@ export class Seats {
     seat.busy += 1;
     return () => {
       seat.busy -= 1;
+      if (seat.busy === 0) seat.whenIdle();
     };
+  }
+
+  get indexes(): number[] {
+    return [...this.#seats.keys()].sort((left, right) => left - right);
+  }
+
+  /** Partitions that take requests, each with the epoch of its claim. */
+  get owned(): (readonly [partition: number, epoch: number])[] {
+    return this.indexes
+      .filter((index) => this.isOpen(index))
+      .map((index) => [index, this.epochOf(index) ?? 0] as const);
+  }
+
+  epochOf(index: number): number | undefined {
+    return this.#seats.get(index)?.partition.epoch;
+  }
+
+  /** Asks the log whether the partition is still ours; if it isn't, `onMoved` is called. */
+  verify(index: number): void {
+    const seat = this.#seats.get(index);
+    if (seat?.partition.state !== "owned") return;
+    // What it finds is told by `lost`.
+    seat.partition.durable().catch(() => undefined);
+  }
+
+  /**
+   * Lets a partition go in order: takes in no more requests, ends waits, lets what is going on
+   * end, and commits. What still goes on after a while fails.
+   */
+  async close(index: number): Promise<void> {
+    const seat = this.#seats.get(index);
+    if (seat === undefined) return;
+    seat.isClosing = true;
+    seat.partition.interrupt();
+    if (seat.busy > 0) {
+      const idle = Promise.withResolvers<void>();
+      seat.whenIdle = idle.resolve;
+      const cancel = this.#parts.clock.after(closeMsMax, idle.resolve);
+      await idle.promise;
+      cancel();
+    }
+    await seat.partition.stop();
+    this.forget(index, seat.partition);
+  }
+
+  /** The partition isn't here any more. */
+  forget(index: number, partition = this.#seats.get(index)?.partition): void {
+    if (this.#seats.get(index)?.partition === partition) this.#seats.delete(index);
   }
 
   /** Takes the partition over. One whose objects are damaged refuses its own requests only. */
   async open(index: number): Promise<void> {
     const partition = this.#parts.create(index);
-    const seat: Seat = { partition, busy: 0 };
+    const seat: Seat = { partition, busy: 0, isClosing: false, whenIdle: () => undefined };
     this.#seats.set(index, seat);
     try {
       await partition.open();
     } catch (error) {
-      if (!(error instanceof SporeError) || error.kind !== "corrupt") throw error;
+      if (!(error instanceof SporeError)) throw error;
       seat.trouble = error;
+      if (error.kind !== "corrupt") throw error;
       this.#parts.observer.log("error", error.message, { code: error.code });
       this.#reopenAfter(damagedDelayMs, index);
     }

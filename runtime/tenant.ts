@@ -36,7 +36,7 @@ import type { Routing } from "./routing.ts";
 import { Runs } from "./runs.ts";
 import { keyOfSchedule, Schedules } from "./schedules.ts";
 import type { Seats } from "./seats.ts";
-import type { TenantRequest } from "./wire.ts";
+import type { Deployed, TenantRequest } from "./wire.ts";
 
 export interface TenantParts {
   readonly name: string;
@@ -49,6 +49,8 @@ export interface TenantParts {
   readonly onCurrent: (componentId: string) => void;
   readonly deployments: Register;
   readonly retrier: Retrier;
+  /** Tells other hosts what was deployed here; resolves when they know, or can't be told. */
+  readonly onDeployed: (deployed: Deployed) => Promise<void>;
 }
 
 /** What this host does by itself with what is in its partitions. */
@@ -270,7 +272,7 @@ export class Tenant {
   /** Another host's request. Throws peer-refused before anything is done if it isn't for us. */
   async execute({ method, args, partitions, deployed }: TenantRequest): Promise<unknown> {
     const { name, seats, routing } = this.#parts;
-    if (deployed !== undefined) this.#deployments.learn(deployed);
+    if (deployed !== undefined) this.learn(deployed);
     if (partitions !== undefined) {
       const spread = own<SpreadWay<unknown[], unknown>>(spreads, method);
       return routing.here(partitions, () => {
@@ -283,6 +285,11 @@ export class Tenant {
     return routing.here([partition], () => way.act(this.#local, ...args));
   }
 
+  /** Another host knows what is deployed. */
+  learn(deployed: Deployed): void {
+    this.#deployments.learn(deployed);
+  }
+
   #hostOf(): TenantHost {
     const routed = Object.fromEntries(
       Object.keys(ways).map((method) => [
@@ -292,7 +299,12 @@ export class Tenant {
     ) as unknown as Keyed; // each method as `ways` has it
     const host: TenantHost = {
       ...routed,
-      deploy: (source) => this.#deployments.deploy(source),
+      deploy: async (source) => {
+        const made = await this.#deployments.deploy(source);
+        const { known } = this.#deployments;
+        if (known !== undefined) await this.#parts.onDeployed(known);
+        return made;
+      },
       currentComponent: () => this.#deployments.current(),
       startRun: (request) => this.#start(routed, request),
       output: (id, options) =>

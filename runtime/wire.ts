@@ -24,6 +24,21 @@ export interface Deployed {
   readonly component: string;
 }
 
+/** A host, as others reach it. */
+export interface Peer {
+  readonly id: string;
+  readonly address: string;
+}
+
+/** What a host says of itself. */
+export interface HostNews extends Peer {
+  readonly isDraining: boolean;
+  /** It has stopped: don't look for it any more. */
+  readonly isGone: boolean;
+  /** Partitions that it serves, each with the epoch of its claim. */
+  readonly owned: readonly (readonly [partition: number, epoch: number])[];
+}
+
 export type PeerRequest =
   | TenantRequest
   | {
@@ -37,7 +52,11 @@ export type PeerRequest =
       readonly target: number;
       readonly source: number;
       readonly messages: readonly { readonly index: number; readonly message: Uint8Array }[];
-    };
+    }
+  /** Asks for news, and brings some, unless it comes from somebody who only looks. */
+  | { readonly kind: "hello"; readonly news?: HostNews | undefined }
+  | { readonly kind: "handOver"; readonly partition: number; readonly to: string }
+  | { readonly kind: "deployed"; readonly tenant: string; readonly deployed: Deployed };
 
 export type PeerAnswer =
   | { readonly kind: "ok"; readonly value: unknown }
@@ -55,7 +74,14 @@ export function encodeRequest(request: PeerRequest): Uint8Array {
   return encode(request);
 }
 
-const kinds: ReadonlySet<string> = new Set<PeerRequest["kind"]>(["tenant", "event", "deliver"]);
+const kinds: ReadonlySet<string> = new Set<PeerRequest["kind"]>([
+  "tenant",
+  "event",
+  "deliver",
+  "hello",
+  "handOver",
+  "deployed",
+]);
 
 /** Of a peer that was let in: its shape is trusted, once its kind is known. */
 export function decodeRequest(bytes: Uint8Array): PeerRequest {

@@ -111,6 +111,9 @@ const layers: readonly (readonly string[])[] = [
     "batch",
     "sorted",
     "segment",
+    "keyring",
+    "seal",
+    "shares",
     "tokens",
     "wire",
     "trace",
@@ -122,7 +125,7 @@ const layers: readonly (readonly string[])[] = [
   ["partition"],
   ["history", "steps", "listing"],
   ["asking", "deployments", "seats"],
-  ["runs", "actors", "schedules", "bulk", "routing"],
+  ["runs", "actors", "schedules", "bulk", "routing", "members"],
   ["tenant"],
   ["host"],
 ];

@@ -53,6 +53,8 @@ export function createFakeHost(): FakeHost {
     },
     status: () => ({ hostId: "fake", partitions: [] }) as unknown as ReturnType<Host["status"]>,
     serve: async () => new Uint8Array(0),
+    async drain() {},
+    cluster: () => ({ partitions: 0, hosts: [] }),
     async event(token) {
       if (token !== "good") throw new SporeError("event-not-found", "there is no such event");
       return { name: "<b>ship</b>", expiresAtMs: 1, isDecided: false };

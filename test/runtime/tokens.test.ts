@@ -3,9 +3,10 @@ import { createHash, createHmac } from "node:crypto";
 import { describe, expect, it } from "vitest";
 import { MemoryStore } from "../../host/store/memory.ts";
 import type { EntityKey } from "../../runtime/ids.ts";
+import { hmac, Keyring } from "../../runtime/keyring.ts";
 import type { Clock, Digest, Ports } from "../../runtime/ports.ts";
 import { Retrier } from "../../runtime/retry.ts";
-import { EventTokens, hmac, type TokenClaims } from "../../runtime/tokens.ts";
+import { EventTokens, type TokenClaims } from "../../runtime/tokens.ts";
 import { SeededRandom } from "../faulty-store.ts";
 
 const digest: Digest = {
@@ -15,9 +16,13 @@ const observer = { log() {}, count() {}, observe() {} };
 let nowMs = 1000;
 const clock: Clock = { nowMs: () => nowMs, after: () => () => undefined };
 
-function tokensOn(store: MemoryStore, seed: number): EventTokens {
+function keysOn(store: MemoryStore, seed: number): Keyring {
   const ports: Partial<Ports> = { store, digest, clock, observer, random: new SeededRandom(seed) };
-  return new EventTokens(ports as Ports, "", new Retrier(clock, observer));
+  return new Keyring(ports as Ports, "", new Retrier(clock, observer));
+}
+
+function tokensOn(store: MemoryStore, seed: number): EventTokens {
+  return new EventTokens(keysOn(store, seed), clock);
 }
 
 const claims: TokenClaims = {
@@ -67,10 +72,11 @@ describe("a token", () => {
 
   it("stays good when the key is rotated, and new ones are good on hosts that didn't know", async () => {
     const store = new MemoryStore();
-    const [one, two] = [tokensOn(store, 1), tokensOn(store, 2)];
+    const keys = keysOn(store, 1);
+    const [one, two] = [new EventTokens(keys, clock), tokensOn(store, 2)];
     const before = await one.issue(claims);
     expect(await two.read(before)).toEqual(claims);
-    expect(await one.rotate()).toBe(2);
+    expect(await keys.rotate()).toBe(2);
     const after = await one.issue(claims);
     expect(after).not.toBe(before);
     expect(await one.read(before)).toEqual(claims);

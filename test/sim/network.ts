@@ -89,10 +89,15 @@ export function ask(
         return;
       }
       target.enter(() => {
-        void target.host?.serve(request).then((answer) => {
-          if (!isAnswered) return;
-          world.at(random.latency(1), () => from.enter(() => resolve(answer)));
-        });
+        target.host?.serve(request).then(
+          (answer) => {
+            if (!isAnswered) return;
+            world.at(random.latency(1), () => from.enter(() => resolve(answer)));
+          },
+          () => {
+            if (isAnswered) world.at(random.latency(1), () => fail("peer-refused"));
+          },
+        );
       });
     };
     const thereMs = random.latency(fault === "late" ? random.pick([100, 3000, 30_000]) : 1);
