@@ -260,19 +260,23 @@ export async function runWorkflow(
   return valueIn(started.outcome, workflow);
 }
 
-export async function callCounter(
+export function callCounter(
   engine: Engine,
   key: string,
   method: string,
   args: readonly unknown[] = [],
 ): Promise<unknown> {
-  const called = await engine.tenant.callActor({
-    type: "Counter",
-    key,
-    method,
-    args: encode(args),
-  });
-  if (called.kind !== "done") throw new Error(`Counter/${key}.${method} did not answer`);
+  return callActor(engine, { type: "Counter", key, method }, args);
+}
+
+export async function callActor(
+  engine: Engine,
+  target: { readonly type: string; readonly key: string; readonly method: string },
+  args: readonly unknown[],
+): Promise<unknown> {
+  const { type, key, method } = target;
+  const called = await engine.tenant.callActor({ ...target, args: encode(args) });
+  if (called.kind !== "done") throw new Error(`${type}/${key}.${method} did not answer`);
   return valueIn(called.outcome, method);
 }
 

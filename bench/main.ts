@@ -13,6 +13,8 @@ import { http } from "./http.ts";
 import { type Figure, openBench, type Question, resultsDir } from "./kit.ts";
 import { latency } from "./latency.ts";
 import { peer } from "./peer.ts";
+import { population } from "./population.ts";
+import { roundTrips } from "./round-trips.ts";
 import { steps } from "./steps.ts";
 import { storage } from "./storage.ts";
 import { wake } from "./wake.ts";
@@ -23,6 +25,8 @@ const questions: readonly Question[] = [
   workflows,
   steps,
   actors,
+  roundTrips,
+  population,
   fanOut,
   wake,
   storage,

@@ -60,3 +60,22 @@ export const Counter = actor(
   },
   { readonly: ["value"] },
 );
+
+/** Calls another actor `count` times, one after the other. */
+export const Caller = actor(
+  "Caller",
+  class {
+    calls = 0;
+    async ping(key: string, count: number) {
+      for (let i = 0; i < count; i++) await Counter.getOrCreate(key).add();
+      this.calls += count;
+      return this.calls;
+    }
+    /** One-way: they leave together when the method ends. */
+    post(key: string, count: number) {
+      for (let i = 0; i < count; i++) void Counter.getOrCreate(key).send.add();
+      this.calls += count;
+      return this.calls;
+    }
+  },
+);

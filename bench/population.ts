@@ -1,0 +1,135 @@
+/** What do 100,000 actors cost: to make, to find again when they left memory, and to keep? */
+import { setFlagsFromString } from "node:v8";
+import { runInNewContext } from "node:vm";
+import { type Bench, callCounter, type Engine, type Figure, type Question } from "./kit.ts";
+
+const sizes = [1000, 10_000, 100_000] as const;
+const inFlight = 128;
+/** Calls of actors that aren't in memory, for each size. */
+const wakes = 1000;
+
+export const population: Question = {
+  name: "population",
+  asks: "What does an actor cost as they become 100,000: to make, to wake from storage, in memory?",
+  async run(bench: Bench): Promise<readonly Figure[]> {
+    return [...(await cost(bench)), ...(await memory(bench))];
+  },
+};
+
+interface Cost {
+  readonly madeUs: number;
+  readonly wokenUs: number;
+  readonly bytesPut: number;
+}
+
+/** Almost none of them fits into memory: each call finds its actor in storage. */
+async function cost(bench: Bench): Promise<readonly Figure[]> {
+  const engine = await bench.open({ limits: { residentMax: 100 } });
+  const costs = new Map<number, Cost>();
+  await grow(engine, { from: -200, to: 0 }); // a warm engine
+  let made = 0;
+  for (const size of sizes) {
+    engine.traffic.reset();
+    const madeUs = await grow(engine, { from: made, to: size });
+    const bytesPut = engine.traffic.bytesPut / (size - made);
+    made = size;
+    costs.set(size, { madeUs, wokenUs: await wake(engine, size), bytesPut });
+  }
+  await engine.stop();
+  const first = costs.get(sizes[0]);
+  const figures: Figure[] = [];
+  for (const size of sizes) {
+    const found = costs.get(size);
+    if (found === undefined || first === undefined) continue;
+    const flat = (value: number): Pick<Figure, "target" | "control"> => ({
+      target: size === sizes[0] ? undefined : { below: value * 1.2 },
+      control: { name: `with ${sizes[0]}`, value, unit: "us" },
+    });
+    figures.push(
+      {
+        name: `to make one and count once, up to ${size}`,
+        value: found.madeUs,
+        unit: "us",
+        ...flat(first.madeUs),
+      },
+      {
+        name: `to wake one of ${size} and count`,
+        value: found.wokenUs,
+        unit: "us",
+        ...flat(first.wokenUs),
+      },
+      { name: `written for each, up to ${size}`, value: found.bytesPut, unit: "bytes" },
+    );
+  }
+  return figures;
+}
+
+/** Processor time for each: what other work disturbs less than the clock. */
+async function grow(
+  engine: Engine,
+  { from, to }: { readonly from: number; readonly to: number },
+): Promise<number> {
+  let next = from;
+  return each(to - from, async () => {
+    await callCounter(engine, `item-${next++}`, "add");
+  });
+}
+
+async function wake(engine: Engine, size: number): Promise<number> {
+  // Steps of a number without a common divisor: all over the keys, none twice.
+  let index = 0;
+  return each(wakes, async () => {
+    index = (index + 7919) % size;
+    const count = await callCounter(engine, `item-${index}`, "add");
+    if (typeof count !== "number" || count < 2) throw new Error("it was forgotten");
+  });
+}
+
+async function each(count: number, work: () => Promise<void>): Promise<number> {
+  const cpu = process.cpuUsage();
+  let begun = 0;
+  const worker = async (): Promise<void> => {
+    while (begun < count) {
+      begun += 1;
+      await work();
+    }
+  };
+  await Promise.all(Array.from({ length: inFlight }, worker));
+  const { user, system } = process.cpuUsage(cpu);
+  return (user + system) / count;
+}
+
+/** Heap of this process for each actor, once as all stay in memory and once as none does. */
+async function memory(bench: Bench): Promise<readonly Figure[]> {
+  const count = 10_000;
+  const figures: Figure[] = [];
+  for (const [name, residentMax] of [
+    ["resident", count * 2],
+    ["idle", 0],
+  ] as const) {
+    const engine = await bench.open({ limits: { residentMax } });
+    await grow(engine, { from: -200, to: 0 });
+    const before = heapBytes();
+    await grow(engine, { from: 0, to: count });
+    const resident = residents(engine);
+    const isAsMeant = residentMax === 0 ? resident < 200 : resident > count;
+    if (!isAsMeant) throw new Error(`${resident} actors are in memory`);
+    const value = (heapBytes() - before) / count;
+    figures.push({ name: `memory of each ${name} actor`, value, unit: "bytes" });
+    await engine.stop();
+  }
+  return figures;
+}
+
+function residents(engine: Engine): number {
+  const { partitions } = engine.host.status();
+  return partitions.reduce((sum, { residentEntities }) => sum + residentEntities, 0);
+}
+
+function heapBytes(): number {
+  setFlagsFromString("--expose-gc");
+  const collect = runInNewContext("gc") as () => void;
+  collect();
+  const { heapUsed, arrayBuffers } = process.memoryUsage();
+  return heapUsed + arrayBuffers;
+}
