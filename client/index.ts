@@ -68,6 +68,8 @@ export interface WaitOptions {
 export interface RunSummary {
   readonly id: string;
   readonly name: string;
+  /** Its component's id; in a list the first 16 digits of it. */
+  readonly component: string;
   readonly status: RunStatus;
   readonly createdAt: string;
   readonly closedAt?: string;
@@ -75,10 +77,16 @@ export interface RunSummary {
 }
 
 export interface RunInfo extends RunSummary {
-  readonly component: string;
   readonly attempt: number;
   readonly parentId?: string;
   readonly rootId?: string;
+  /** It has that run's past up to the step. */
+  readonly forkedFrom?: { readonly id: string; readonly step: string };
+  /** The run that it does again. */
+  readonly rerunOf?: string;
+  /** The last 100 runs that were made of it. */
+  readonly forks: readonly string[];
+  readonly reruns: readonly string[];
   readonly metadata?: unknown;
   readonly waiting?: { readonly for: string; readonly since: string; readonly until?: string };
   /** What a step has said last of how far it is. */
@@ -202,6 +210,8 @@ export interface ListFilter {
   readonly status?: RunStatus | readonly RunStatus[] | undefined;
   readonly name?: string | readonly string[] | undefined;
   readonly prefix?: string | undefined;
+  /** Id of their component, or how it begins: at least 4 digits. */
+  readonly component?: string | undefined;
   readonly tag?: { readonly key: string; readonly value: string } | undefined;
   /** Created then or later. */
   readonly createdAfter?: Date | undefined;
@@ -264,7 +274,69 @@ export interface Handle<Out = unknown> {
   terminate(reason?: string): Promise<RunInfo>;
   pause(): Promise<RunInfo>;
   resume(): Promise<RunInfo>;
+  /**
+   * A new run with this one's past up to a step, which it runs next; nothing of the past is done
+   * again. `await run.fork("charge", { id: "order_7_again" })`
+   */
+  fork(step: string, options?: { readonly id?: string | undefined }): Promise<Handle<Out>>;
+  /** A new run that does again what this one did, with other arguments if they are given. */
+  rerun(options?: RerunOptions): Promise<Handle<Out>>;
+  /**
+   * Goes on with another component (default: the current one), if that does the same with all
+   * that the run has been given; else rejects with `move-diverged` and the first difference.
+   */
+  move(options?: MoveOptions): Promise<Moved>;
   delete(): Promise<void>;
+}
+
+export interface RerunOptions {
+  readonly id?: string | undefined;
+  /** Default: those of the run. */
+  readonly args?: readonly unknown[] | undefined;
+  /** Steps of the same identity and arguments take the run's results. Default false. */
+  readonly reuse?: boolean | undefined;
+  /** Default: the current one. */
+  readonly component?: string | undefined;
+}
+
+export interface MoveOptions {
+  /** Default: the current one. */
+  readonly component?: string | undefined;
+  /** Only compare. */
+  readonly dryRun?: boolean | undefined;
+}
+
+export interface Moved {
+  readonly id: string;
+  readonly from: string;
+  readonly to: string;
+  /** False for a dry run, and if it was there. */
+  readonly moved: boolean;
+  /** How many were compared. */
+  readonly activations: number;
+}
+
+/** One version of which component is current. */
+export interface Deployment {
+  /** Counts up from 1. */
+  readonly seq: number;
+  readonly component: string;
+  readonly at: string;
+  readonly isCurrent: boolean;
+  /** Of a rollback: the deployment that it went back to. */
+  readonly rollbackTo?: number;
+}
+
+/** Who still needs which component, by the first 16 digits of its id. */
+export interface ComponentUse {
+  readonly components: readonly {
+    readonly component: string;
+    /** Runs that aren't closed, by status. */
+    readonly runs: Readonly<Partial<Record<RunStatus, number>>>;
+    readonly actors: number;
+  }[];
+  /** There are more than were counted. */
+  readonly isPartial: boolean;
 }
 
 export interface Client {
@@ -366,6 +438,12 @@ export interface Client {
   /** A component's bytes, or a bundled JavaScript module's text. */
   deploy(source: Uint8Array | string): Promise<ComponentInfo>;
   currentComponent(): Promise<ComponentInfo>;
+  /** Newest first, at most 100, those before version `before`. */
+  deployments(options?: { limit?: number; before?: number }): Promise<readonly Deployment[]>;
+  /** Makes current again what was before the present deployment, or the component `to`. */
+  rollBack(to?: string): Promise<Deployment>;
+  /** Who runs what: open runs and actors by component. */
+  componentUse(): Promise<ComponentUse>;
 }
 
 /** What the host answered, or that it could not be reached. */
@@ -458,6 +536,16 @@ export function createClient(options: ClientOptions = {}): Client {
       terminate: (reason) => control("terminate", present({ reason })),
       pause: () => control("pause"),
       resume: () => control("resume"),
+      fork: async (step, { id: forkId = randomId() } = {}) => {
+        // With an id of its own the request may be repeated.
+        await ask("POST", `${path}/fork`, { body: { step, id: forkId } });
+        return handle<Out>(forkId);
+      },
+      rerun: async ({ id: rerunId = randomId(), ...options } = {}) => {
+        await ask("POST", `${path}/rerun`, { body: { ...present(options), id: rerunId } });
+        return handle<Out>(rerunId);
+      },
+      move: (options = {}) => ask<Moved>("POST", `${path}/move`, { body: present(options) }),
       delete: () => ask<void>("DELETE", path),
     };
   }
@@ -600,6 +688,7 @@ export function createClient(options: ClientOptions = {}): Client {
       const query = queryOf({
         status: statuses.length === 0 ? undefined : statuses.join(","),
         prefix: filter.prefix,
+        component: filter.component,
         tag: filter.tag && `${filter.tag.key}:${filter.tag.value}`,
         createdAfter: filter.createdAfter?.toISOString(),
         createdBefore: filter.createdBefore?.toISOString(),
@@ -624,11 +713,12 @@ export function createClient(options: ClientOptions = {}): Client {
     given: ListFilter,
     { reason, dryRun }: BulkOptions = {},
   ): Promise<readonly BulkItem[]> {
-    const { prefix, tag } = given;
+    const { prefix, component, tag } = given;
     const filter = present({
       status: given.status && [given.status].flat(),
       name: given.name && [given.name].flat(),
       prefix,
+      component,
       tag,
       createdAfter: given.createdAfter?.toISOString(),
       createdBefore: given.createdBefore?.toISOString(),
@@ -890,6 +980,17 @@ export function createClient(options: ClientOptions = {}): Client {
         contentType: typeof source === "string" ? "text/javascript" : "application/wasm",
       }),
     currentComponent: () => ask<ComponentInfo>("GET", "/v1/components/current"),
+    deployments: async (range = {}) => {
+      const path = `/v1/components${queryOf(range)}`;
+      return (await ask<{ deployments: Deployment[] }>("GET", path)).deployments;
+    },
+    // A second one would go back further: it is not sent again.
+    rollBack: (to) =>
+      ask<Deployment>("POST", "/v1/components/rollback", {
+        body: present({ to }),
+        isRepeatable: to !== undefined,
+      }),
+    componentUse: () => ask<ComponentUse>("GET", "/v1/components/use"),
   };
 
   async function getMetadata(id: string, step?: string): Promise<RunInfo | StepInfo> {

@@ -691,6 +691,13 @@ function failedHint(id: string): string {
   return `spore steps ${id} shows what it did; spore resume ${id} tries the failed step again`;
 }
 
+/** A run that was made of another one. */
+async function madeAnswer(exchange: Exchange, making: Promise<StartResult>): Promise<Response> {
+  const { id, status, created } = await making;
+  const headers = { location: `/v1/runs/${encodeURIComponent(id)}` };
+  return send(exchange, created ? 201 : 200, { id, status, created }, { headers });
+}
+
 async function runAnswer(exchange: Exchange, view: Promise<RunView>): Promise<Response> {
   const run = await view;
   const shower =
@@ -904,6 +911,18 @@ const handlers: Handlers = {
     return send(exchange, 200, component);
   },
 
+  async deployments(exchange) {
+    const deployments = await exchange.tenant.deployments(exchange.query);
+    return send(exchange, 200, { deployments: deployments.map(views.deploymentView) });
+  },
+  async componentUse(exchange) {
+    return send(exchange, 200, await exchange.tenant.componentUse());
+  },
+  async rollback(exchange) {
+    const deployment = await exchange.tenant.rollBack(exchange.body.to);
+    return send(exchange, 200, views.deploymentView(deployment));
+  },
+
   startWorkflow: (exchange) =>
     start(exchange, { workflow: exchange.params.name, args: encodedArgs(exchange.body.args) }),
   startGraph(exchange) {
@@ -1003,6 +1022,39 @@ const handlers: Handlers = {
       ...(error === undefined ? {} : { error: { code: error.code, message: error.message } }),
     }));
     return send(exchange, 200, { runs, cursor: result.cursor });
+  },
+  async forkRun(exchange) {
+    const { id = "" } = exchange.params;
+    const { step, id: asked } = exchange.body;
+    const forkId = asked ?? optionalId(exchange, `${id}\0fork`);
+    return madeAnswer(exchange, exchange.tenant.forkRun(id, { step, id: forkId }));
+  },
+  async rerunRun(exchange) {
+    const { id = "" } = exchange.params;
+    const { id: asked, args, root, reuse, component } = exchange.body;
+    const request = {
+      id: asked ?? optionalId(exchange, `${id}\0rerun`),
+      args: args === undefined ? undefined : encodeCbor(args),
+      root: root === undefined ? undefined : encodeCbor(root),
+      reuse,
+      component,
+    };
+    return madeAnswer(exchange, exchange.tenant.rerunRun(id, request));
+  },
+  async moveRun(exchange) {
+    const { component, dryRun } = exchange.body;
+    const move = { component, isDryRun: dryRun };
+    const result = await exchange.tenant.moveRun(exchange.params.id ?? "", move);
+    const { id, from, to } = result;
+    if (result.kind !== "diverged") {
+      const { activations, kind } = result;
+      return send(exchange, 200, { id, from, to, moved: kind === "moved", activations });
+    }
+    const { activation, what, before, after } = result;
+    throw new ProblemError("move-diverged", `${what} of activation ${activation} is another`, {
+      hint: "Let the run end where it is, or fork or rerun it on the other component.",
+      members: { id, from, to, difference: { activation, what, before, after } },
+    });
   },
   async deleteRun(exchange) {
     await exchange.tenant.deleteRun(exchange.params.id ?? "");
@@ -1182,17 +1234,19 @@ interface GivenFilter {
   readonly status?: RunFilter["statuses"];
   readonly name?: RunFilter["names"];
   readonly prefix?: string | undefined;
+  readonly component?: string | undefined;
   readonly tag?: RunFilter["tag"];
   readonly createdAfter?: string | undefined;
   readonly createdBefore?: string | undefined;
 }
 
 function filterOf(given: GivenFilter): RunFilter {
-  const { status, name, prefix, tag, createdAfter, createdBefore } = given;
+  const { status, name, prefix, component, tag, createdAfter, createdBefore } = given;
   return {
     statuses: status,
     names: name,
     idPrefix: prefix,
+    component,
     tag,
     createdAfterMs: createdAfter === undefined ? undefined : Date.parse(createdAfter),
     createdBeforeMs: createdBefore === undefined ? undefined : Date.parse(createdBefore),

@@ -172,6 +172,8 @@ function programOf(ports: CliPorts): Command {
       .addOption(new Option("--key <key>").hideHelp());
   addProjectVerbs(verb, ports);
   addRunVerbs(verb, ports);
+  addOriginVerbs(verb, ports);
+  addVersionVerbs(verb, ports);
   addMessageVerbs(verb, ports);
   addActorVerbs(verb, ports);
   addScheduleVerbs(verb, ports);
@@ -305,6 +307,7 @@ function addRunVerbs(verb: Verb, ports: CliPorts): void {
     .option("-s, --status <status>", "one or several, with commas")
     .option("-n, --name <name>", "of this workflow")
     .option("--prefix <prefix>", "ids that begin so")
+    .option("--component <id>", "on this component, or those whose ids begin so")
     .option("--tag <key=value>", "with this tag", collectTag, undefined)
     .option("-l, --limit <count>", "at most so many", wholeNumber, 50)
     .action(
@@ -414,6 +417,97 @@ function addRunVerbs(verb: Verb, ports: CliPorts): void {
       if (id === undefined) return actOnAll(task, "delete");
       await client().deleteRun(id);
       print.result({ id, deleted: true }, () => [`${pc.green("✓")} ${id} is gone`]);
+    }),
+  );
+}
+
+/** Runs made of other runs. */
+function addOriginVerbs(verb: Verb, ports: CliPorts): void {
+  verb("fork <id> <step>", "a new run with this one's past up to a step, which it runs next")
+    .option("--id <id>", "the new run's id")
+    .action(
+      action(ports, async ({ options, print, client }, id: string, step: string) => {
+        const forkId = options.id as string | undefined;
+        const fork = await client().handle(id).fork(step, { id: forkId });
+        print.result({ id: fork.id, forkedFrom: { id, step } }, () => [fork.id]);
+      }),
+    );
+  inputOptions(verb("rerun <id> [args...]", "do a run again, with other arguments if given"))
+    .option("--id <id>", "the new run's id")
+    .option("--reuse", "take the results of steps with the same arguments")
+    .option("--component <id>", "default: the current one")
+    .action(
+      action(ports, async ({ options, print, client }, id: string, words: string[]) => {
+        const args = readArgs(words, options, ports);
+        const rerun = await client()
+          .handle(id)
+          .rerun({
+            id: options.id as string | undefined,
+            args: args.length === 0 ? undefined : args,
+            reuse: options.reuse === true,
+            component: options.component as string | undefined,
+          });
+        print.result({ id: rerun.id, rerunOf: id }, () => [rerun.id]);
+      }),
+    );
+  verb("move <id>", "go on with another component, if it does the same so far")
+    .option("--component <id>", "default: the current one")
+    .option("--dry-run", "only compare")
+    .action(
+      action(ports, async ({ options, print, client }, id: string) => {
+        const component = options.component as string | undefined;
+        const dryRun = options.dryRun === true;
+        try {
+          const moved = await client().handle(id).move({ component, dryRun });
+          const to = moved.to.slice(0, 16);
+          const done = moved.moved ? `goes on with ${to}` : `does the same with ${to}`;
+          const compared = `${moved.activations} activations compared`;
+          print.result(moved, () => [`${pc.green("✓")} ${id} ${done} (${compared})`]);
+        } catch (error) {
+          for (const line of differenceLines(error)) ports.err(`${line}\n`);
+          throw error;
+        }
+      }),
+    );
+}
+
+/** What the new code does otherwise. */
+function differenceLines(error: unknown): readonly string[] {
+  if (!(error instanceof ClientError) || error.code !== "move-diverged") return [];
+  const { before, after } = error.problem.difference as { before: string; after: string };
+  return [`${pc.red("-")} ${before}`, `${pc.green("+")} ${after}`];
+}
+
+/** What is deployed, and who runs what. */
+function addVersionVerbs(verb: Verb, ports: CliPorts): void {
+  verb("deployments", "what was deployed, newest first")
+    .option("-l, --limit <count>", "at most so many", wholeNumber, 20)
+    .action(
+      action(ports, async ({ options, print, client }) => {
+        const deployments = await client().deployments({ limit: options.limit as number });
+        print.rows(
+          deployments.map((each) => ({ ...each })),
+          ["seq", "component", "at", "isCurrent", "rollbackTo"],
+        );
+      }),
+    );
+  verb("rollback [component]", "back to what was deployed before, or to a component").action(
+    action(ports, async ({ print, client }, component?: string) => {
+      const deployment = await client().rollBack(component);
+      const text = `new runs take ${deployment.component}`;
+      print.result(deployment, () => [`${pc.green("✓")} ${text}`]);
+    }),
+  );
+  verb("components", "who runs what: open runs and actors by component").action(
+    action(ports, async ({ print, client }) => {
+      const { components, isPartial } = await client().componentUse();
+      const rows = components.map(({ component, runs, actors }) => ({
+        component,
+        ...runs,
+        actors,
+      }));
+      print.rows(rows, ["component", "RUNNING", "PENDING", "PAUSED", "RESUMABLE", "actors"]);
+      if (isPartial) ports.err("there are more than were counted\n");
     }),
   );
 }
@@ -875,6 +969,7 @@ function filterOf(options: Readonly<Record<string, unknown>>): ListFilter {
     status: status?.split(",").map((word) => word.trim().toUpperCase() as RunStatus),
     name: options.name as string | undefined,
     prefix: options.prefix as string | undefined,
+    component: options.component as string | undefined,
     tag: tag && { key: tag[0], value: tag[1] },
     limit: options.limit as number,
   };
@@ -885,6 +980,7 @@ function filterOptions(command: Command): Command {
     .option("-s, --status <status>", "one or several, with commas")
     .option("-n, --name <name>", "of this workflow")
     .option("--prefix <prefix>", "ids that begin so")
+    .option("--component <id>", "on this component, or those whose ids begin so")
     .option("--tag <key=value>", "with this tag", collectTag, undefined);
 }
 
@@ -892,8 +988,9 @@ function filterOptions(command: Command): Command {
 async function actOnAll(context: VerbContext, verb: BulkAction): Promise<void> {
   const { options, print, client } = context;
   const { reason, yes, ...filter } = options;
-  if (!["status", "name", "prefix", "tag"].some((name) => filter[name] !== undefined)) {
-    throw usage("which runs? give an id, or --status, --name, --prefix or --tag");
+  const given = ["status", "name", "prefix", "component", "tag"];
+  if (!given.some((name) => filter[name] !== undefined)) {
+    throw usage("which runs? give an id, or --status, --name, --prefix, --component or --tag");
   }
   const runs = await client().bulk(verb, filterOf(filter), {
     reason: reason as string | undefined,

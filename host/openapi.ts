@@ -140,6 +140,10 @@ const run = z
     closedAt: z.iso.datetime().optional(),
     parentId: z.string().optional(),
     rootId: z.string().optional(),
+    forkedFrom: z.object({ id: z.string(), step: z.string() }).optional(),
+    rerunOf: z.string().optional(),
+    forks: z.array(z.string()),
+    reruns: z.array(z.string()),
     tags: z.record(z.string(), z.string()),
     metadata: value.optional(),
     waiting: z
@@ -163,6 +167,7 @@ const summary = z
   .object({
     id: z.string(),
     name: z.string(),
+    component: z.string().openapi({ description: "How its component's id begins" }),
     status,
     createdAt: z.iso.datetime(),
     closedAt: z.iso.datetime().optional(),
@@ -224,7 +229,19 @@ const component = z
   })
   .openapi("Component");
 
+const deployment = z
+  .object({
+    seq: z.number().int(),
+    component: z.string(),
+    at: z.iso.datetime(),
+    isCurrent: z.boolean(),
+    rollbackTo: z.number().int().optional(),
+  })
+  .openapi("Deployment");
+
 const called = z.object({ callId: z.string(), result: value.optional() }).openapi("Called");
+
+const componentPrefix = z.string().regex(/^[0-9a-f]{4,64}$/, "4 to 64 hex digits");
 
 const startFields = {
   id: id.optional(),
@@ -386,6 +403,48 @@ export const routes = {
     tag: "components",
     answers: { 200: { description: "Component", schema: component } },
   },
+  deployments: {
+    method: "get",
+    path: "/v1/components",
+    summary: "What was deployed, newest first",
+    tag: "components",
+    query: z.object({ limit: count(100), before: index }),
+    answers: {
+      200: {
+        description: "Deployments and rollbacks",
+        schema: z.object({ deployments: z.array(deployment) }),
+      },
+    },
+  },
+  componentUse: {
+    method: "get",
+    path: "/v1/components/use",
+    summary: "Open runs and actors by component",
+    tag: "components",
+    answers: {
+      200: {
+        description: "By how the components' ids begin",
+        schema: z.object({
+          components: z.array(
+            z.object({
+              component: z.string(),
+              runs: z.record(z.string(), z.number().int()),
+              actors: z.number().int(),
+            }),
+          ),
+          isPartial: z.boolean(),
+        }),
+      },
+    },
+  },
+  rollback: {
+    method: "post",
+    path: "/v1/components/rollback",
+    summary: "Make current again what was before, or `to`",
+    tag: "components",
+    body: z.strictObject({ to: componentPrefix.optional() }),
+    answers: { 200: { description: "What is current now", schema: deployment } },
+  },
   startWorkflow: {
     method: "post",
     path: "/v1/workflows/{name}",
@@ -430,6 +489,7 @@ export const routes = {
       status: z.array(status).optional(),
       name: z.array(name).optional(),
       prefix: z.string().max(200).optional(),
+      component: componentPrefix.optional(),
       tag: z
         .string()
         .regex(/^[^:]{1,200}:.{0,1000}$/s, "key:value")
@@ -515,6 +575,62 @@ export const routes = {
   terminate: control("terminate", "End at once", reason),
   pause: control("pause", "Begin nothing new until resumed", nothing),
   resume: control("resume", "Go on after a pause, or from the failed step", nothing),
+  forkRun: {
+    method: "post",
+    path: "/v1/runs/{id}/fork",
+    summary: "A new run with this one's past up to a step, which it runs next",
+    tag: "runs",
+    params: runParams,
+    body: z.strictObject({ step: z.string().min(1).max(300), id: id.optional() }),
+    answers: {
+      200: { description: "It was there", schema: started },
+      201: { description: "Made", schema: started },
+    },
+  },
+  rerunRun: {
+    method: "post",
+    path: "/v1/runs/{id}/rerun",
+    summary: "A new run that does again what this one did, with other input if it is given",
+    tag: "runs",
+    params: runParams,
+    body: z.strictObject({
+      id: id.optional(),
+      args,
+      root: z.unknown().optional(),
+      reuse: z
+        .boolean()
+        .optional()
+        .openapi({ description: "Steps of the same identity and arguments take its results" }),
+      component: z.string().max(128).optional(),
+    }),
+    answers: {
+      200: { description: "It was there", schema: started },
+      201: { description: "Started", schema: started },
+    },
+  },
+  moveRun: {
+    method: "post",
+    path: "/v1/runs/{id}/move",
+    summary: "Go on with another component, if it does the same with all that the run was given",
+    tag: "runs",
+    params: runParams,
+    body: z.strictObject({
+      component: z.string().max(128).optional(),
+      dryRun: z.boolean().optional(),
+    }),
+    answers: {
+      200: {
+        description: "Moved, or it could be; 409 move-diverged has the first difference",
+        schema: z.object({
+          id: z.string(),
+          from: z.string(),
+          to: z.string(),
+          moved: z.boolean(),
+          activations: z.number().int(),
+        }),
+      },
+    },
+  },
   resumeAll: {
     method: "post",
     path: "/v1/runs/resume",
@@ -539,6 +655,7 @@ export const routes = {
         status: z.array(status).optional(),
         name: z.array(name).optional(),
         prefix: z.string().max(200).optional(),
+        component: componentPrefix.optional(),
         tag: z.strictObject({ key: z.string().max(200), value: z.string().max(1000) }).optional(),
         createdAfter: time,
         createdBefore: time,

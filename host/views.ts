@@ -2,6 +2,7 @@
 import type { Encoded, ErrorValue } from "../guest/protocol.ts";
 import type {
   ActorView,
+  DeploymentView,
   HistoryEvent,
   RunSummary,
   RunView,
@@ -32,6 +33,10 @@ export function runView(run: RunView, shower: Shower): object {
     closedAt: isoOf(run.closedAtMs),
     parentId: run.parentId,
     rootId: run.rootId,
+    forkedFrom: run.forkedFrom,
+    rerunOf: run.rerunOf,
+    forks: run.forks,
+    reruns: run.reruns,
     tags: run.tags,
     metadata: optional(run.metadata, shower.show),
     waiting:
@@ -63,11 +68,17 @@ export function runSummary(run: RunSummary): object {
   return {
     id: run.id,
     name: run.name,
+    component: run.component,
     status: run.status,
     createdAt: isoOf(run.createdAtMs),
     closedAt: isoOf(run.closedAtMs),
     tags: run.tags,
   };
+}
+
+export function deploymentView(deployment: DeploymentView): object {
+  const { seq, component, atMs, isCurrent, rollbackTo } = deployment;
+  return { seq, component, at: isoOf(atMs), isCurrent, rollbackTo };
 }
 
 export function stepView(step: StepView, shower: Shower): object {

@@ -5,14 +5,19 @@
 import { decode, encode } from "../guest/cbor.ts";
 import type { Manifest } from "../guest/protocol.ts";
 import { SporeError } from "./errors.ts";
-import type { ComponentView } from "./index.ts";
+import type { ComponentView, DeploymentView } from "./index.ts";
 import type { ComponentSource, Ports } from "./ports.ts";
-import type { Register } from "./register.ts";
+import type { Register, RegisterVersion } from "./register.ts";
 import type { Retrier } from "./retry.ts";
 import type { Deployed } from "./wire.ts";
 
 /** How old the answer to "which component is current" may be on a host that didn't deploy. */
 const deploymentAgeMs = 2000;
+
+/** Deployments that one read answers. */
+const deploymentsPerRead = 100;
+/** How far back a rollback looks. */
+const rollbackMax = 1000;
 
 export interface DeploymentsParts {
   readonly ports: Ports;
@@ -78,6 +83,60 @@ export class Deployments {
     return ports.sandbox.load(id, stored);
   }
 
+  /** What was deployed, newest first; each version of the pointer is one. */
+  async list(request: { limit?: number; before?: number }): Promise<DeploymentView[]> {
+    const { register } = this.#parts;
+    const latest = await register.readLatest();
+    if (latest === undefined) return [];
+    const { limit = deploymentsPerRead, before = latest.seq + 1 } = request;
+    const last = Math.min(latest.seq, before - 1);
+    const count = Math.max(0, Math.min(limit, deploymentsPerRead, last));
+    const versions = await Promise.all(
+      Array.from({ length: count }, (_, at) => register.readVersion(last - at)),
+    );
+    return versions.map((version) => viewOf(version, latest.seq));
+  }
+
+  /**
+   * Points back to what was current before the present deployment, or to `to` (an id that was
+   * deployed, or how it begins). Nothing is deployed anew: new runs take that component again.
+   */
+  async rollBack(to: string | undefined): Promise<DeploymentView> {
+    const { register, ports } = this.#parts;
+    const latest = await register.readLatest();
+    if (latest === undefined) throw nothingBefore();
+    const target = await this.#rollbackTarget(latest, to);
+    await this.#parts.manifest(target.component);
+    const value = { component: target.component, atMs: ports.clock.nowMs(), of: target.seq };
+    const result = await register.append(encode(value), latest.seq);
+    if (result.kind === "lost") {
+      throw new SporeError("deployment-changed", "something was deployed meanwhile", {
+        hint: "Look at what is current now, and decide again.",
+      });
+    }
+    this.#remember(result.seq, target.component);
+    return viewOf({ seq: result.seq, value: encode(value) }, result.seq);
+  }
+
+  async #rollbackTarget(
+    latest: RegisterVersion,
+    to: string | undefined,
+  ): Promise<{ readonly seq: number; readonly component: string }> {
+    const present = deploymentOf(latest.value);
+    const from = to === undefined ? (present.of ?? latest.seq) - 1 : latest.seq;
+    for (let seq = from; seq > Math.max(0, from - rollbackMax); seq--) {
+      const { component, of = seq } = deploymentOf(
+        (await this.#parts.register.readVersion(seq)).value,
+      );
+      const isIt = to === undefined ? component !== present.component : component.startsWith(to);
+      if (isIt) return { seq: of, component };
+    }
+    if (to === undefined) throw nothingBefore();
+    throw new SporeError("component-not-found", `${printable(to)} was not deployed lately`, {
+      hint: "`spore deployments` lists what was.",
+    });
+  }
+
   async current(): Promise<ComponentView | undefined> {
     const id = await this.currentId();
     if (id === undefined) return undefined;
@@ -141,9 +200,28 @@ export class Deployments {
   }
 }
 
+/** A version of the pointer; `of` is the deployment that a rollback went back to. */
+interface Pointer {
+  readonly component: string;
+  readonly atMs: number;
+  readonly of?: number | undefined;
+}
+
+function deploymentOf(value: Uint8Array): Pointer {
+  return decode(value) as Pointer; // written by deploy and rollBack
+}
+
 function deployedComponent(value: Uint8Array): string {
-  const { component } = decode(value) as { component: string }; // written by deploy
-  return component;
+  return deploymentOf(value).component;
+}
+
+function viewOf({ seq, value }: RegisterVersion, latest: number): DeploymentView {
+  const { component, atMs, of } = deploymentOf(value);
+  return { seq, component, atMs, isCurrent: seq === latest, rollbackTo: of };
+}
+
+function nothingBefore(): SporeError {
+  return new SporeError("no-component", "there is no deployment before this one");
 }
 
 /** Throws workflow-not-found, step-not-found, actor-type-not-found. */

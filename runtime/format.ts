@@ -10,6 +10,7 @@ import type {
   ErrorValue,
   FetchRequest,
   Outcome,
+  ReusedStep,
   StartOptions,
 } from "../guest/protocol.ts";
 import { SporeError } from "./errors.ts";
@@ -40,6 +41,8 @@ export const rowKeys = {
   historyOf: (key: EntityKey) => `h/${key}/`,
   published: (key: EntityKey, name: string) => `g/${key}/${name}`,
   publishedOf: (key: EntityKey) => `g/${key}/`,
+  past: (key: EntityKey, index: number) => `k/${key}/${hex(index, 10)}`,
+  pastOf: (key: EntityKey) => `k/${key}/`,
   /** Newest first within a status. */
   listed: (tenant: string, kind: string, status: string, createdAtMs: number, name: string) =>
     `x/${tenant}/${kind}/${status}/${hex(timeMax - createdAtMs, 12)}/${name}`,
@@ -163,6 +166,20 @@ export interface RunHead extends MachineHead {
   progress?: { readonly step: string; readonly atMs: number; readonly value: Encoded } | undefined;
   /** Names of the values that it has published. */
   published?: readonly string[] | undefined;
+  /** Items of its past so far, and the bytes of those of this life. */
+  pastItems?: number | undefined;
+  pastBytes?: number | undefined;
+  /** This life has had more than is kept: it can't be replayed. */
+  isPastCut?: boolean | undefined;
+  /** Items before this come from the code before a move: their check values are that code's. */
+  movedAt?: number | undefined;
+  /** Another run's prefix is its own: that run, and the step before which they part. */
+  readonly forkedFrom?: { readonly id: string; readonly step: string } | undefined;
+  /** It does again what that run did. */
+  readonly rerunOf?: string | undefined;
+  /** The last runs that were made of this one. */
+  forks?: readonly string[] | undefined;
+  reruns?: readonly string[] | undefined;
   /** Highest command id given so far, and at the resume point. */
   lastCommand: number;
   resumeCommand: number;
@@ -403,6 +420,13 @@ export type Message =
   | { readonly kind: "watch"; readonly to: EntityKey; readonly replyTo: ReplyTo }
   | { readonly kind: "describe"; readonly to: EntityKey; readonly replyTo: ReplyTo }
   | Probe
+  /** A run was made of this one. */
+  | {
+      readonly kind: "made";
+      readonly to: EntityKey;
+      readonly how: "fork" | "rerun";
+      readonly runId: string;
+    }
   | {
       readonly kind: "cancel";
       readonly to: EntityKey;
@@ -455,6 +479,31 @@ export interface StartMessage {
   readonly options?: StartOptions | undefined;
   /** The starter's place in a trace. */
   readonly trace?: string | undefined;
+  /** The run that this one does again, and results of its steps that it takes. */
+  readonly rerunOf?: string | undefined;
+  readonly reuse?: readonly ReusedStep[] | undefined;
+}
+
+/**
+ * What a machine was given, from its birth on: with it the machine can be made again, up to any
+ * moment, on the same or on other code.
+ */
+export type PastItem =
+  | {
+      readonly kind: "activation";
+      readonly activation: Uint8Array;
+      readonly drainedHash: number;
+      /** Events in the history before those of this activation. */
+      readonly history: number;
+    }
+  /** The activation before this was taken back. */
+  | { readonly kind: "back" }
+  /** The machine began anew: nothing before this is of its memory. */
+  | { readonly kind: "life" };
+
+/** What was added to a past between two commits; the index of the first is in the key. */
+export interface PastRow {
+  readonly items: readonly PastItem[];
 }
 
 /** The latest value that a run has published under a name. */
@@ -496,6 +545,8 @@ export type HistoryItem =
 
 export interface ListedRow {
   readonly name: string;
+  /** How the component's id begins. */
+  readonly component?: string | undefined;
   readonly closedAtMs?: number | undefined;
   readonly tags?: Readonly<Record<string, string>> | undefined;
 }

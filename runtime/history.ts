@@ -28,6 +28,15 @@ export async function* readHistory(
     yield* readRing(partition, key, from);
     return;
   }
+  for await (const { index, item } of readItems(partition, key, from)) yield eventOf(index, item);
+}
+
+/** A run's events as they are stored. */
+export async function* readItems(
+  partition: Partition,
+  key: EntityKey,
+  from: number,
+): AsyncGenerator<{ readonly index: number; readonly item: HistoryItem }> {
   const prefix = rowKeys.historyOf(key);
   let after = await startBefore(partition, key, from);
   for (;;) {
@@ -37,7 +46,7 @@ export async function* readHistory(
       after = rowKey;
       let index = Number.parseInt(rowKey.slice(prefix.length), 16);
       for (const item of decodeRow<HistoryRow>(rowKey, bytes).events) {
-        if (index >= from) yield eventOf(index, item);
+        if (index >= from) yield { index, item };
         index += 1;
       }
     }
@@ -81,13 +90,13 @@ async function startBefore(
   return undefined;
 }
 
-function eventOf(index: number, item: HistoryItem): HistoryEvent {
+export function eventOf(index: number, item: HistoryItem): HistoryEvent {
   if (item.kind === "host") return { index, atMs: item.atMs, type: item.type, data: item.data };
   const { event, atMs, ...data } = recordOf(item);
   return { index, atMs, type: `step.${event}`, data };
 }
 
-function recordOf(item: Extract<HistoryItem, { kind: "record" }>): StepRecord {
+export function recordOf(item: Extract<HistoryItem, { kind: "record" }>): StepRecord {
   return decode(item.record) as StepRecord; // as the SDK wrote it; shown, never acted upon
 }
 

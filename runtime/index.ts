@@ -73,6 +73,45 @@ export interface StartResult {
   readonly update?: CallResult | undefined;
 }
 
+export interface ForkRequest {
+  /** The step before which the fork parts: that step and what follows run in it. */
+  readonly step: string;
+  /** The new run's. Absent: a random one. A repeated request with it finds the fork. */
+  readonly id?: string | undefined;
+}
+
+export interface RerunRequest {
+  readonly id?: string | undefined;
+  /** Encoded array; absent: those of the run. */
+  readonly args?: Encoded | undefined;
+  /** Of a graph run; absent: its own. */
+  readonly root?: Encoded | undefined;
+  /** Steps of the same identity and arguments take the run's results. Default false. */
+  readonly reuse?: boolean | undefined;
+  /** Default: the tenant's current one. */
+  readonly component?: string | undefined;
+}
+
+export interface MoveRequest {
+  /** Default: the tenant's current one. */
+  readonly component?: string | undefined;
+  /** Only compare. */
+  readonly isDryRun?: boolean | undefined;
+}
+
+/** `same`: it could be moved, or is there. `diverged`: the new code does something else. */
+export type MoveResult = { readonly id: string; readonly from: string; readonly to: string } & (
+  | { readonly kind: "moved" | "same"; readonly activations: number }
+  | {
+      readonly kind: "diverged";
+      /** Number of the activation in the run's life, from 0. */
+      readonly activation: number;
+      readonly what: string;
+      readonly before: string;
+      readonly after: string;
+    }
+);
+
 export interface RunView {
   readonly id: string;
   readonly name: string;
@@ -83,6 +122,13 @@ export interface RunView {
   readonly closedAtMs?: number | undefined;
   readonly parentId?: string | undefined;
   readonly rootId?: string | undefined;
+  /** It has that run's past up to the step. */
+  readonly forkedFrom?: { readonly id: string; readonly step: string } | undefined;
+  /** The run that it does again. */
+  readonly rerunOf?: string | undefined;
+  /** The last 100 runs that were made of it. */
+  readonly forks: readonly string[];
+  readonly reruns: readonly string[];
   readonly tags: Readonly<Record<string, string>>;
   readonly metadata?: Encoded | undefined;
   /** Present while not closed: one sentence on what it waits for, since and until when. */
@@ -148,6 +194,8 @@ export interface RunFilter {
   /** Of one of these workflows. */
   readonly names?: readonly string[] | undefined;
   readonly idPrefix?: string | undefined;
+  /** Id of their component, or how it begins. */
+  readonly component?: string | undefined;
   readonly tag?: { readonly key: string; readonly value: string } | undefined;
   /** Created then or later. */
   readonly createdAfterMs?: number | undefined;
@@ -195,6 +243,8 @@ export interface ListResult {
 export interface RunSummary {
   readonly id: string;
   readonly name: string;
+  /** The first 16 digits of its component's id. */
+  readonly component: string;
   readonly status: Status;
   readonly createdAtMs: number;
   readonly closedAtMs?: number | undefined;
@@ -338,6 +388,29 @@ export interface ComponentView {
   readonly isCurrent: boolean;
 }
 
+/** One version of which component is current. */
+export interface DeploymentView {
+  /** Counts up from 1. */
+  readonly seq: number;
+  readonly component: string;
+  readonly atMs: number;
+  readonly isCurrent: boolean;
+  /** Of a rollback: the deployment that it went back to. */
+  readonly rollbackTo?: number | undefined;
+}
+
+/** Who still needs which component, by the first 16 digits of its id. */
+export interface ComponentUse {
+  readonly components: readonly {
+    readonly component: string;
+    /** Runs that aren't closed, by status. */
+    readonly runs: Readonly<Partial<Record<Status, number>>>;
+    readonly actors: number;
+  }[];
+  /** There are more than were counted. */
+  readonly isPartial: boolean;
+}
+
 export interface Host {
   /** Takes the partitions that it can and serves them. Resolves when ready. */
   start(): Promise<void>;
@@ -400,6 +473,15 @@ export interface TenantHost {
   /** Stores a component and makes it the tenant's current one. Same bytes, same id. */
   deploy(source: ComponentSource): Promise<{ readonly id: string; readonly manifest: Manifest }>;
   currentComponent(): Promise<ComponentView | undefined>;
+  /** Newest first, at most 100 and `limit`, those before version `before`. */
+  deployments(options?: { limit?: number; before?: number }): Promise<readonly DeploymentView[]>;
+  /**
+   * Makes current again what was before the present deployment, or the component `to` (its id, or
+   * how that begins). Throws deployment-changed if somebody else deploys at the same time.
+   */
+  rollBack(to?: string): Promise<DeploymentView>;
+  /** Open runs and actors by component. */
+  componentUse(): Promise<ComponentUse>;
 
   startRun(request: StartRequest): Promise<StartResult>;
   getRun(id: string): Promise<RunView>;
@@ -430,6 +512,15 @@ export interface TenantHost {
     includeFailed: boolean;
   }): Promise<readonly { id: string; status: Status }[]>;
   deleteRun(id: string): Promise<void>;
+  /** A new run with this one's past up to a step. Throws step-not-found, not-replayable. */
+  forkRun(id: string, request: ForkRequest): Promise<StartResult>;
+  /** A new run that does again what this one did, with other input if that is given. */
+  rerunRun(id: string, request: RerunRequest): Promise<StartResult>;
+  /**
+   * Goes on with another component, if that does the same with all that the run has been given
+   * in this life. Throws run-closed, not-replayable.
+   */
+  moveRun(id: string, request: MoveRequest): Promise<MoveResult>;
 
   signalRun(
     id: string,

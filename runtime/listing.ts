@@ -5,7 +5,14 @@
 import { SporeError } from "./errors.ts";
 import { decodeRow, hex, type ListedRow, rowKeys, timeMax } from "./format.ts";
 import { checkName } from "./ids.ts";
-import type { ListActorsRequest, ListRequest, ListResult, RunSummary, Status } from "./index.ts";
+import type {
+  ComponentUse,
+  ListActorsRequest,
+  ListRequest,
+  ListResult,
+  RunSummary,
+  Status,
+} from "./index.ts";
 import type { Partition } from "./partition.ts";
 import { statuses } from "./run.ts";
 
@@ -181,6 +188,7 @@ class Source {
       summary: {
         id: position.slice(13),
         name: row.name,
+        component: row.component ?? "",
         status: this.#status,
         createdAtMs: timeMax - Number.parseInt(position.slice(0, 12), 16),
         ...(row.closedAtMs === undefined ? {} : { closedAtMs: row.closedAtMs }),
@@ -204,7 +212,62 @@ function isTooOld({ createdAtMs }: RunSummary, { createdAfterMs }: ListRequest):
 function matches(run: RunSummary, request: ListRequest): boolean {
   if (request.names !== undefined && !request.names.includes(run.name)) return false;
   if (request.idPrefix !== undefined && !run.id.startsWith(request.idPrefix)) return false;
+  const { component } = request;
+  if (component !== undefined && !isOfComponent(run.component, component)) return false;
   return request.tag === undefined || run.tags[request.tag.key] === request.tag.value;
+}
+
+/** Either may be only how the id begins. */
+function isOfComponent(listed: string, asked: string): boolean {
+  return listed !== "" && (listed.startsWith(asked) || asked.startsWith(listed));
+}
+
+/** Statuses of runs that need their component. */
+const openStatuses: readonly Status[] = ["PENDING", "RUNNING", "PAUSED", "RESUMABLE"];
+/** Rows that one count looks at, in each partition. */
+const countedMax = 100_000;
+
+/** How many open runs and actors each component has. */
+export async function countComponents(
+  tenant: string,
+  partitions: readonly Partition[],
+): Promise<ComponentUse> {
+  await Promise.all(partitions.map((partition) => partition.durable()));
+  const counts = new Map<string, { runs: Partial<Record<Status, number>>; actors: number }>();
+  let isPartial = false;
+  const count = async (
+    partition: Partition,
+    prefix: string,
+    add: (use: { runs: Partial<Record<Status, number>>; actors: number }) => void,
+  ): Promise<void> => {
+    let after: string | undefined;
+    for (let rows = 0; rows < countedMax; rows += limitMax) {
+      const options = after === undefined ? { limit: limitMax } : { limit: limitMax, after };
+      const page = await partition.scan(prefix, options);
+      for (const [key, value] of page.entries) {
+        after = key;
+        const { component = "" } = decodeRow<ListedRow>(key, value);
+        const use = counts.get(component) ?? { runs: {}, actors: 0 };
+        counts.set(component, use);
+        add(use);
+      }
+      if (page.isDone) return;
+    }
+    isPartial = true;
+  };
+  for (const partition of partitions) {
+    for (const status of openStatuses) {
+      await count(partition, rowKeys.listedIn(tenant, "r", status), ({ runs }) => {
+        runs[status] = (runs[status] ?? 0) + 1;
+      });
+    }
+    await count(partition, rowKeys.listedActors(tenant), (use) => {
+      use.actors += 1;
+    });
+  }
+  const components = [...counts].map(([component, use]) => ({ component, ...use }));
+  components.sort((one, other) => (one.component < other.component ? -1 : 1));
+  return { components, isPartial };
 }
 
 function checkCursor(cursor: string): string {

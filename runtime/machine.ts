@@ -24,12 +24,20 @@ import {
   encodeRow,
   type JournalRow,
   type MachineHead,
+  type PastItem,
   type Pending,
   type ReplyTo,
   rowKeys,
 } from "./format.ts";
 import type { Entity, Sink } from "./state.ts";
 
+/**
+ * Of one life of a run: bytes of activations that are kept to replay it. A run that
+ * has had more goes on as ever, but can't be forked or moved any more.
+ */
+export const pastBytesMax = 8 * 1024 * 1024;
+/** What an activation counts besides its inputs, so that they are not too many: some 20,000. */
+const pastItemBytes = 384;
 /** Inputs delivered in one activation. */
 export const inputsMax = 1000;
 /**
@@ -122,6 +130,7 @@ export function takeBackActivation(entity: Entity, sink: Sink): readonly Input[]
   const { head } = entity;
   const last = entity.journal.pop();
   assert(last !== undefined, `${entity.key} has a journal`);
+  if (last.drainedHash !== undefined) remember(entity, { kind: "back" });
   sink.changes.delete(rowKeys.journal(entity.key, entity.journal.length + 1));
   entity.journalBytes -= last.activation.length;
   head.version -= 1;
@@ -172,7 +181,36 @@ export function finishActivation(
   sink.changes.put(journalKey(entity), () => encodeRow(row));
   head.applied = head.version;
   sink.changes.touch(entity);
+  const { activation } = last;
+  const { drainedHash } = result;
+  remember(entity, { kind: "activation", activation, drainedHash, history: head.nextHistory });
   if (result.image !== undefined) saveImage(entity, sink, result.image);
+}
+
+/** Notes what the machine was given, as long as that is not too much. */
+function remember({ head, past: items }: Entity, item: PastItem): void {
+  if (head.kind !== "run") return;
+  if (item.kind === "life") {
+    head.pastBytes = 0;
+    head.isPastCut = undefined;
+    head.movedAt = undefined;
+  } else if (head.isPastCut === true) {
+    return;
+  } else if (item.kind === "activation") {
+    const bytes = (head.pastBytes ?? 0) + item.activation.length + pastItemBytes;
+    if (bytes > pastBytesMax) {
+      head.isPastCut = true;
+      return;
+    }
+    head.pastBytes = bytes;
+  }
+  items.push(item);
+  head.pastItems = (head.pastItems ?? 0) + 1;
+}
+
+/** The machine of a run begins anew. */
+export function beginNewPast(entity: Entity): void {
+  remember(entity, { kind: "life" });
 }
 
 function saveImage(entity: Entity, sink: Sink, image: Uint8Array): void {

@@ -18,7 +18,16 @@ import { assert, SporeError, unreachable } from "./errors.ts";
 import type { Message, ReplyTo } from "./format.ts";
 import { type EntityKey, isActorKey, nameOf } from "./ids.ts";
 import { answer, failed, hostError, ok, resolveCommand } from "./machine.ts";
-import { cancel, createRun, descriptionOf, headOf, isClosed, terminate, watch } from "./run.ts";
+import {
+  cancel,
+  createRun,
+  descriptionOf,
+  headOf,
+  isClosed,
+  keepMade,
+  terminate,
+  watch,
+} from "./run.ts";
 import { hearOutcome } from "./schedule.ts";
 import type { Entity, Sink } from "./state.ts";
 import { spanBelow } from "./trace.ts";
@@ -85,6 +94,9 @@ export function applyMessage(
       return;
     case "probe":
       if (entity !== undefined) takeProbe(entity, sink, message);
+      return;
+    case "made":
+      if (entity !== undefined) keepMade(entity, sink, message.how, message.runId);
       return;
     default:
       unreachable(message);

@@ -594,6 +594,7 @@ export class Partition {
       await this.#deleteRows(rowKeys.entity(key));
       await this.#deleteRows(rowKeys.historyOf(key));
       await this.#deleteRows(rowKeys.publishedOf(key));
+      await this.#deleteRows(rowKeys.pastOf(key));
       this.#changes.delete(rowKeys.removal(key));
       this.#linger();
       await this.durable();
@@ -1230,7 +1231,8 @@ function isOver({ head }: Entity): boolean {
   return head.kind === "run" && isClosed(head.status);
 }
 
-function machineOf(entity: Entity): string {
+/** Name of the machine's memory in the sandbox. */
+export function machineOf(entity: Entity): string {
   return `${entity.key}#${entity.head.life}`;
 }
 

@@ -57,6 +57,11 @@ export class Register {
     return (await this.#exists(seq + 1)) ? this.readLatest() : undefined;
   }
 
+  /** A version that is there: 1 to that of `readLatest`. */
+  readVersion(seq: number): Promise<RegisterVersion> {
+    return this.#read(seq);
+  }
+
   /** Writes the version after `after` (0 for the first), unless somebody else did. */
   async append(value: Uint8Array, after: number): Promise<RegisterAppendResult> {
     const seq = after + 1;

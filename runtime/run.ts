@@ -31,6 +31,7 @@ import {
   acceptanceOf,
   addSystemTimer,
   answer,
+  beginNewPast,
   failed,
   forgetMemory,
   hostError,
@@ -80,12 +81,16 @@ export interface NewRun extends StartMessage {
   readonly span?: string | undefined;
 }
 
-export function createRun(key: EntityKey, start: NewRun, sink: Sink): Entity {
-  const head: RunHead = {
-    ...newMachine(start.component, sink.nowMs),
+/** The head of a run that has done nothing yet. */
+export function newRunHead(
+  start: Pick<NewRun, "component" | "name" | "inputHash"> & Partial<NewRun>,
+  nowMs: number,
+): RunHead {
+  return {
+    ...newMachine(start.component, nowMs),
     kind: "run",
     name: start.name,
-    createdAtMs: sink.nowMs,
+    createdAtMs: nowMs,
     inputHash: start.inputHash,
     parent: start.parent,
     root: start.rootRun,
@@ -94,10 +99,11 @@ export function createRun(key: EntityKey, start: NewRun, sink: Sink): Entity {
     ...(start.trace === undefined || start.span === undefined
       ? {}
       : { trace: { self: start.span, parent: start.trace } }),
+    rerunOf: start.rerunOf,
     tags: start.options?.tags ?? {},
     status: "RUNNING",
     attempt: 1,
-    waitingSinceMs: sink.nowMs,
+    waitingSinceMs: nowMs,
     queries: [],
     updates: [],
     children: [],
@@ -107,15 +113,44 @@ export function createRun(key: EntityKey, start: NewRun, sink: Sink): Entity {
     lastCommand: 0,
     resumeCommand: 0,
   };
-  const entity = newEntity(key, head, sink.nowMs);
+}
+
+export function createRun(key: EntityKey, start: NewRun, sink: Sink): Entity {
+  const entity = newEntity(key, newRunHead(start, sink.nowMs), sink.nowMs);
   setTimes(entity, sink, start);
   addHostEvent(entity, sink, "run.started", {
     name: start.name,
     component: start.component,
     ...(start.parent === undefined ? {} : { parent: start.parent }),
+    ...(start.rerunOf === undefined ? {} : { rerunOf: start.rerunOf }),
   });
+  if (start.rerunOf !== undefined) tellOrigin(entity, sink, "rerun", start.rerunOf);
   beginLife(entity, sink, start.seed, start);
   return entity;
+}
+
+/** The run that this one was made of shows it. */
+export function tellOrigin(
+  entity: Entity,
+  sink: Sink,
+  how: "fork" | "rerun",
+  origin: string,
+): void {
+  const to = runKey(tenantOf(entity.key), origin);
+  sink.send({ kind: "made", to, how, runId: nameOf(entity.key) });
+}
+
+/** Runs made of this one that its view names. */
+const madeMax = 100;
+
+/** A run was made of this one. */
+export function keepMade(entity: Entity, sink: Sink, how: "fork" | "rerun", runId: string): void {
+  const head = headOf(entity);
+  const field = how === "fork" ? "forks" : "reruns";
+  const known = head[field] ?? [];
+  if (known.includes(runId)) return;
+  head[field] = [...known, runId].slice(-madeMax);
+  addHostEvent(entity, sink, how === "fork" ? "run.forked" : "run.rerun", { id: runId });
 }
 
 /** Start delay and deadline are timers of the engine's own. */
@@ -154,10 +189,21 @@ function beginLife(
   entity: Entity,
   sink: Sink,
   seed: Uint8Array,
-  input: { readonly args?: Encoded | undefined; readonly root?: Encoded | undefined },
+  input: Pick<StartMessage, "args" | "root" | "reuse">,
 ): void {
+  const run = runInfo(entity, seed);
+  const reuse = input.reuse === undefined ? {} : { reuse: input.reuse };
+  if (input.root === undefined) {
+    pushInput(entity, sink, { kind: "start", run, args: input.args ?? encode([]), ...reuse });
+  } else {
+    pushInput(entity, sink, { kind: "graph", run, root: input.root, ...reuse });
+  }
+}
+
+/** What the guest is told of its run. */
+export function runInfo(entity: Entity, seed: Uint8Array): RunInfo {
   const head = headOf(entity);
-  const run: RunInfo = {
+  return {
     runId: nameOf(entity.key),
     tenant: tenantOf(entity.key),
     name: head.name,
@@ -168,11 +214,6 @@ function beginLife(
     ...(head.parent === undefined ? {} : { parentId: head.parent }),
     ...(head.root === undefined ? {} : { rootId: head.root }),
   };
-  if (input.root === undefined) {
-    pushInput(entity, sink, { kind: "start", run, args: input.args ?? encode([]) });
-  } else {
-    pushInput(entity, sink, { kind: "graph", run, root: input.root });
-  }
 }
 
 // ---------------------------------------------------------------- messages
@@ -586,6 +627,8 @@ function continueAsNew(entity: Entity, sink: Sink, args: Encoded): void {
   returnSignals(entity, sink, () => true);
   const inherited = entity.inputs.map(({ input }) => input).filter(isInherited);
   forgetMemory(entity, sink);
+  beginNewPast(entity);
+  head.progress = undefined;
   head.attempt += 1;
   head.queries = [];
   head.updates = [];
@@ -605,13 +648,20 @@ function mergeTags(
   change: Readonly<Record<string, string | undefined>>,
 ): void {
   const head = headOf(entity);
-  const merged = new Map(Object.entries(head.tags));
+  head.tags = mergedTags(head.tags, change);
+  sink.changes.touch(entity);
+}
+
+export function mergedTags(
+  tags: Readonly<Record<string, string>>,
+  change: Readonly<Record<string, string | undefined>>,
+): Readonly<Record<string, string>> {
+  const merged = new Map(Object.entries(tags));
   for (const [key, value] of Object.entries(change)) {
     if (value === undefined) merged.delete(key);
     else merged.set(key, value);
   }
-  head.tags = Object.fromEntries(merged);
-  sink.changes.touch(entity);
+  return Object.fromEntries(merged);
 }
 
 export function headOf(entity: Entity): RunHead {

@@ -17,11 +17,12 @@ import {
 } from "./asking.ts";
 import { type Deployments, definitionOf, printable } from "./deployments.ts";
 import { assert, SporeError } from "./errors.ts";
-import { decodeRow, type PublishedRow, rowKeys } from "./format.ts";
+import { decodeRow, type PublishedRow, rowKeys, type StartMessage } from "./format.ts";
 import { foldStep, readHistory } from "./history.ts";
 import { checkId, checkName, type EntityKey, nameOf, runKey, toHex } from "./ids.ts";
 import type {
   CallResult,
+  ComponentUse,
   HistoryEvent,
   ListRequest,
   ListResult,
@@ -33,7 +34,7 @@ import type {
   Status,
   StepView,
 } from "./index.ts";
-import { listRuns } from "./listing.ts";
+import { countComponents, listRuns } from "./listing.ts";
 import { acceptanceOf, failed, pushInput, rememberCall } from "./machine.ts";
 import type { Partition } from "./partition.ts";
 import type { Ports } from "./ports.ts";
@@ -59,7 +60,11 @@ export class Runs {
     this.#waits = new Waits(parts.ports.clock);
   }
 
-  async start(request: StartRequest): Promise<StartResult> {
+  /** `origin`: the run that this one does again, and what it takes of it. */
+  async start(
+    request: StartRequest,
+    origin: Pick<StartMessage, "rerunOf" | "reuse"> = {},
+  ): Promise<StartResult> {
     const id = request.id === undefined ? this.#randomId() : checkId(request.id, "run id");
     const key = runKey(this.#parts.tenant, id);
     const { id: component, manifest } = await this.#parts.deployments.resolve(request.component);
@@ -84,7 +89,7 @@ export class Runs {
     const create = (sink: Sink): StartResult => {
       const seed = this.#parts.ports.random.bytes(16);
       const span = spanBelow(request.trace, partition);
-      const run = createRun(key, { ...start, inputHash, seed, span }, sink);
+      const run = createRun(key, { ...start, ...origin, inputHash, seed, span }, sink);
       partition.add(run);
       return { id, status: headOf(run).status, created: true };
     };
@@ -98,6 +103,9 @@ export class Runs {
       if (run === undefined) return create(sink);
       // It took this very request before: nothing is started, refused or resumed again.
       if (message !== undefined && run.calls.has(message.id)) return existing(run);
+      if (origin.rerunOf !== undefined && origin.rerunOf === headOf(run).rerunOf) {
+        return existing(run);
+      }
       return attach(run, sink, ifExists, inputHash);
     };
     if (message !== undefined) {
@@ -251,6 +259,10 @@ export class Runs {
     return this.#waits.events(this.#parts.partition(key), key, options, async () =>
       isClosed((await this.get(id)).status),
     );
+  }
+
+  componentUse(partitions: readonly Partition[]): Promise<ComponentUse> {
+    return countComponents(this.#parts.tenant, partitions);
   }
 
   list(partitions: readonly Partition[], request: ListRequest): Promise<ListResult> {
@@ -611,6 +623,10 @@ function viewOf(run: Entity): RunView {
     closedAtMs: head.closedAtMs,
     parentId: head.parent,
     rootId: head.root,
+    forkedFrom: head.forkedFrom,
+    rerunOf: head.rerunOf,
+    forks: head.forks ?? [],
+    reruns: head.reruns ?? [],
     tags: head.tags,
     metadata: head.metadata,
     waiting: isOver ? undefined : waitingOf(run),

@@ -27,6 +27,8 @@ import {
   type ListedRow,
   type Mail,
   type Message,
+  type PastItem,
+  type PastRow,
   type Pending,
   type ReminderRow,
   rowKeys,
@@ -63,8 +65,12 @@ export interface Entity {
   isDeleted: boolean;
   /** History that the next commit writes. */
   history: HistoryItem[];
+  /** Items of its past that the next commit writes. */
+  past: PastItem[];
   /** Key of the listing row as last staged. */
   listedKey: string | undefined;
+  /** Component in that row. */
+  listedComponent: string | undefined;
   hasAttention: boolean;
   /** Number of the last batch that holds changes of this entity. */
   dirtyIn: number;
@@ -95,7 +101,9 @@ export function newEntity(key: EntityKey, head: Head, nowMs: number): Entity {
     isActive: false,
     isDeleted: false,
     history: [],
+    past: [],
     listedKey: undefined,
+    listedComponent: undefined,
     hasAttention: false,
     dirtyIn: 0,
     usedAtMs: nowMs,
@@ -116,6 +124,7 @@ export function readEntity(
   const entity = newEntity(key, decodeRow<Head>(rowKeys.head(key), headBytes), nowMs);
   for (const [rowKey, bytes] of rows) readRow(entity, rowKey, rowKey.slice(prefix.length), bytes);
   entity.listedKey = listedKeyOf(entity);
+  entity.listedComponent = entity.head.component;
   entity.hasAttention = needsAttention(entity);
   return entity;
 }
@@ -198,10 +207,18 @@ function listedRowOf(head: Head): ListedRow {
   return head.kind === "run"
     ? {
         name: head.name,
+        component: shortComponent(head.component),
         ...(head.closedAtMs === undefined ? {} : { closedAtMs: head.closedAtMs }),
         ...(Object.keys(head.tags).length === 0 ? {} : { tags: head.tags }),
       }
-    : { name: "" };
+    : { name: "", ...(head.kind === "actor" ? { component: shortComponent(head.component) } : {}) };
+}
+
+/** Digits of a component's id that tell it from all others of a tenant. */
+const shortComponentChars = 16;
+
+export function shortComponent(component: string): string {
+  return component.slice(0, shortComponentChars);
 }
 
 // ---------------------------------------------------------------- changes
@@ -268,13 +285,16 @@ export class Changes {
   #stageEntity(entity: Entity): void {
     if (entity.isDeleted) return;
     this.#stageHistory(entity);
+    this.#stagePast(entity);
     this.put(rowKeys.head(entity.key), encodeRow(entity.head));
     const listedKey = listedKeyOf(entity);
     const isNew = entity.listedKey === undefined;
     if (entity.listedKey !== undefined && entity.listedKey !== listedKey) {
       this.delete(entity.listedKey);
     }
-    if (isNew || entity.listedKey !== listedKey || entity.head.kind === "run") {
+    const isMoved = entity.listedComponent !== entity.head.component;
+    entity.listedComponent = entity.head.component;
+    if (isNew || isMoved || entity.listedKey !== listedKey || entity.head.kind === "run") {
       this.put(listedKey, encodeRow(listedRowOf(entity.head)));
     }
     entity.listedKey = listedKey;
@@ -294,6 +314,15 @@ export class Changes {
     const first = entity.head.nextHistory - entity.history.length;
     this.put(rowKeys.history(entity.key, first), encodeRow(row));
     entity.history = [];
+  }
+
+  #stagePast(entity: Entity): void {
+    if (entity.past.length === 0) return;
+    assert(entity.head.kind === "run", `${entity.key} has a past, as a run`);
+    const row: PastRow = { items: entity.past };
+    const first = (entity.head.pastItems ?? 0) - entity.past.length;
+    this.put(rowKeys.past(entity.key, first), encodeRow(row));
+    entity.past = [];
   }
 
   /** An actor may live for ever, so its events overwrite each other in a ring. */

@@ -10,11 +10,15 @@ import { callWaitMsMax, type EventPage } from "./asking.ts";
 import { bulk } from "./bulk.ts";
 import { Deployments, definitionOf } from "./deployments.ts";
 import { SporeError } from "./errors.ts";
+import type { ForkPlan } from "./fork.ts";
+import { Forks, type RerunOrigin } from "./forks.ts";
 import { actorKey, checkId, checkName, type EntityKey, partitionOf, runKey, toHex } from "./ids.ts";
 import type {
   ActorView,
   CallRequest,
   CallResult,
+  ComponentUse,
+  ForkRequest,
   HistoryEvent,
   ListActorsRequest,
   ListActorsResult,
@@ -22,6 +26,8 @@ import type {
   ListResult,
   ListSchedulesRequest,
   ListSchedulesResult,
+  RerunRequest,
+  RunView,
   StartRequest,
   StartResult,
   Status,
@@ -33,6 +39,7 @@ import type { AbortSignalLike, Ports } from "./ports.ts";
 import type { Register } from "./register.ts";
 import type { Retrier } from "./retry.ts";
 import type { Routing } from "./routing.ts";
+import { statuses } from "./run.ts";
 import { Runs } from "./runs.ts";
 import { keyOfSchedule, Schedules } from "./schedules.ts";
 import type { Seats } from "./seats.ts";
@@ -56,6 +63,7 @@ export interface TenantParts {
 /** What this host does by itself with what is in its partitions. */
 interface Local {
   readonly runs: Runs;
+  readonly forks: Forks;
   readonly actors: Actors;
   readonly schedules: Schedules;
 }
@@ -72,8 +80,16 @@ type Keyed = Omit<
   | "bulk"
   | "callActor"
   | "forkActor"
+  | "forkRun"
+  | "rerunRun"
+  | "deployments"
+  | "rollBack"
   | Spread
 > & {
+  runOrigin(id: string, step: string): Promise<ForkPlan>;
+  plantRun(id: string, plan: ForkPlan): Promise<StartResult>;
+  rerunOrigin(id: string, isReusing: boolean): Promise<RerunOrigin>;
+  startAgain(request: StartRequest, origin: RerunStart): Promise<StartResult>;
   callActor(request: CallOnItsWay): Promise<CallResult>;
   eventPage(id: string, options: EventsFrom): Promise<EventPage>;
   actorEventPage(type: string, key: string, options: EventsFrom): Promise<EventPage>;
@@ -82,7 +98,15 @@ type Keyed = Omit<
   upgradeActor(type: string, key: string, component: string): Promise<boolean>;
 };
 
-type Spread = "listRuns" | "resumeAll" | "listActors" | "upgradeActors" | "listSchedules";
+type RerunStart = NonNullable<Parameters<Runs["start"]>[1]>;
+
+type Spread =
+  | "componentUse"
+  | "listRuns"
+  | "resumeAll"
+  | "listActors"
+  | "upgradeActors"
+  | "listSchedules";
 
 interface EventsFrom {
   readonly from: number;
@@ -138,6 +162,23 @@ const ways: {
   pauseRun: { key: ofRun, act: ({ runs }, id) => runs.pause(id) },
   resumeRun: { key: ofRun, act: ({ runs }, id) => runs.resume(id) },
   deleteRun: { key: ofRun, act: ({ runs }, id) => runs.delete(id) },
+  runOrigin: {
+    key: ofRun,
+    act: ({ forks }, id, step) => forks.origin(id, step),
+    isReading: true,
+    waitMs: () => replayMsMax,
+  },
+  plantRun: { key: ofRun, act: ({ forks }, ...args) => forks.plant(...args) },
+  rerunOrigin: { key: ofRun, act: ({ forks }, ...args) => forks.again(...args), isReading: true },
+  startAgain: {
+    key: (tenant, { id }) => runKey(tenant, checkId(id, "run id")),
+    act: ({ runs }, ...args) => runs.start(...args),
+  },
+  moveRun: {
+    key: ofRun,
+    act: ({ forks }, ...args) => forks.move(...args),
+    waitMs: () => replayMsMax,
+  },
   signalRun: { key: ofRun, act: ({ runs }, ...args) => runs.signal(...args) },
   queryRun: { key: ofRun, act: ({ runs }, ...args) => runs.query(...args), isReading: true },
   updateRun: {
@@ -218,6 +259,7 @@ interface SpreadWay<Args extends unknown[], Result> {
 
 /** What one host says of its partitions; the asking one makes one answer of it. */
 interface Parts {
+  componentUse: SpreadWay<[], ComponentUse>;
   listRuns: SpreadWay<[ListRequest], ListResult>;
   resumeAll: SpreadWay<[{ includeFailed: boolean }], readonly { id: string; status: Status }[]>;
   listActors: SpreadWay<[ListActorsRequest], ListActorsResult>;
@@ -226,6 +268,7 @@ interface Parts {
 }
 
 const spreads: { readonly [Name in Spread]: Parts[Name] } = {
+  componentUse: { act: ({ runs }, ...args) => runs.componentUse(...args), isReading: true },
   listRuns: { act: ({ runs }, ...args) => runs.list(...args), isReading: true },
   resumeAll: { act: ({ runs }, ...args) => runs.resumeAll(...args) },
   listActors: { act: ({ actors }, ...args) => actors.list(...args), isReading: true },
@@ -235,6 +278,8 @@ const spreads: { readonly [Name in Spread]: Parts[Name] } = {
 
 /** One question for events; then the next. */
 const eventsWaitMs = 60_000;
+/** How long a request waits for a run's machine to be made again. */
+const replayMsMax = 120_000;
 /** Looks for an id that belongs here, before any other will do. */
 const idTriesMax = 32;
 
@@ -256,6 +301,7 @@ export class Tenant {
     this.#deployments = deployments;
     this.#local = {
       runs: new Runs(local),
+      forks: new Forks(local),
       actors: new Actors(local),
       schedules: new Schedules({
         ...local,
@@ -306,6 +352,9 @@ export class Tenant {
         return made;
       },
       currentComponent: () => this.#deployments.current(),
+      deployments: (options = {}) => this.#deployments.list(options),
+      rollBack: (to) => this.#deployments.rollBack(to),
+      componentUse: async () => sumOfUses(await this.#spread("componentUse", [])),
       startRun: (request) => this.#start(routed, request),
       output: (id, options) =>
         this.#waiting(
@@ -339,6 +388,8 @@ export class Tenant {
         );
         return withCursor({ runs: merged.items }, merged.cursor);
       },
+      forkRun: (id, request) => this.#fork(routed, id, request),
+      rerunRun: (id, request) => this.#rerun(routed, id, request),
       bulk: (request) => bulk(host, request),
       resumeAll: async (options) => (await this.#spread("resumeAll", [options])).flat(),
 
@@ -451,6 +502,36 @@ export class Tenant {
     }
   }
 
+  async #fork(routed: Keyed, id: string, { step, id: asked }: ForkRequest): Promise<StartResult> {
+    const forkId = asked ?? this.#idHere();
+    // A repeated request needn't make the machine again.
+    const known =
+      asked === undefined ? undefined : await found(routed.getRun(checkId(asked, "run id")));
+    if (known?.forkedFrom?.id === id && known.forkedFrom.step === step) {
+      return { id: known.id, status: known.status, created: false };
+    }
+    if (known !== undefined) throw new SporeError("run-exists", `run ${known.id} exists`);
+    return routed.plantRun(forkId, await routed.runOrigin(id, step));
+  }
+
+  async #rerun(routed: Keyed, id: string, request: RerunRequest): Promise<StartResult> {
+    const origin = await routed.rerunOrigin(id, request.reuse === true);
+    const { name, args, root, tags, metadata, reuse } = origin;
+    const isGraph = root !== undefined;
+    if (isGraph ? request.args !== undefined : request.root !== undefined) {
+      const [is, take] = isGraph ? ["graph", "a root"] : ["workflow", "args"];
+      throw new SporeError("invalid-request", `run ${id} is a ${is}: it takes ${take}`);
+    }
+    const what = isGraph
+      ? { root: request.root ?? root }
+      : { workflow: name, args: request.args ?? args };
+    const component = request.component ?? (await this.#deployments.currentId());
+    return routed.startAgain(
+      { ...what, id: request.id ?? this.#idHere(), ifExists: "fail", component, tags, metadata },
+      { rerunOf: id, ...(reuse === undefined ? {} : { reuse }) },
+    );
+  }
+
   #call(routed: Keyed, request: CallRequest): Promise<CallResult> {
     const asked = { ...request, quietId: `.${this.#randomId()}` };
     return this.#waiting(
@@ -512,6 +593,31 @@ export class Tenant {
 function own<T>(table: object, method: string): T {
   if (Object.hasOwn(table, method)) return table[method as keyof typeof table] as T; // by its type
   throw new SporeError("invalid-request", `a peer asks for a method that isn't known here`);
+}
+
+async function found(asking: Promise<RunView>): Promise<RunView | undefined> {
+  try {
+    return await asking;
+  } catch (error) {
+    if (error instanceof SporeError && error.code === "run-not-found") return undefined;
+    throw error;
+  }
+}
+
+function sumOfUses(uses: readonly ComponentUse[]): ComponentUse {
+  const sums = new Map<string, { runs: Partial<Record<Status, number>>; actors: number }>();
+  for (const { component, runs, actors } of uses.flatMap(({ components }) => components)) {
+    const sum = sums.get(component) ?? { runs: {}, actors: 0 };
+    sums.set(component, sum);
+    sum.actors += actors;
+    for (const status of statuses) {
+      const count = (sum.runs[status] ?? 0) + (runs[status] ?? 0);
+      if (count > 0) sum.runs[status] = count;
+    }
+  }
+  const components = [...sums].map(([component, sum]) => ({ component, ...sum }));
+  components.sort((one, other) => (one.component < other.component ? -1 : 1));
+  return { components, isPartial: uses.some(({ isPartial }) => isPartial) };
 }
 
 function isPending({ kind }: { readonly kind: string }): boolean {

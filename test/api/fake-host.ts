@@ -183,6 +183,8 @@ function createFakeTenant(): TenantHost {
       error: run.outcome?.kind === "error" ? run.outcome.error : undefined,
       queries: ["progress"],
       updates: ["rename"],
+      forks: [],
+      reruns: [],
       records: 1,
       imageBytes: 0,
       journalLength: 1,

@@ -156,6 +156,8 @@ describe("row keys in FORMAT", () => {
     historyOf: rowKeys.historyOf(key),
     published: rowKeys.published(key, "a1"),
     publishedOf: rowKeys.publishedOf(key),
+    past: rowKeys.past(key, 26),
+    pastOf: rowKeys.pastOf(key),
     listed: rowKeys.listed("acme", "r", "RUNNING", 0xffff_ffff_ffff - 26, "a1"),
     listedIn: rowKeys.listedIn("acme", "r", "RUNNING"),
     listedActors: rowKeys.listedActors("acme"),

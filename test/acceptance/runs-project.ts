@@ -1,0 +1,126 @@
+/**
+ * What the tests of forks, repetitions, moves and compensations deploy. `VERSION` and `CHARGE` are
+ * replaced in its bundle, so that there are other components that do the same, or something else.
+ */
+import {
+  actor,
+  context,
+  externalEvent,
+  NonRetryableError,
+  publish,
+  query,
+  setTags,
+  signal,
+  sleep,
+  start,
+  step,
+  workflow,
+} from "sporeflow/guest";
+
+const version = "VERSION";
+const euros = "CHARGE";
+
+/** Tells the world outside, so that a second time can be seen. */
+const tell = async (url: string, what: string): Promise<string> => {
+  const response = await fetch(`${url}/${what}`);
+  if (!response.ok) throw new NonRetryableError(`${what}: ${response.status}`);
+  return response.text();
+};
+
+export const note = step("note", (url: string, what: string) => tell(url, what));
+export const sum = step("sum", (...numbers: number[]) => numbers.reduce((a, b) => a + b, 0));
+
+/** An effect of each kind, a wait of each kind, and something that can be told from outside. */
+export const journey = workflow("journey", async (url: string, id: string) => {
+  const seen: string[] = [];
+  query("seen", () => seen);
+  setTags({ place: "start" });
+  seen.push(await note(url, `${id}-first`));
+  publish("place", "first");
+  seen.push(await signal<string>("go"));
+  await sleep(30);
+  const beside = note(url, `${id}-beside`);
+  const sums = [await sum(1), await sum(1, 2), await sum(1, 2, 3)];
+  setTags({ place: "middle" });
+  seen.push(await note(url, `${id}-second`), await beside, sums.join("+"));
+  seen.push(await signal<string>("go"));
+  seen.push(await note(url, `${id}-third`));
+  return { seen, run: context().run.runId };
+});
+
+/** Runs on with either version until it is told to say which one it is. */
+export const which = workflow("which", async (url: string) => {
+  const before = await note(url, "which");
+  await signal("tell");
+  return { before, version };
+});
+
+/** Asks for something else in each version. */
+export const differs = workflow("differs", async (url: string) => {
+  await note(url, `charge-${euros}`);
+  await signal("tell");
+  return version;
+});
+
+export const book = step("book", (url: string, what: string) => tell(url, `book-${what}`), {
+  retries: 0,
+  compensate: (_booking, url, what) => tell(url, `cancel-${what}`),
+});
+
+export const bookings = workflow("bookings", async (url: string, whats: readonly string[]) => {
+  for (const what of whats) {
+    if (what === "wait") await signal("on");
+    else if (what === "boom") throw new Error("boom");
+    else await book(url, what);
+  }
+  return whats.length;
+});
+
+export const copy = step(
+  "copy",
+  async (url: string) => {
+    const { step: self } = context();
+    const from = (self?.lastProgress as number | undefined) ?? 0;
+    for (let row = from + 1; row <= 4; row++) {
+      await tell(url, `row-${row}`);
+      self?.progress(row);
+      if (row === 2 && self?.attempt === 1) throw new Error("lost");
+    }
+    return from;
+  },
+  { retries: 1, backoff: { initial: 300, jitter: 0 } },
+);
+
+export const copies = workflow("copies", (url: string) => copy(url));
+
+export const decided = workflow("decided", async (url: string) => {
+  const { token, result } = await externalEvent<string>("decision");
+  publish("token", token);
+  const decision = await result();
+  return [decision, await note(url, `after-${decision}`)];
+});
+
+export const child = workflow("child", async (url: string) => note(url, "child"));
+
+export const family = workflow("family", async (url: string, key: string) => {
+  const started = await start(child.with(url), { child: "abandon" });
+  const value = await started.result();
+  const count = await Tally.getOrCreate(key).add(1);
+  await note(url, "family");
+  return { child: started.id, value, count };
+});
+
+export const Tally = actor(
+  "Tally",
+  class {
+    n = 0;
+    add(by: number): number {
+      this.n += by;
+      return this.n;
+    }
+    value(): number {
+      return this.n;
+    }
+  },
+  { readonly: ["value"] },
+);
