@@ -57,6 +57,8 @@ export interface StartOptions {
   readonly startAt?: Date | undefined;
   /** If it isn't closed by then, it is canceled and ends FAILED with a TimeoutError. */
   readonly deadline?: Date | undefined;
+  /** Deleted this long after it has closed. Default: the host's (`spore serve --retention`). */
+  readonly retentionMs?: number | undefined;
 }
 
 export interface WaitOptions {
@@ -77,6 +79,8 @@ export interface RunSummary {
 }
 
 export interface RunInfo extends RunSummary {
+  /** Closed, and deleted then. */
+  readonly expiresAt?: string;
   readonly attempt: number;
   readonly parentId?: string;
   readonly rootId?: string;
@@ -444,6 +448,28 @@ export interface Client {
   rollBack(to?: string): Promise<Deployment>;
   /** Who runs what: open runs and actors by component. */
   componentUse(): Promise<ComponentUse>;
+
+  /**
+   * Deletes what nothing refers to (objects, components, source maps, segments) in the whole
+   * namespace, or only says what would be deleted. For operators.
+   */
+  collectGarbage(options?: { readonly dryRun?: boolean }): Promise<GarbageReport>;
+}
+
+export interface Garbage {
+  readonly count: number;
+  readonly bytes: number;
+}
+
+export interface GarbageReport {
+  readonly isDryRun: boolean;
+  readonly objects: Garbage;
+  readonly components: Garbage;
+  /** Source maps. */
+  readonly maps: Garbage;
+  readonly segments: Garbage;
+  /** Components that nobody uses any more; a later collection deletes them. */
+  readonly condemned: number;
 }
 
 /** What the host answered, or that it could not be reached. */
@@ -606,7 +632,7 @@ export function createClient(options: ClientOptions = {}): Client {
     } = {},
   ) {
     const { wait, signal, update } = how;
-    const { id, ifExists, component, tags, metadata } = start;
+    const { id, ifExists, component, tags, metadata, retentionMs } = start;
     const startAt = start.startAt?.toISOString();
     const deadline = start.deadline?.toISOString();
     const common = present({
@@ -617,6 +643,7 @@ export function createClient(options: ClientOptions = {}): Client {
       metadata,
       startAt,
       deadline,
+      retentionMs,
       signal,
       update,
     });
@@ -991,6 +1018,7 @@ export function createClient(options: ClientOptions = {}): Client {
         isRepeatable: to !== undefined,
       }),
     componentUse: () => ask<ComponentUse>("GET", "/v1/components/use"),
+    collectGarbage: (given = {}) => ask<GarbageReport>("POST", "/v1/gc", { body: given }),
   };
 
   async function getMetadata(id: string, step?: string): Promise<RunInfo | StepInfo> {

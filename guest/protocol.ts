@@ -247,7 +247,7 @@ export type Command =
       /** Constructor arguments used if the actor doesn't exist yet. */
       readonly create?: Encoded | undefined;
     }
-  /** Stores a large value by content; resolves with { hash, size }. */
+  /** Stores a large value by content; resolves with { hash, size }: what a Ref carries. */
   | { readonly kind: "put"; readonly id: number; readonly value: Encoded }
   /** Reads a stored value back; resolves with the value itself. */
   | { readonly kind: "get"; readonly id: number; readonly hash: string }
@@ -312,6 +312,8 @@ export interface StartOptions {
   readonly metadata?: Encoded | undefined;
   readonly deadlineMs?: number | undefined;
   readonly startAtMs?: number | undefined;
+  /** Deleted this long after it has closed. */
+  readonly retentionMs?: number | undefined;
 }
 
 export interface FetchRequest {

@@ -170,6 +170,8 @@ export interface StartOptions {
   readonly deadline?: Date | Duration;
   /** The run begins later. */
   readonly startAt?: Date | Duration;
+  /** The run is deleted this long after it has closed. Default: the host's. */
+  readonly retention?: Duration;
 }
 
 /**
@@ -250,7 +252,7 @@ function targetOf(
 }
 
 function hostStartOptions(options: StartOptions, nowMs: number): HostStartOptions | undefined {
-  const { tags, metadata, deadline, startAt } = options;
+  const { tags, metadata, deadline, startAt, retention } = options;
   const instantMs = (given: Date | Duration, what: string): number =>
     given instanceof Date ? given.getTime() : nowMs + durationMs(given, what);
   const host: { -readonly [Key in keyof HostStartOptions]: HostStartOptions[Key] } = {};
@@ -258,6 +260,7 @@ function hostStartOptions(options: StartOptions, nowMs: number): HostStartOption
   if (metadata !== undefined) host.metadata = encode(metadata);
   if (deadline !== undefined) host.deadlineMs = instantMs(deadline, "deadline");
   if (startAt !== undefined) host.startAtMs = instantMs(startAt, "startAt");
+  if (retention !== undefined) host.retentionMs = durationMs(retention, "retention");
   return Object.keys(host).length === 0 ? undefined : host;
 }
 

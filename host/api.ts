@@ -543,7 +543,7 @@ function encodedArgs(args: unknown): Encoded {
 }
 
 async function start(exchange: Exchange, what: Partial<StartRequest>): Promise<Response> {
-  const { id, ifExists, component, tags, metadata, startAt, deadline } = exchange.body;
+  const { id, ifExists, component, tags, metadata, startAt, deadline, retentionMs } = exchange.body;
   const derived = id === undefined ? optionalId(exchange, "run") : undefined;
   const request: StartRequest = {
     ...what,
@@ -554,6 +554,7 @@ async function start(exchange: Exchange, what: Partial<StartRequest>): Promise<R
     metadata: metadata === undefined ? undefined : encodeCbor(metadata),
     startAtMs: startAt === undefined ? undefined : Date.parse(startAt),
     deadlineMs: deadline === undefined ? undefined : Date.parse(deadline),
+    retentionMs,
     // Waiting within the start saves the commit that an answer before the end would need.
     waitMs: exchange.query.wait,
     trace: exchange.trace?.self,
@@ -884,6 +885,12 @@ const handlers: Handlers = {
   async hostStatus(exchange) {
     requireOperator(exchange);
     return send(exchange, 200, exchange.options.host.status());
+  },
+
+  async collect(exchange) {
+    requireOperator(exchange);
+    const { host } = exchange.options;
+    return send(exchange, 200, await host.collect({ isDryRun: exchange.body.dryRun }));
   },
 
   async deploy(exchange) {

@@ -15,6 +15,7 @@ import {
   type Client,
   ClientError,
   createClient,
+  type GarbageReport,
   type Handle,
   type ListFilter,
   type Overlap,
@@ -256,6 +257,21 @@ function addProjectVerbs(verb: Verb, ports: CliPorts): void {
         await untilMoved(server);
       }),
     );
+  verb("gc", "delete what nothing refers to: objects, components, source maps, segments")
+    .option("--dry-run", "say what would be deleted, and delete nothing")
+    .option("--storage <uri>", "work on this storage, without a host")
+    .action(
+      action(ports, async ({ options, print, client }) => {
+        const isDryRun = options.dryRun === true;
+        const storage = options.storage as string | undefined;
+        const { collectStorage } = await import("./keeping.ts");
+        const report =
+          storage === undefined
+            ? await client().collectGarbage({ dryRun: isDryRun })
+            : await collectStorage(storage, { isDryRun });
+        print.result({ ...report }, () => garbageLines(report));
+      }),
+    );
   verb("doctor", "check a storage: conditional creates, races, latency, permissions, clock")
     .addOption(storageOption())
     .action(
@@ -268,6 +284,17 @@ function addProjectVerbs(verb: Verb, ports: CliPorts): void {
           throw new SporeError("store-unavailable", `${bad.check}: ${bad.details}`);
       }),
     );
+}
+
+function garbageLines(report: GarbageReport): readonly string[] {
+  const kinds = ["objects", "components", "maps", "segments"] as const;
+  const lines = kinds.map((kind) => {
+    const { count, bytes } = report[kind];
+    return `  ${kind.padEnd(10)} ${String(count).padStart(8)}  ${bytes} bytes`;
+  });
+  const verbText = report.isDryRun ? "would be deleted" : "deleted";
+  const later = report.condemned === 0 ? [] : [`  ${report.condemned} components to go next time`];
+  return [`${verbText}:`, ...lines, ...later];
 }
 
 function addRunVerbs(verb: Verb, ports: CliPorts): void {
@@ -286,6 +313,7 @@ function addRunVerbs(verb: Verb, ports: CliPorts): void {
     .option("--tag <key=value>", "tag the run (repeatable)", collectTag, {})
     .option("--start-at <time>", "begin then: an ISO time, or a duration from now", instant)
     .option("--deadline <time>", "cancel it then if it isn't done; the same", instant)
+    .option("--retention <duration>", "delete it this long after it has closed", duration)
     .option("--signal <name=value>", "deliver this signal with the start", namedValue)
     .option("--detach", "print the id and don't wait")
     .option("--timeout <duration>", "give up waiting after this", duration)
@@ -954,6 +982,7 @@ function startOptionsOf(options: Readonly<Record<string, unknown>>): StartWithOp
     ifExists: options.ifExists as StartWithOptions["ifExists"],
     startAt: options.startAt as Date | undefined,
     deadline: options.deadline as Date | undefined,
+    retentionMs: options.retention as number | undefined,
     ...(Object.keys(tags).length === 0 ? {} : { tags }),
     ...(options.signal === undefined
       ? {}
@@ -1042,7 +1071,8 @@ function serverOptions(command: Command): Command {
   return command
     .addOption(storageOption())
     .option("-p, --port <port>", "where to listen (SPORE_PORT)", wholeNumber)
-    .option("--host <address>", "address to listen on; others than loopback need keys");
+    .option("--host <address>", "address to listen on; others than loopback need keys")
+    .option("--retention <duration>", "delete runs this long after they have closed", duration);
 }
 
 function serverOf(options: Readonly<Record<string, unknown>>, ports: CliPorts) {
@@ -1052,7 +1082,10 @@ function serverOf(options: Readonly<Record<string, unknown>>, ports: CliPorts) {
   const { SPORE_PUBLIC_URL: publicUrl = "" } = ports.env;
   return {
     storage: storageOf(options, ports),
-    ...(publicUrl === "" ? {} : { engine: { publicUrl: publicUrl.replace(/\/+$/, "") } }),
+    engine: {
+      ...(publicUrl === "" ? {} : { publicUrl: publicUrl.replace(/\/+$/, "") }),
+      retentionMs: options.retention as number | undefined,
+    },
     port: (options.port as number | undefined) ?? fromEnv,
     hostname: options.host as string | undefined,
   };

@@ -138,6 +138,7 @@ const run = z
     attempt: z.number().int(),
     createdAt: z.iso.datetime(),
     closedAt: z.iso.datetime().optional(),
+    expiresAt: z.iso.datetime().optional(),
     parentId: z.string().optional(),
     rootId: z.string().optional(),
     forkedFrom: z.object({ id: z.string(), step: z.string() }).optional(),
@@ -242,6 +243,7 @@ const deployment = z
 const called = z.object({ callId: z.string(), result: value.optional() }).openapi("Called");
 
 const componentPrefix = z.string().regex(/^[0-9a-f]{4,64}$/, "4 to 64 hex digits");
+const garbage = z.object({ count: z.number().int(), bytes: z.number().int() }).openapi("Garbage");
 
 const startFields = {
   id: id.optional(),
@@ -251,6 +253,12 @@ const startFields = {
   metadata: value.optional(),
   startAt: z.iso.datetime({ offset: true }).optional(),
   deadline: z.iso.datetime({ offset: true }).optional(),
+  retentionMs: z
+    .number()
+    .int()
+    .min(0)
+    .max(100 * 366 * 86_400_000)
+    .optional(),
 };
 
 const overlap = z
@@ -387,6 +395,26 @@ export const routes = {
     summary: "The host's partitions (operators)",
     tag: "host",
     answers: { 200: { description: "Status", schema: z.looseObject({ hostId: z.string() }) } },
+  },
+  collect: {
+    method: "post",
+    path: "/v1/gc",
+    summary: "Delete what nothing refers to, in the whole namespace (operators)",
+    tag: "host",
+    body: z.object({ dryRun: z.boolean().optional() }).strict(),
+    answers: {
+      200: {
+        description: "What was deleted, or would be",
+        schema: z.object({
+          isDryRun: z.boolean(),
+          objects: garbage,
+          components: garbage,
+          maps: garbage,
+          segments: garbage,
+          condemned: z.number().int(),
+        }),
+      },
+    },
   },
   deploy: {
     method: "put",

@@ -31,6 +31,7 @@ export function runView(run: RunView, shower: Shower): object {
     attempt: run.attempt,
     createdAt: isoOf(run.createdAtMs),
     closedAt: isoOf(run.closedAtMs),
+    expiresAt: isoOf(run.expiresAtMs),
     parentId: run.parentId,
     rootId: run.rootId,
     forkedFrom: run.forkedFrom,

@@ -4,11 +4,11 @@
  */
 import { decode, encode } from "../guest/cbor.ts";
 import type { Manifest } from "../guest/protocol.ts";
+import type { Components } from "./components.ts";
 import { SporeError } from "./errors.ts";
 import type { ComponentView, DeploymentView } from "./index.ts";
 import type { ComponentSource, Ports } from "./ports.ts";
 import type { Register, RegisterVersion } from "./register.ts";
-import type { Retrier } from "./retry.ts";
 import type { Deployed } from "./wire.ts";
 
 /** How old the answer to "which component is current" may be on a host that didn't deploy. */
@@ -21,9 +21,8 @@ const rollbackMax = 1000;
 
 export interface DeploymentsParts {
   readonly ports: Ports;
-  readonly prefix: string;
+  readonly components: Components;
   readonly register: Register;
-  readonly retrier: Retrier;
   readonly manifest: (componentId: string) => Promise<Manifest>;
   readonly know: (componentId: string, manifest: Manifest) => void;
   /** Told whenever the current component is looked up. */
@@ -44,43 +43,34 @@ export class Deployments {
   }
 
   async deploy(source: ComponentSource): Promise<{ id: string; manifest: Manifest }> {
-    const { ports, register } = this.#parts;
+    const { ports, components } = this.#parts;
     const { id, bytes } = await ports.sandbox.prepare(source);
     // The code first, then the pointer to it: a crash between leaves an unused object.
-    const manifest = await this.#storeComponent(id, bytes);
+    const stored = await components.store(id, bytes);
+    const manifest = await ports.sandbox.load(id, stored.bytes);
     this.#parts.know(id, manifest);
+    await this.#point(id);
+    await components.keep(stored);
+    return { id, manifest };
+  }
+
+  /** Makes it the current one. */
+  async #point(id: string): Promise<void> {
+    const { ports, register } = this.#parts;
     const value = encode({ component: id, atMs: ports.clock.nowMs() });
     let latest = await register.readLatest();
     for (;;) {
       if (latest !== undefined && deployedComponent(latest.value) === id) {
         this.#remember(latest.seq, id);
-        return { id, manifest };
+        return;
       }
       const result = await register.append(value, latest?.seq ?? 0);
       if (result.kind === "written") {
         this.#remember(result.seq, id);
-        return { id, manifest };
+        return;
       }
       latest = result.found;
     }
-  }
-
-  /**
-   * Two builds of one source differ in a few bytes (hash seeds), and images are bound to the
-   * exact memory: what the bucket has under the id is the component, on every host.
-   */
-  async #storeComponent(id: string, bytes: Uint8Array): Promise<Manifest> {
-    const { ports, prefix, retrier } = this.#parts;
-    const key = `${prefix}components/${id}`;
-    await retrier.run("component put", () => ports.store.put(key, bytes, { ifAbsent: true }));
-    const stored = await retrier.run("component get", () => ports.store.get(key));
-    if (stored === undefined) {
-      throw new SporeError(
-        "component-not-found",
-        `component ${id} was deleted while it was deployed`,
-      );
-    }
-    return ports.sandbox.load(id, stored);
   }
 
   /** What was deployed, newest first; each version of the pointer is one. */
@@ -102,11 +92,11 @@ export class Deployments {
    * deployed, or how it begins). Nothing is deployed anew: new runs take that component again.
    */
   async rollBack(to: string | undefined): Promise<DeploymentView> {
-    const { register, ports } = this.#parts;
+    const { register, ports, components } = this.#parts;
     const latest = await register.readLatest();
     if (latest === undefined) throw nothingBefore();
     const target = await this.#rollbackTarget(latest, to);
-    await this.#parts.manifest(target.component);
+    const stored = await components.load(target.component);
     const value = { component: target.component, atMs: ports.clock.nowMs(), of: target.seq };
     const result = await register.append(encode(value), latest.seq);
     if (result.kind === "lost") {
@@ -115,6 +105,7 @@ export class Deployments {
       });
     }
     this.#remember(result.seq, target.component);
+    await components.keep(stored);
     return viewOf({ seq: result.seq, value: encode(value) }, result.seq);
   }
 
@@ -190,7 +181,10 @@ export class Deployments {
 
   /** The component that was asked for, else the current one. Throws no-component. */
   async resolve(requested: string | undefined): Promise<{ id: string; manifest: Manifest }> {
-    const id = requested ?? (await this.currentId());
+    const current = await this.currentId();
+    const id = requested ?? current;
+    // This host may know one that was collected.
+    if (id !== undefined && id !== current) await this.#parts.components.check(id);
     if (id === undefined) {
       throw new SporeError("no-component", "nothing is deployed yet", {
         hint: "Deploy with `spore deploy`, or PUT /v1/components.",

@@ -8,6 +8,7 @@ import type { Pending } from "./format.ts";
 import { type EntityKey, nameOf, tenantOf, toHex } from "./ids.ts";
 import { failed, hostError, ok, okEncoded } from "./machine.ts";
 import type { AbortSignalLike, Ports } from "./ports.ts";
+import { hashOfName, isObjectName, objectKey, objectName } from "./refs.ts";
 import { Retrier } from "./retry.ts";
 import type { TokenClaims } from "./tokens.ts";
 
@@ -24,6 +25,8 @@ export interface EffectPlace {
   readonly issueToken: (claims: TokenClaims) => Promise<Outcome>;
   /** Of whoever asks. */
   readonly trace: string | undefined;
+  /** In which generation a value is stored that is put now (collector.ts C1). */
+  readonly generation: () => Promise<number>;
 }
 
 export function performEffect(place: EffectPlace, key: EntityKey, pending: Pending): Effect {
@@ -36,7 +39,7 @@ export function performEffect(place: EffectPlace, key: EntityKey, pending: Pendi
 }
 
 async function perform(
-  { ports, prefix, issueToken, trace }: EffectPlace,
+  { ports, prefix, issueToken, trace, generation }: EffectPlace,
   key: EntityKey,
   pending: Pending,
   signal: Abort,
@@ -47,19 +50,21 @@ async function perform(
       return ok(await ports.outbound.fetch(pending.request, context));
     }
     case "put": {
+      // The command is durable by now, and stands for the value until the answer is: only then
+      // may it be asked which generation is the current one (collector.ts C1).
       const hash = toHex(ports.digest.sha256(pending.value));
-      const objectName = objectKey(prefix, key, hash);
+      const name = objectName(hash, await generation());
       await retrying(ports, signal, "object put", () =>
-        ports.store.put(objectName, pending.value, { ifAbsent: true }),
+        ports.store.put(objectKey(prefix, tenantOf(key), name), pending.value, { ifAbsent: true }),
       );
-      return ok({ hash, size: pending.value.length });
+      return ok({ hash: name, size: pending.value.length });
     }
     case "get": {
-      if (!/^[0-9a-f]{64}$/.test(pending.hash)) return missing(pending.hash);
-      const objectName = objectKey(prefix, key, pending.hash);
-      const bytes = await retrying(ports, signal, "object get", () => ports.store.get(objectName));
+      if (!isObjectName(pending.hash)) return missing(pending.hash);
+      const place = objectKey(prefix, tenantOf(key), pending.hash);
+      const bytes = await retrying(ports, signal, "object get", () => ports.store.get(place));
       if (bytes === undefined) return missing(pending.hash);
-      if (toHex(ports.digest.sha256(bytes)) !== pending.hash) {
+      if (toHex(ports.digest.sha256(bytes)) !== hashOfName(pending.hash)) {
         return failed(hostError("corrupt-segment", `object ${pending.hash} is damaged`));
       }
       return okEncoded(bytes);
@@ -84,10 +89,6 @@ function retrying<T>(
   const retrier = new Retrier(ports.clock, ports.observer);
   signal.addEventListener("abort", () => retrier.close());
   return retrier.run(what, work);
-}
-
-function objectKey(prefix: string, key: EntityKey, hash: string): string {
-  return `${prefix}objects/${tenantOf(key)}/${hash}`;
 }
 
 function missing(hash: string): Outcome {

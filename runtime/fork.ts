@@ -17,7 +17,8 @@ import {
   type SignalRow,
 } from "./format.ts";
 import type { EntityKey } from "./ids.ts";
-import { pushInput } from "./machine.ts";
+import { hold, pushInput } from "./machine.ts";
+import { forEachHash } from "./refs.ts";
 import { headOf, mergedTags, newRunHead, runInfo, tellOrigin } from "./run.ts";
 import { addHostEvent, type Entity, newEntity, type Sink } from "./state.ts";
 
@@ -174,6 +175,10 @@ export function createFork(key: EntityKey, plan: ForkPlan, sink: Sink): Entity {
   takeMemory(entity, sink, plan);
   takeHistory(entity, sink, plan);
   takePast(entity, sink, plan.past);
+  // What it was given is in its memory, which nobody can search (collector.ts).
+  for (const { activation } of plan.past) {
+    forEachHash(activation, (hash) => hold(entity, sink, hash));
+  }
   head.published = [...stand.published.keys()];
   for (const [name, value] of stand.published) {
     const row: PublishedRow = { atMs: head.lastNowMs, value };

@@ -37,6 +37,10 @@ export const rowKeys = {
   session: (key: EntityKey, session: string) => `e/${key}/u/${session}`,
   previous: (key: EntityKey) => `e/${key}/v`,
   watcher: (key: EntityKey, index: number) => `e/${key}/w/${hex(index, 10)}`,
+  /** Named by the hash of an object that the entity's memory may refer to. */
+  hold: (key: EntityKey, hash: string) => `b/${key}/${hash}`,
+  heldBy: (key: EntityKey) => `b/${key}/`,
+  held: "b/",
   history: (key: EntityKey, index: number) => `h/${key}/${hex(index, 10)}`,
   historyOf: (key: EntityKey) => `h/${key}/`,
   published: (key: EntityKey, name: string) => `g/${key}/${name}`,
@@ -164,6 +168,10 @@ export interface RunHead extends MachineHead {
   isOverdue?: boolean | undefined;
   /** What a step has said last of how far it is. */
   progress?: { readonly step: string; readonly atMs: number; readonly value: Encoded } | undefined;
+  /** Deleted this long after it has closed; absent: what the host does by default. */
+  readonly retentionMs?: number | undefined;
+  /** Closed, and deleted then. */
+  expiresAtMs?: number | undefined;
   /** Names of the values that it has published. */
   published?: readonly string[] | undefined;
   /** Items of its past so far, and the bytes of those of this life. */
@@ -207,6 +215,8 @@ export interface ActorHead extends MachineHead {
   failedUpgrade?: string | undefined;
   /** Component before the last upgrade; its state is in the row `v`. */
   previousComponent?: string | undefined;
+  /** Objects held for the turn that is going on. */
+  holds?: readonly string[] | undefined;
 }
 
 /** What becomes of a slot whose predecessor's run still goes on. */
@@ -516,6 +526,7 @@ export interface PublishedRow {
 export const systemTimers = {
   min: 0xf000_0000,
   reminder: (index: number) => 0xf000_0000 + (index % 0x0fff_0000),
+  retention: 0xffff_fffb,
   schedule: 0xffff_fffc,
   expiry: 0xffff_fffd,
   start: 0xffff_fffe,

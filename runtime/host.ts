@@ -2,18 +2,22 @@
  * A host: the partitions that it serves, the components that it knows, what it says to other
  * hosts, and the calls of `Host` in terms of them. Answers only what is durable (I3).
  */
-import { decode, encode } from "../guest/cbor.ts";
+import { encode } from "../guest/cbor.ts";
 import type { Definition, Manifest, Outcome } from "../guest/protocol.ts";
 import { movesByItself } from "./actor.ts";
+import { collect } from "./collector.ts";
+import { Components, componentKey } from "./components.ts";
 import { assert, SporeError, unreachable } from "./errors.ts";
 import { decideEvent, type EventView, viewEvent } from "./events.ts";
 import { encodeRow } from "./format.ts";
+import { Generations } from "./generations.ts";
 import { checkTenant, partitionOf } from "./ids.ts";
-import type { ClusterView, Host, HostStatus, TenantHost } from "./index.ts";
+import type { ClusterView, GarbageReport, Host, HostStatus, TenantHost } from "./index.ts";
 import { Keyring } from "./keyring.ts";
-import { type Layout, Layouts, partitionsMax } from "./layout.ts";
+import type { Layout, Layouts } from "./layout.ts";
 import { ok } from "./machine.ts";
 import { Members } from "./members.ts";
+import { openNamespace } from "./namespace.ts";
 import type { Envelope } from "./outbox.ts";
 import { Partition, type PartitionLimits, partitionLimits } from "./partition.ts";
 import type { Ports } from "./ports.ts";
@@ -53,6 +57,8 @@ export interface HostOptions {
   readonly limits?: Partial<PartitionLimits>;
   /** Which host serves which partition, if that never changes. Default: this one serves all. */
   readonly placement?: Placement | undefined;
+  /** Closed runs are deleted after this long, if their start says nothing else. Default: never. */
+  readonly retentionMs?: number | undefined;
   /** Called when another host has taken a partition over, unless hosts share them. */
   readonly onMoved?: (partition: number, error: SporeError) => void;
 }
@@ -68,53 +74,14 @@ export interface Placement {
 const tellMsMax = 1000;
 const partitionsDefault = 4;
 
-interface Namespace {
-  readonly version: 1;
-  readonly partitions: number;
-}
-
 /** Makes the namespace if there is none, and a host on it. `start()` takes the partitions. */
 export async function createHost(ports: Ports, options: HostOptions): Promise<Host> {
   const prefix = options.prefix ?? "";
   const retrier = new Retrier(ports.clock, ports.observer);
   const partitions = options.partitions ?? partitionsDefault;
-  const namespace = await openNamespace(ports, retrier, prefix, partitions);
-  const layouts = new Layouts({ ...ports, prefix, partitions: namespace.partitions });
+  const layouts = await openNamespace({ ...ports, prefix }, partitions);
   const layout = await layouts.current();
-  return new EngineHost(ports, options, { retrier, prefix, layout });
-}
-
-async function openNamespace(
-  ports: Ports,
-  retrier: Retrier,
-  prefix: string,
-  partitions: number,
-): Promise<Namespace> {
-  assert(partitions >= 1 && partitions <= partitionsMax, `1 to ${partitionsMax} partitions`);
-  const key = `${prefix}namespace`;
-  const fresh: Namespace = { version: 1, partitions };
-  await retrier.run("namespace put", () => ports.store.put(key, encode(fresh), { ifAbsent: true }));
-  const bytes = await retrier.run("namespace get", () => ports.store.get(key));
-  const found = bytes === undefined ? undefined : readNamespace(bytes);
-  if (found === undefined) {
-    throw new SporeError("corrupt-log", `${key} is not a namespace of this version`, {
-      hint: "Is the storage URI right? Was it written by a later version?",
-    });
-  }
-  return found;
-}
-
-function readNamespace(bytes: Uint8Array): Namespace | undefined {
-  try {
-    const value = decode(bytes) as Partial<Namespace>; // checked below
-    const { version, partitions } = value;
-    if (version !== 1 || typeof partitions !== "number" || !Number.isInteger(partitions)) {
-      return undefined;
-    }
-    return partitions >= 1 && partitions <= partitionsMax ? { version, partitions } : undefined;
-  } catch {
-    return undefined; // not CBOR at all: the caller says so
-  }
+  return new EngineHost(ports, options, { retrier, prefix, layout, layouts });
 }
 
 class EngineHost implements Host {
@@ -122,9 +89,12 @@ class EngineHost implements Host {
   readonly #options: HostOptions;
   readonly #prefix: string;
   readonly #layout: Layout;
+  readonly #layouts: Layouts;
   readonly #retrier: Retrier;
   readonly #keys: Keyring;
   readonly #tokens: EventTokens;
+  readonly #generations: Generations;
+  readonly #stored: Components;
   readonly #seats: Seats;
   readonly #here: readonly number[];
   readonly #routing: Routing;
@@ -141,16 +111,24 @@ class EngineHost implements Host {
   constructor(
     ports: Ports,
     options: HostOptions,
-    place: { readonly retrier: Retrier; readonly prefix: string; readonly layout: Layout },
+    place: {
+      readonly retrier: Retrier;
+      readonly prefix: string;
+      readonly layout: Layout;
+      readonly layouts: Layouts;
+    },
   ) {
     const { partitions } = place.layout;
     this.#layout = place.layout;
+    this.#layouts = place.layouts;
     this.#ports = ports;
     this.#options = options;
     this.#prefix = place.prefix;
     this.#retrier = place.retrier;
     this.#keys = new Keyring(ports, place.prefix, place.retrier);
     this.#tokens = new EventTokens(this.#keys, ports.clock);
+    this.#stored = new Components(ports.store, place.prefix, place.retrier);
+    this.#generations = new Generations({ ...ports, prefix: place.prefix });
     const { clock, observer } = ports;
     const { placement } = options;
     const all = Array.from({ length: partitions }, (_, index) => index);
@@ -186,7 +164,7 @@ class EngineHost implements Host {
   }
 
   #newPartition(index: number): Partition {
-    const { hostId, address, limits } = this.#options;
+    const { hostId, address, limits, retentionMs } = this.#options;
     const claim = address === undefined ? { hostId } : { hostId, address };
     return new Partition(
       this.#ports,
@@ -196,6 +174,7 @@ class EngineHost implements Host {
         layout: this.#layout,
         claimInfo: encodeRow(claim),
         limits: { ...partitionLimits, ...limits },
+        retentionMs,
       },
       {
         loadComponent: async (id) => {
@@ -210,6 +189,7 @@ class EngineHost implements Host {
         },
         deliver: (target, source, messages) => this.#deliver(target, source, messages),
         issueToken: (claims) => this.#issueToken(claims),
+        generation: () => this.#generations.current(),
         lost: (partition, error) => this.#seats.lost(partition, error),
       },
     );
@@ -291,6 +271,14 @@ class EngineHost implements Host {
     return ok({ token, url: `${this.#options.publicUrl ?? ""}/v1/events/${token}` });
   }
 
+  collect(options: { readonly isDryRun?: boolean | undefined }): Promise<GarbageReport> {
+    return collect(this.#ports, {
+      prefix: this.#prefix,
+      layouts: this.#layouts,
+      isDryRun: options.isDryRun,
+    });
+  }
+
   event(token: string): Promise<EventView> {
     return this.#atEvent({ kind: "event", token }, (claims) => this.#view(claims));
   }
@@ -359,7 +347,7 @@ class EngineHost implements Host {
       seats: this.#seats,
       routing: this.#routing,
       manifest: (id) => this.#manifest(id),
-      retrier: this.#retrier,
+      components: this.#stored,
       onDeployed: (deployed) => this.#tellDeployed(name, deployed),
       know: (id, manifest) => {
         this.#manifests.set(id, manifest);
@@ -492,17 +480,15 @@ class EngineHost implements Host {
   }
 
   async #loadComponent(id: string): Promise<Manifest> {
-    const key = `${this.#prefix}components/${id}`;
-    const bytes = await this.#retrier.run("component get", () => this.#ports.store.get(key));
-    if (bytes === undefined) {
-      throw new SporeError("component-not-found", `there is no component ${id}`);
-    }
+    const { name, bytes } = await this.#stored.load(id);
     try {
       return await this.#ports.sandbox.load(id, bytes);
     } catch (error) {
       if (!(error instanceof SporeError) || error.kind !== "corrupt") throw error;
       const { code, message } = error;
-      throw new SporeError(code, `${key}: ${message}`, { cause: error });
+      throw new SporeError(code, `${componentKey(this.#prefix, name)}: ${message}`, {
+        cause: error,
+      });
     }
   }
 }

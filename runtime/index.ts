@@ -9,9 +9,11 @@ import type { EventView } from "./events.ts";
 import type { Overlap, ScheduledRun, ScheduleSpec } from "./format.ts";
 import type { AbortSignalLike, ComponentSource } from "./ports.ts";
 
+export { type CollectorPorts, collect } from "./collector.ts";
 export type { Overlap, ScheduledRun, ScheduleSpec } from "./format.ts";
 export type { HostOptions, Placement } from "./host.ts";
 export { createHost } from "./host.ts";
+export { findNamespace } from "./namespace.ts";
 export { statuses } from "./run.ts";
 
 export type Status =
@@ -46,6 +48,8 @@ export interface StartRequest {
   readonly startAtMs?: number | undefined;
   /** Canceled then if it isn't closed, and FAILED with a TimeoutError. */
   readonly deadlineMs?: number | undefined;
+  /** Deleted this long after it has closed. Default: the host's. */
+  readonly retentionMs?: number | undefined;
   /**
    * Answer when the run has closed, or after this long. Saves the commit that an answer
    * before the end would need.
@@ -120,6 +124,8 @@ export interface RunView {
   readonly attempt: number;
   readonly createdAtMs: number;
   readonly closedAtMs?: number | undefined;
+  /** Closed, and deleted then. */
+  readonly expiresAtMs?: number | undefined;
   readonly parentId?: string | undefined;
   readonly rootId?: string | undefined;
   /** It has that run's past up to the step. */
@@ -436,6 +442,27 @@ export interface Host {
    * whoever asks, and never rejects.
    */
   serve(request: Uint8Array): Promise<Uint8Array>;
+  /**
+   * Deletes what nothing refers to, in the whole namespace; may run beside anything. Throws
+   * host-busy if another collection has just begun.
+   */
+  collect(options: { readonly isDryRun?: boolean | undefined }): Promise<GarbageReport>;
+}
+
+export interface Garbage {
+  readonly count: number;
+  readonly bytes: number;
+}
+
+export interface GarbageReport {
+  readonly isDryRun: boolean;
+  readonly objects: Garbage;
+  readonly components: Garbage;
+  /** Source maps. */
+  readonly maps: Garbage;
+  readonly segments: Garbage;
+  /** Components that nobody uses, and that a later collection deletes. */
+  readonly condemned: number;
 }
 
 export interface HostStatus {

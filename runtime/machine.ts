@@ -29,6 +29,7 @@ import {
   type ReplyTo,
   rowKeys,
 } from "./format.ts";
+import { hashOfName, refsIn } from "./refs.ts";
 import type { Entity, Sink } from "./state.ts";
 
 /**
@@ -78,7 +79,56 @@ export function pushInput(entity: Entity, sink: Sink, input: Input): void {
   const index = entity.head.nextInput++;
   entity.inputs.push({ index, input });
   sink.changes.putFresh(rowKeys.input(entity.key, index), () => encodeRow(input));
+  for (const value of valuesOf(input)) {
+    for (const name of refsIn(value)) hold(entity, sink, name);
+  }
   sink.changes.touch(entity);
+}
+
+/**
+ * A guest's memory is the one place where nobody can look for references, so what gets into it
+ * is written down beside it: a run holds that until it is deleted, an actor until its turn is
+ * over (collector.ts).
+ */
+export function hold(entity: Entity, sink: Sink, name: string): void {
+  const { head } = entity;
+  const hash = hashOfName(name);
+  sink.changes.put(rowKeys.hold(entity.key, hash), new Uint8Array(0));
+  if (head.kind !== "actor" || head.holds?.includes(hash)) return;
+  head.holds = [...(head.holds ?? []), hash];
+}
+
+function letGo(entity: Entity, sink: Sink): void {
+  const { head } = entity;
+  if (head.kind !== "actor") return;
+  for (const hash of head.holds ?? []) sink.changes.delete(rowKeys.hold(entity.key, hash));
+  head.holds = undefined;
+}
+
+/** What user code gets to see of an input, encoded. */
+function valuesOf(input: Input): readonly Encoded[] {
+  switch (input.kind) {
+    case "start":
+    case "update":
+    case "query":
+      return [input.args];
+    case "turn":
+      return input.state === undefined ? [input.args] : [input.args, input.state];
+    case "graph":
+      return [input.root];
+    case "resolve":
+      return input.outcome.kind === "ok" ? [input.outcome.value] : detailsOf(input.outcome.error);
+    default:
+      return [];
+  }
+}
+
+function detailsOf(error: ErrorValue): readonly Encoded[] {
+  const details: Encoded[] = [];
+  for (let at: ErrorValue | undefined = error; at !== undefined; at = at.cause) {
+    if (at.details !== undefined) details.push(at.details);
+  }
+  return details;
 }
 
 export interface Begun {
@@ -256,6 +306,7 @@ export function forgetMemory(entity: Entity, sink: Sink): void {
   for (const id of [...entity.pending.keys()]) removePending(entity, sink, id);
   for (const { index } of entity.inputs) sink.changes.delete(rowKeys.input(entity.key, index));
   entity.inputs = [];
+  letGo(entity, sink);
   sink.changes.touch(entity);
 }
 
@@ -299,7 +350,12 @@ export function removeSystemTimer(entity: Entity, sink: Sink, id: number, atMs: 
 
 /** A command's result arrives (M3). Returns whether it was still wanted. */
 export function resolveCommand(entity: Entity, sink: Sink, id: number, outcome: Outcome): boolean {
-  if (removePending(entity, sink, id) === undefined) return false;
+  const pending = removePending(entity, sink, id);
+  if (pending === undefined) return false;
+  if (pending.kind === "put" && outcome.kind === "ok") {
+    const { hash } = decode(outcome.value) as { hash: string }; // written by effects.ts
+    hold(entity, sink, hash);
+  }
   pushInput(entity, sink, { kind: "resolve", id, outcome });
   return true;
 }

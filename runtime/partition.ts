@@ -51,7 +51,15 @@ import {
 import { applyMessage } from "./messages.ts";
 import { type Envelope, Outbox } from "./outbox.ts";
 import type { ActivateResult, JournalEntry, Ports } from "./ports.ts";
-import { applyDrained, fireRunTimer, isClosed, survive, suspend } from "./run.ts";
+import {
+  applyDrained,
+  fireRunTimer,
+  forgetExpiry,
+  isClosed,
+  isRetentionOver,
+  survive,
+  suspend,
+} from "./run.ts";
 import { disarm, isArmedFor, tick } from "./schedule.ts";
 import { Changes, type Entity, readEntity, type Sink, traceOf } from "./state.ts";
 import { Table } from "./table.ts";
@@ -72,6 +80,8 @@ export interface Neighbours {
   successorOf(tenant: string, type: string, component: string): string | undefined;
   /** The answer to a guest that wants a token for an event. */
   issueToken(claims: TokenClaims): Promise<Outcome>;
+  /** Current generation of the namespace's objects, asked for after the call. */
+  generation(): Promise<number>;
   /** The partition can't go on: moved to another owner, or a fault of ours. */
   lost(partition: Partition, error: SporeError): void;
 }
@@ -89,6 +99,8 @@ export interface PartitionOptions {
   readonly layout: Layout;
   readonly claimInfo: Uint8Array;
   readonly limits: PartitionLimits;
+  /** Closed runs are deleted after this long; undefined: never, unless their start says so. */
+  readonly retentionMs?: number | undefined;
 }
 
 export interface PartitionLimits {
@@ -129,6 +141,8 @@ const confirmDelayMs = 100;
 const compactionsMax = 4;
 /** Garbage that crashed owners left is looked for this long after taking over. */
 const sweepDelayMs = 60_000;
+/** Runs whose retention is over that are being deleted at once. */
+const expiringMax = 100;
 
 export class Partition {
   readonly index: number;
@@ -167,6 +181,7 @@ export class Partition {
 
   #isInterrupted = false;
   readonly #interrupted = new Set<() => void>();
+  readonly #expiring = new Set<Promise<void>>();
   readonly #watchers = new Map<EntityKey, Set<() => void>>();
   readonly #replies = new Map<string, Set<Reply>>();
 
@@ -595,6 +610,7 @@ export class Partition {
       await this.#deleteRows(rowKeys.historyOf(key));
       await this.#deleteRows(rowKeys.publishedOf(key));
       await this.#deleteRows(rowKeys.pastOf(key));
+      await this.#deleteRows(rowKeys.heldBy(key));
       this.#changes.delete(rowKeys.removal(key));
       this.#linger();
       await this.durable();
@@ -616,6 +632,7 @@ export class Partition {
       refuseCalls(entity, sink);
     }
     if (entity.head.kind === "schedule") disarm(entity, sink);
+    if (entity.head.kind === "run") forgetExpiry(entity, sink);
     for (const [id, pending] of entity.pending) {
       if (pending.kind === "timer")
         sink.changes.delete(rowKeys.timer(pending.atMs, entity.key, id));
@@ -655,6 +672,7 @@ export class Partition {
     return {
       changes,
       nowMs: this.#ports.clock.nowMs(),
+      retentionMs: this.#options.retentionMs,
       send: (message) => this.#outbox.send(message),
       perform: (entity, id) => this.#perform(entity, id),
       setTimer: ({ key }, id, atMs) => this.#alarms.set({ atMs, key, id }),
@@ -857,9 +875,10 @@ export class Partition {
       if (resident === undefined || resident.pending.get(id) !== pending) return;
       if (resident.inFlight.has(id)) return;
       const { prefix } = this.#options;
-      const { issueToken } = this.#neighbours;
+      const { issueToken, generation } = this.#neighbours;
       const trace = traceOf(resident);
-      const effect = performEffect({ ports: this.#ports, prefix, issueToken, trace }, key, pending);
+      const place = { ports: this.#ports, prefix, issueToken, generation, trace };
+      const effect = performEffect(place, key, pending);
       resident.inFlight.set(id, effect.abort);
       void this.#background(
         effect.outcome.then(async (outcome) => {
@@ -958,6 +977,8 @@ export class Partition {
   async #fireForActor(timer: Timer): Promise<void> {
     if (timer.id === systemTimers.expiry) await this.#knowComponent(timer.key);
     else await this.#neighbours.currentComponent(tenantOf(timer.key));
+    // A million runs may expire in one second.
+    if (this.#expiring.size >= expiringMax) await Promise.race(this.#expiring);
     if (this.#state === "owned") await this.#fireNow(timer);
   }
 
@@ -1013,9 +1034,19 @@ export class Partition {
       return;
     }
     sink.changes.delete(rowKeys.timer(atMs, entity.key, id));
-    if (entity.head.kind === "run") fireRunTimer(entity, sink, id);
+    if (id === systemTimers.retention) {
+      if (isRetentionOver(entity, atMs)) this.#expire(entity, sink);
+    } else if (entity.head.kind === "run") fireRunTimer(entity, sink, id);
     else if (id !== systemTimers.expiry) fireReminder(entity, sink, id, atMs);
     else if (isExpired(entity, sink)) void this.#background(this.#remove(entity, sink));
+  }
+
+  #expire(entity: Entity, sink: Sink): void {
+    this.#ports.observer.count("spore_runs_expired_total", 1);
+    const removal = this.#background(this.#remove(entity, sink)).finally(() =>
+      this.#expiring.delete(removal),
+    );
+    this.#expiring.add(removal);
   }
 
   // -------------------------------------------------------------- commits

@@ -100,6 +100,7 @@ export function newRunHead(
       ? {}
       : { trace: { self: start.span, parent: start.trace } }),
     rerunOf: start.rerunOf,
+    ...retentionOf(start),
     tags: start.options?.tags ?? {},
     status: "RUNNING",
     attempt: 1,
@@ -184,6 +185,8 @@ export function fireRunTimer(entity: Entity, sink: Sink, id: number): void {
 }
 
 const overdue = "the deadline has passed";
+/** A hundred years. */
+const retentionMsMax = 100 * 366 * 86_400_000;
 
 function beginLife(
   entity: Entity,
@@ -217,6 +220,37 @@ export function runInfo(entity: Entity, seed: Uint8Array): RunInfo {
 }
 
 // ---------------------------------------------------------------- messages
+
+/** A guest can ask for anything; what is no length of time is the host's default. */
+function retentionOf({ options }: Partial<NewRun>): Pick<RunHead, "retentionMs"> {
+  const { retentionMs } = options ?? {};
+  return retentionMs !== undefined && retentionMs >= 0 && retentionMs <= retentionMsMax
+    ? { retentionMs }
+    : {};
+}
+
+/** A closed run is deleted when nobody has wanted it for so long. */
+function retain(entity: Entity, sink: Sink, closedAtMs: number): void {
+  const head = headOf(entity);
+  const retentionMs = head.retentionMs ?? sink.retentionMs;
+  if (retentionMs === undefined) return;
+  head.expiresAtMs = closedAtMs + retentionMs;
+  addSystemTimer(entity, sink, systemTimers.retention, head.expiresAtMs);
+}
+
+/** It goes on, or is deleted already. */
+export function forgetExpiry(entity: Entity, sink: Sink): void {
+  const head = headOf(entity);
+  if (head.expiresAtMs === undefined) return;
+  removeSystemTimer(entity, sink, systemTimers.retention, head.expiresAtMs);
+  head.expiresAtMs = undefined;
+}
+
+/** Whether this timer ends the run's retention. */
+export function isRetentionOver(entity: Entity, atMs: number): boolean {
+  const head = headOf(entity);
+  return isClosed(head.status) && head.expiresAtMs === atMs;
+}
 
 /** Answers at once when the run is closed, else when it closes. */
 export function watch(entity: Entity, sink: Sink, to: ReplyTo): void {
@@ -305,6 +339,7 @@ export function resume(entity: Entity, sink: Sink): void {
     head.attempt += 1;
     head.closedAtMs = undefined;
     head.outcome = undefined;
+    forgetExpiry(entity, sink);
   }
   setStatus(head, "RUNNING");
   performPending(entity, sink);
@@ -400,6 +435,7 @@ export function close(entity: Entity, sink: Sink, asked: Status, given: Outcome)
   }
   head.outcome = outcome;
   head.closedAtMs = Math.max(sink.nowMs, head.lastNowMs);
+  retain(entity, sink, head.closedAtMs);
   head.waitingFor = undefined;
   addHostEvent(entity, sink, closeEvents[status] ?? "run.closed", eventData(outcome));
   endSpan(entity, sink);

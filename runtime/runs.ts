@@ -80,6 +80,7 @@ export class Runs {
         tags: request.tags,
         startAtMs: request.startAtMs,
         deadlineMs: request.deadlineMs,
+        retentionMs: request.retentionMs,
       },
       ...(request.trace === undefined ? {} : { trace: request.trace }),
     };
@@ -621,6 +622,7 @@ function viewOf(run: Entity): RunView {
     attempt: head.attempt,
     createdAtMs: head.createdAtMs,
     closedAtMs: head.closedAtMs,
+    expiresAtMs: head.expiresAtMs,
     parentId: head.parent,
     rootId: head.root,
     forkedFrom: head.forkedFrom,

@@ -345,6 +345,8 @@ export class Changes {
 export interface Sink {
   readonly changes: Changes;
   readonly nowMs: number;
+  /** Closed runs are deleted after this long if their start said nothing; undefined: never. */
+  readonly retentionMs: number | undefined;
   /** Puts a message into the outbox; it leaves after the commit. */
   send(message: Message): void;
   /** Performs a pending fetch, put or get after the commit. */

@@ -8,6 +8,7 @@ import type { Manifest } from "../guest/protocol.ts";
 import { Actors, type CallOnItsWay, type ForkOrigin } from "./actors.ts";
 import { callWaitMsMax, type EventPage } from "./asking.ts";
 import { bulk } from "./bulk.ts";
+import type { Components } from "./components.ts";
 import { Deployments, definitionOf } from "./deployments.ts";
 import { SporeError } from "./errors.ts";
 import type { ForkPlan } from "./fork.ts";
@@ -37,7 +38,6 @@ import { mergePages, pageLimit, positionOfRun } from "./listing.ts";
 import type { Partition } from "./partition.ts";
 import type { AbortSignalLike, Ports } from "./ports.ts";
 import type { Register } from "./register.ts";
-import type { Retrier } from "./retry.ts";
 import type { Routing } from "./routing.ts";
 import { statuses } from "./run.ts";
 import { Runs } from "./runs.ts";
@@ -55,7 +55,7 @@ export interface TenantParts {
   readonly know: (componentId: string, manifest: Manifest) => void;
   readonly onCurrent: (componentId: string) => void;
   readonly deployments: Register;
-  readonly retrier: Retrier;
+  readonly components: Components;
   /** Tells other hosts what was deployed here; resolves when they know, or can't be told. */
   readonly onDeployed: (deployed: Deployed) => Promise<void>;
 }

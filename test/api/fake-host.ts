@@ -55,6 +55,11 @@ export function createFakeHost(): FakeHost {
     serve: async () => new Uint8Array(0),
     async drain() {},
     cluster: () => ({ partitions: 0, hosts: [] }),
+    async collect({ isDryRun = false }) {
+      const none = { count: 0, bytes: 0 };
+      const objects = { count: 2, bytes: 300 };
+      return { isDryRun, objects, components: none, maps: none, segments: none, condemned: 0 };
+    },
     async event(token) {
       if (token !== "good") throw new SporeError("event-not-found", "there is no such event");
       return { name: "<b>ship</b>", expiresAtMs: 1, isDecided: false };

@@ -152,6 +152,9 @@ describe("row keys in FORMAT", () => {
     session: rowKeys.session(key, "s1"),
     previous: rowKeys.previous(key),
     watcher: rowKeys.watcher(key, 26),
+    hold: rowKeys.hold(key, "ab".repeat(32)),
+    heldBy: rowKeys.heldBy(key),
+    held: rowKeys.held,
     history: rowKeys.history(key, 26),
     historyOf: rowKeys.historyOf(key),
     published: rowKeys.published(key, "a1"),
@@ -182,6 +185,7 @@ describe("row keys in FORMAT", () => {
     status: "RUNNING",
     name: "a1",
     session: "s1",
+    hash: "ab".repeat(32),
   };
 
   function filled(pattern: string): string {

@@ -41,6 +41,7 @@ function createWorld(definition: Partial<Definition> = {}): World {
     sink: () => ({
       changes: new Changes(1),
       nowMs: world.nowMs,
+      retentionMs: undefined,
       send: (message) => void world.sent.push(message),
       perform: () => undefined,
       setTimer: () => undefined,

@@ -35,6 +35,7 @@ function bench(given: Partial<ScheduleSpec> = {}, extra: { remaining?: number } 
   const sink = (): Sink => ({
     changes: new Changes(1),
     nowMs,
+    retentionMs: undefined,
     send: (message) => void sent.push(message),
     perform: () => undefined,
     setTimer: () => undefined,

@@ -151,6 +151,23 @@ export class Client {
     }
   }
 
+  /** One collection on one host, of which nobody is told how it ends. */
+  async collect(): Promise<void> {
+    const { world } = this;
+    const hosts = world.liveHosts.filter((host) => host.host !== undefined);
+    if (hosts.length === 0) return;
+    const host = this.random.pick(hosts);
+    world.trace(`${this.name} collects on ${host.id}`);
+    try {
+      const report = await host.call((engine) => engine.collect({}), timeoutMs);
+      world.count("collections");
+      world.count("objects collected", report.objects.count);
+    } catch (error) {
+      world.trace(`${this.name} collect: ${codeOf(error)}`);
+      if (!isRetryable(error)) throw error;
+    }
+  }
+
   #unwrap(outcome: Outcome, what: string): unknown {
     if (outcome.kind === "ok") return decode(outcome.value);
     throw Object.assign(new Error(`${what}: ${outcome.error.message}`), {

@@ -3,7 +3,7 @@
  * returns enough to check from outside that nothing was lost, doubled or reordered.
  */
 import { currentMachine } from "../../guest/activation.ts";
-import { decode } from "../../guest/cbor.ts";
+import { decode, type Ref } from "../../guest/cbor.ts";
 import {
   actor,
   CancelledError,
@@ -465,3 +465,65 @@ export const stored = workflow("stored", async (n: number) => {
   const back = await get(ref);
   return back.length;
 });
+
+/** Few values, so that runs store the same ones, and store again what was collected. */
+function treasure(n: number): string {
+  return `treasure ${n} `.repeat(20);
+}
+
+/** Stores values, keeps nothing but Refs in memory, hands each on, and reads them at the end. */
+export const keeper = workflow(
+  "keeper",
+  async (target: string, picks: number[], waitMs: number) => {
+    const refs: Ref<string>[] = [];
+    for (const pick of picks) {
+      const ref = await put(treasure(pick));
+      refs.push(ref);
+      await sleep(waitMs);
+      if (target !== "") await handle(target).signal("ref", ref);
+    }
+    await sleep(waitMs);
+    const read: boolean[] = [];
+    for (const [index, ref] of refs.entries()) {
+      read.push((await get(ref)) === treasure(picks[index] ?? 0));
+    }
+    return read;
+  },
+);
+
+export const passer = workflow("passer", async (target: string, count: number) => {
+  for (let i = 0; i < count; i++) {
+    await handle(target).signal("ref", await signal<Ref<string>>("ref"));
+  }
+});
+
+/** Gets Refs from a run that may be gone when it reads them. */
+export const heir = workflow("heir", async (picks: number[], waitMs: number) => {
+  const read: boolean[] = [];
+  const refs: Ref<string>[] = [];
+  for (const _pick of picks) refs.push(await signal<Ref<string>>("ref"));
+  await sleep(waitMs);
+  for (const [index, ref] of refs.entries()) {
+    read.push((await get(ref)) === treasure(picks[index] ?? 0));
+    await sleep(waitMs / 10);
+  }
+  return read;
+});
+
+/** Has a Ref in its state, and nothing else for a long time. */
+export const Vault = actor(
+  "Vault",
+  class {
+    ref: Ref<string> | undefined;
+    pick = 0;
+    async store(pick: number): Promise<void> {
+      const ref = await put(treasure(pick));
+      await sleep(5);
+      this.ref = ref;
+      this.pick = pick;
+    }
+    async check(): Promise<boolean> {
+      return this.ref === undefined || (await get(this.ref)) === treasure(this.pick);
+    }
+  },
+);

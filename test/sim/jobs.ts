@@ -307,6 +307,64 @@ const stored: Job = async (client, id) => {
   same(client, "J-output", await client.value(id), n, id);
 };
 
+/**
+ * Values whose only reference is in a memory, in a message, in a state, while collections begin
+ * anywhere and stop anywhere: whatever can be read is there.
+ */
+const keeping: Job = async (client, id) => {
+  const { random, world } = client;
+  let isOver = false;
+  const collecting = async (): Promise<void> => {
+    for (let left = 25; left > 0 && !isOver; left -= 1) {
+      await world.sleep(random.latency(random.pick([5, 50, 500, 5000])));
+      if (!isOver) await client.collect();
+    }
+  };
+  const begun = collecting();
+  const drop = (run: string): Promise<unknown> =>
+    client.ask(`delete ${run}`, (tenant) => forgiving(tenant.deleteRun(run), "run-not-found"));
+  const vault = `v${random.below(2)}`;
+  for (let round = 1, rounds = random.between(1, 3); round <= rounds; round += 1) {
+    const [keeper, heir] = [`${id}.${round}`, `${id}.${round}h`];
+    const picks = Array.from({ length: random.between(1, 4) }, () => random.below(6));
+    const wanted = picks.map(() => true);
+    const waitMs = random.pick([0, 20, 400, 3000]);
+    await client.start(heir, "heir", [picks, random.pick([0, 50, 2000])]);
+    let target = heir;
+    for (let link = random.below(5); link > 0; link -= 1) {
+      // Hands the Refs on, and is gone at once.
+      const [passer, next] = [`${id}.${round}p${link}`, target];
+      const args = encode([next, picks.length]);
+      await client.ask(`start ${passer}`, (tenant) =>
+        tenant.startRun({ id: passer, workflow: "passer", args, retentionMs: 0 }),
+      );
+      target = passer;
+    }
+    await client.start(keeper, "keeper", [target, picks, waitMs]);
+    for (let n = random.below(8); n > 0; n -= 1) {
+      const brief = `${keeper}b${n}`;
+      await client.start(brief, "keeper", ["", [random.below(2)], random.pick([0, 10])]);
+      same(client, "J-kept", await client.value(brief), [true], brief);
+      await drop(brief);
+    }
+    const callId = `${keeper}-store`;
+    await client.call("Vault", vault, "store", [random.below(6)], { callId });
+    same(client, "J-kept", await client.value(keeper), wanted, keeper);
+    await drop(keeper);
+    same(client, "J-kept", await client.value(heir), wanted, heir);
+    await drop(heir);
+    same(
+      client,
+      "J-kept",
+      await client.call("Vault", vault, "check", [], { callId: `${keeper}-check` }),
+      true,
+      vault,
+    );
+  }
+  isOver = true;
+  await begun;
+};
+
 // ---------------------------------------------------------------- actors
 
 function counterOf(client: Client): string {
@@ -669,6 +727,7 @@ export const jobs: Readonly<Record<string, Job>> = {
   reused,
   updated,
   stored,
+  keeping,
   counting,
   bursting,
   reading,

@@ -15,6 +15,7 @@
  * L-journal    (I8) a durable journal is never longer than what makes an image due.
  * L-flat       (I8) a wake-up costs the same late, and beside many sleepers (flat.ts).
  * L-idle       (I8) what nobody waits for leaves memory (run.ts).
+ * L-kept       an object is deleted only if no durable row has a Ref to it.
  * L-freed      (I3) what a recovery needs is in the bucket (end.ts).
  *
  * The clients' own laws (what was acknowledged stays, in order and once) are in jobs.ts.
@@ -222,8 +223,16 @@ export class Laws {
     }
   }
 
-  deleted(_host: SimHost, _key: string): void {
-    // Judged by what a recovery finds.
+  deleted(host: SimHost, key: string): void {
+    // What a log or a table needs is judged by what a recovery finds.
+    const name = /^objects\/[^/]+\/(.+)$/.exec(key)?.[1];
+    if (name === undefined) return;
+    for (const truth of this.#truths.values()) {
+      for (const [rowKey, bytes] of truth.rows) {
+        if (!hasName(bytes, name)) continue;
+        this.violate("L-kept", `${host.id} deletes ${key}, of which ${rowKey} speaks`);
+      }
+    }
   }
 
   putAnswered(host: SimHost, key: string, bytes: Uint8Array, result: PutResult): void {
@@ -273,6 +282,11 @@ export class Laws {
       ? runKey(context.tenant, context.runId)
       : actorKey(context.tenant, context.runId.slice(0, slash), context.runId.slice(slash + 1));
   }
+}
+
+/** In a Ref, the name's length stands before it. */
+function hasName(bytes: Uint8Array, name: string): boolean {
+  return Buffer.from(bytes).includes(Buffer.from(`Refx${String.fromCharCode(name.length)}${name}`));
 }
 
 function seqOf(bytes: Uint8Array): number {

@@ -262,6 +262,12 @@ export const mutants: readonly Mutant[] = [
       ),
   },
   {
+    name: "it isn't written down what a memory may refer to",
+    seedsMax: 50,
+    job: "keeping",
+    patch: withoutRows(/^b\//),
+  },
+  {
     name: "queries run on the live memory",
     seedsMax: 100,
     job: "collecting",

@@ -1,0 +1,55 @@
+/** The object `namespace`: that there is one, and in how many partitions it was made. */
+import { decode, encode } from "../guest/cbor.ts";
+import { assert, SporeError } from "./errors.ts";
+import { Layouts, type LayoutsOptions, partitionsMax } from "./layout.ts";
+import { Retrier } from "./retry.ts";
+
+interface Namespace {
+  readonly version: 1;
+  readonly partitions: number;
+}
+
+export type NamespaceOptions = Omit<LayoutsOptions, "partitions">;
+
+/** Its layouts; makes it with so many partitions if there is none. Throws corrupt-log. */
+export async function openNamespace(
+  options: NamespaceOptions,
+  partitions: number,
+): Promise<Layouts> {
+  assert(partitions >= 1 && partitions <= partitionsMax, `1 to ${partitionsMax} partitions`);
+  const fresh: Namespace = { version: 1, partitions };
+  const { store, prefix } = options;
+  await retrierOf(options).run("namespace put", () =>
+    store.put(`${prefix}namespace`, encode(fresh), { ifAbsent: true }),
+  );
+  return findNamespace(options);
+}
+
+/** Its layouts. Throws corrupt-log if there is none. */
+export async function findNamespace(options: NamespaceOptions): Promise<Layouts> {
+  const { store, prefix } = options;
+  const key = `${prefix}namespace`;
+  const bytes = await retrierOf(options).run("namespace get", () => store.get(key));
+  const found = bytes === undefined ? undefined : readNamespace(bytes);
+  if (found !== undefined) return new Layouts({ ...options, partitions: found.partitions });
+  throw new SporeError("corrupt-log", `${key} is not a namespace of this version`, {
+    hint: "Is the storage URI right? Was it written by a later version?",
+  });
+}
+
+function retrierOf({ clock, observer }: NamespaceOptions): Retrier {
+  return new Retrier(clock, observer);
+}
+
+function readNamespace(bytes: Uint8Array): Namespace | undefined {
+  try {
+    const value = decode(bytes) as Partial<Namespace>; // checked below
+    const { version, partitions } = value;
+    if (version !== 1 || typeof partitions !== "number" || !Number.isInteger(partitions)) {
+      return undefined;
+    }
+    return partitions >= 1 && partitions <= partitionsMax ? { version, partitions } : undefined;
+  } catch {
+    return undefined; // not CBOR at all: the caller says so
+  }
+}
