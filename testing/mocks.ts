@@ -24,7 +24,7 @@ export type MockFunction = (this: MockContext, ...args: never[]) => unknown;
 export class Mocks {
   readonly #functions = new Map<string, MockFunction>();
   /** What the machine's activations end with, by its name. */
-  readonly #endings = new Map<string, Uint8Array>();
+  readonly #endings = new Map<string, Uint8Array | undefined>();
   #ending: Uint8Array | undefined;
 
   set(name: string, fn: MockFunction): void {
@@ -38,12 +38,11 @@ export class Mocks {
     const isNew =
       from.kind === "pristine" ||
       (from.kind === "rebuild" && from.image === undefined && from.journal.length === 0);
-    const ending = isNew ? this.#ending : this.#endings.get(machine);
+    // One that isn't known and isn't new has another's past: a fork.
+    const isKnown = !isNew && this.#endings.has(machine);
+    const ending = isKnown ? this.#endings.get(machine) : this.#ending;
     // A reader's memory is thrown away; the machine beside it keeps its own set.
-    if (isNew && request.after === "keep") {
-      if (ending === undefined) this.#endings.delete(machine);
-      else this.#endings.set(machine, ending);
-    }
+    if (!isKnown && request.after === "keep") this.#endings.set(machine, ending);
     if (ending === undefined) return request;
     const activation = extended(request.activation, ending);
     if (from.kind !== "rebuild") return { ...request, activation };

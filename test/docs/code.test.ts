@@ -9,7 +9,7 @@ import { type Block, blocksOf, examplesOf, moduleOf, root } from "./code.ts";
 
 vi.setConfig({ testTimeout: 60_000 });
 
-const documents = ["docs/TESTING.md"];
+const documents = ["docs/GUIDE.md", "docs/TESTING.md"];
 const folder = join(root, ".spore", `guides-${process.pid}`);
 
 const tsconfig = {
@@ -74,11 +74,12 @@ describe.each(documents)("%s", (document) => {
         fetch: () => Response.json({ receipt: "r1" }),
       });
       const shown = (value: unknown, expected: string): void => {
+        const options = { breakLength: Number.POSITIVE_INFINITY, depth: 9 };
         const text =
           typeof value === "string"
             ? JSON.stringify(value)
-            : inspect(value, { breakLength: Infinity, depth: 9 });
-        expect(text.replaceAll("'", '"')).toBe(expected);
+            : inspect(value, options).replaceAll("'", '"');
+        expect(text).toBe(expected);
       };
       await examples.get(title)({ client: spore.client, spore, shown });
     },
