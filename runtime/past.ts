@@ -93,7 +93,8 @@ export class Replay {
       ...request,
       from: version === 0 ? { kind: "pristine" } : { kind: "resident", version },
     });
-    if (result.kind === "absent") {
+    // What the run survived may have met a slow moment here: it is tried once more.
+    if (result.kind !== "ok") {
       const journal = this.#past.slice();
       const from = { kind: "rebuild", image: undefined, journal, version } as const;
       result = await this.#sandbox.activate({ ...request, from });

@@ -436,6 +436,37 @@ export const failing = workflow("failing", async (name: string) => {
   return [before, value, after];
 });
 
+/** A signal, a pause and a step, over and over. */
+export const forkable = workflow("forkable", async (count: number) => {
+  const got: string[] = [];
+  while (got.length < count) {
+    got.push(await signal<string>("item"));
+    await sleep(20);
+    await add(got.length, 0);
+  }
+  return got;
+});
+
+const undo = step("undo", (_key: string) => perform(), {
+  retries: 30,
+  backoff: { initial: 20, max: 500 },
+});
+const doable = step("doable", (_n: number) => perform(), {
+  retries: 30,
+  backoff: { initial: 20, max: 500 },
+  compensate: undo,
+});
+
+/** Does so much, and then fails, or waits until it is cancelled. */
+export const undoable = workflow("undoable", async (n: number, waits: boolean) => {
+  for (let i = 0; i < n; i++) {
+    await doable(i);
+    await sleep(15);
+  }
+  if (waits) await sleep("30 days");
+  throw new Error("all is to be undone");
+});
+
 export const cancellable = workflow("cancellable", async () => {
   try {
     await sleep("30 days");

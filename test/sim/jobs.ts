@@ -6,6 +6,7 @@ import { decode, encode } from "../../guest/cbor.ts";
 import type { HistoryEvent, ScheduleView } from "../../runtime/index.ts";
 import { knotting, ringing, upgrading } from "./actor-jobs.ts";
 import { type Client, forgiving, type Job, same } from "./clients.ts";
+import { branching, forking, moving, undoing } from "./run-jobs.ts";
 import { epochMs } from "./world.ts";
 
 /** What clients know together about the shared counters of a tenant. */
@@ -253,7 +254,7 @@ const reused: Job = async (client, id) => {
     (tenant) => forgiving(tenant.deleteRun(id), "run-not-found"),
     () => {
       const key = `${client.tenant}/r/${id}` as Parameters<typeof client.world.laws.truthOf>[0];
-      const left = [`e/${key}/`, `h/${key}/`, `a/${key}`].flatMap((prefix) =>
+      const left = [`e/${key}/`, `h/${key}/`, `k/${key}/`, `a/${key}`].flatMap((prefix) =>
         client.world.laws.rowsBelow(key, prefix),
       );
       same(client, "J-delete frees everything", left, [], id);
@@ -743,4 +744,8 @@ export const jobs: Readonly<Record<string, Job>> = {
   deletingActors,
   listing,
   scheduled,
+  forking,
+  branching,
+  moving,
+  undoing,
 };

@@ -4,6 +4,7 @@
  * that are public between its modules; the product has no switch for any of it.
  */
 import { Cursors } from "../../runtime/cursors.ts";
+import { Standing } from "../../runtime/fork.ts";
 import type { Probe } from "../../runtime/format.ts";
 import { Log } from "../../runtime/log.ts";
 import { Outbox } from "../../runtime/outbox.ts";
@@ -228,6 +229,21 @@ export const mutants: readonly Mutant[] = [
     seedsMax: 40,
     job: "upgrading",
     patch: withoutRows(/^e\/.*\/o$/),
+  },
+  { name: "a run's past is not kept", seedsMax: 20, job: "forking", patch: withoutRows(/^k\//) },
+  {
+    name: "a fork asks again for what its past was given",
+    seedsMax: 40,
+    job: "forking",
+    patch: () =>
+      replace(
+        Standing.prototype,
+        "apply",
+        (original) =>
+          function (this: Standing, activation, drained) {
+            original.call(this, { ...activation, inputs: [] }, drained);
+          },
+      ),
   },
   {
     name: "probes get lost",
