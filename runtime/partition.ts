@@ -458,7 +458,12 @@ export class Partition {
     watchers.add(wake);
     return () => {
       watchers.delete(wake);
-      if (watchers.size === 0) this.#watchers.delete(key);
+      if (watchers.size > 0) return;
+      this.#watchers.delete(key);
+      // Nobody may ask for anything here again for a long time.
+      const entity = this.#entities.get(key);
+      const isOver = this.#entities.size > this.#options.limits.residentMax;
+      if (isOver && entity !== undefined && this.#isQuiet(entity)) this.#forget(entity);
     };
   }
 
