@@ -875,7 +875,7 @@ const handlers: Handlers = {
   health: async (exchange) => textResponse(exchange, "ok\n", "text/plain"),
   async ready(exchange) {
     if (exchange.options.host.isReady) return textResponse(exchange, "ready\n", "text/plain");
-    throw new SporeError("host-busy", "the host has not taken its partitions yet");
+    throw new SporeError("host-busy", "the host is stopping, or nobody serves some partition");
   },
   async metrics(exchange) {
     requireOperator(exchange);
@@ -885,6 +885,10 @@ const handlers: Handlers = {
   async hostStatus(exchange) {
     requireOperator(exchange);
     return send(exchange, 200, exchange.options.host.status());
+  },
+  async cluster(exchange) {
+    requireOperator(exchange);
+    return send(exchange, 200, exchange.options.host.cluster());
   },
 
   async collect(exchange) {

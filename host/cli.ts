@@ -29,7 +29,6 @@ import { parseJson, valueOfJson } from "../client/json.ts";
 import { SporeError } from "../runtime/errors.ts";
 import type { Sandbox } from "../runtime/ports.ts";
 import type { EdgeBuildResult } from "./edge-build.ts";
-import type { RunningServer } from "./node.ts";
 import { errorLines, printer } from "./print.ts";
 import { parseDuration } from "./waits.ts";
 
@@ -202,7 +201,7 @@ function addProjectVerbs(verb: Verb, ports: CliPorts): void {
       const given = serverOf(options, ports);
       const server = await startDev({ ...given, entry: entryOf(entry), print });
       stopOnSignals(server.stop);
-      await untilMoved(server);
+      await untilStopped();
     }),
   );
   verb("build [entry]", "build the component into .spore")
@@ -254,7 +253,7 @@ function addProjectVerbs(verb: Verb, ports: CliPorts): void {
         print.result({ url: server.url, storage: server.storage }, () => [
           `Spore serves ${server.storage} at ${server.url}`,
         ]);
-        await untilMoved(server);
+        await untilStopped();
       }),
     );
   verb("gc", "delete what nothing refers to: objects, components, source maps, segments")
@@ -1072,7 +1071,8 @@ function serverOptions(command: Command): Command {
     .addOption(storageOption())
     .option("-p, --port <port>", "where to listen (SPORE_PORT)", wholeNumber)
     .option("--host <address>", "address to listen on; others than loopback need keys")
-    .option("--retention <duration>", "delete runs this long after they have closed", duration);
+    .option("--retention <duration>", "delete runs this long after they have closed", duration)
+    .option("--advertise <url>", "where other hosts reach this one (SPORE_ADVERTISE)");
 }
 
 function serverOf(options: Readonly<Record<string, unknown>>, ports: CliPorts) {
@@ -1088,6 +1088,7 @@ function serverOf(options: Readonly<Record<string, unknown>>, ports: CliPorts) {
     },
     port: (options.port as number | undefined) ?? fromEnv,
     hostname: options.host as string | undefined,
+    advertise: (options.advertise as string | undefined) ?? ports.env.SPORE_ADVERTISE,
   };
 }
 
@@ -1165,13 +1166,9 @@ function usage(message: string): SporeError {
   return new SporeError("invalid-request", message);
 }
 
-/** Until a signal ends the process, or another server has taken the storage over. */
-async function untilMoved(server: RunningServer): Promise<never> {
-  const { code, message } = await server.moved;
-  await server.stop();
-  throw new SporeError(code, message, {
-    hint: "this server has stopped; nothing that it acknowledged is lost",
-  });
+/** A signal ends the process. */
+function untilStopped(): Promise<never> {
+  return new Promise(() => undefined);
 }
 
 if (import.meta.main) {

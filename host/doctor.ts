@@ -1,7 +1,10 @@
 /** `spore doctor`: does a storage do what the engine relies on? Leaves nothing behind. */
 import { randomUUID } from "node:crypto";
 import { SporeError } from "../runtime/errors.ts";
+import { type FoundHost, surveyHosts } from "../runtime/index.ts";
 import type { Store } from "../runtime/ports.ts";
+import { clock, digest, random } from "./node.ts";
+import { createPeers } from "./peers.ts";
 import { connectStore } from "./store/open.ts";
 import { S3Store } from "./store/s3.ts";
 import { redactStorageUri } from "./store/uri.ts";
@@ -38,6 +41,7 @@ export async function examine(storage: string): Promise<readonly Check[]> {
     if (store instanceof S3Store) await check("large objects", () => probe.large());
     await check("latency of a create", () => probe.latency());
     await check("clock", () => clockCheck(store));
+    await check("hosts", () => hostsCheck(store));
   } finally {
     await probe.clean();
     await store.close();
@@ -53,6 +57,27 @@ async function attempt(check: string, work: () => Promise<Omit<Check, "check">>)
     const message = error instanceof Error ? error.message : String(error);
     return { check, result: "failed", details: message + hint };
   }
+}
+
+/** Who serves the storage now; nobody has to. */
+async function hostsCheck(store: Store): Promise<Omit<Check, "check">> {
+  const peers = createPeers();
+  const observer = { log() {}, count() {}, observe() {} };
+  try {
+    const asked = { clock, random, digest, store, peers, observer };
+    const hosts = await surveyHosts(asked, { prefix: "", hostId: `doctor-${randomUUID()}` });
+    if (hosts.length === 0) return { result: "ok", details: "none serves this storage now" };
+    const silent = hosts.some(({ news }) => news === undefined);
+    return { result: silent ? "warning" : "ok", details: hosts.map(hostLine).join("; ") };
+  } finally {
+    peers.close();
+  }
+}
+
+function hostLine({ hostId, address, news }: FoundHost): string {
+  if (news === undefined) return `${hostId} at ${address} does not answer`;
+  const served = news.owned.map(([partition]) => partition).join(", ") || "none";
+  return `${hostId} at ${address}${news.isDraining ? " (draining)" : ""}: partitions ${served}`;
 }
 
 async function bucketCheck(store: S3Store): Promise<Omit<Check, "check">> {

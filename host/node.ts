@@ -5,7 +5,7 @@
 import { hash, randomBytes } from "node:crypto";
 import type { Server } from "node:http";
 import type { AddressInfo } from "node:net";
-import { hostname as machineName } from "node:os";
+import { hostname as machineName, networkInterfaces } from "node:os";
 import { createAdaptorServer } from "@hono/node-server";
 import { pino } from "pino";
 import { SporeError } from "../runtime/errors.ts";
@@ -17,6 +17,7 @@ import { type ComponentMaps, createComponentMaps } from "./component-maps.ts";
 import { isLoopback, isLoopbackHost } from "./loopback.ts";
 import { createMetrics, type Metrics } from "./metrics.ts";
 import { createOutbound, type OutboundOptions } from "./outbound.ts";
+import { answerPeer, createPeers } from "./peers.ts";
 import { createThreadSandbox, type ThreadSandboxOptions } from "./sandbox/threads.ts";
 import { observedStore } from "./store/observed.ts";
 import { openStore } from "./store/open.ts";
@@ -31,8 +32,13 @@ export interface ServerOptions {
   readonly port?: number | undefined;
   /** Default 127.0.0.1. Others need keys. */
   readonly hostname?: string | undefined;
+  /**
+   * Where other hosts on the storage reach this one: `http://10.0.0.7:7070`. Default: the
+   * address that it listens on; of all addresses, the first of this machine.
+   */
+  readonly advertise?: string | undefined;
   readonly keys?: readonly TenantKey[] | undefined;
-  readonly engine?: Partial<Omit<HostOptions, "hostId">> | undefined;
+  readonly engine?: Partial<Omit<HostOptions, "hostId" | "address">> | undefined;
   readonly sandbox?: ThreadSandboxOptions | undefined;
   readonly outbound?: OutboundOptions | undefined;
   readonly limits?: Partial<ApiLimits> | undefined;
@@ -49,8 +55,6 @@ export interface RunningServer {
   readonly host: Host;
   readonly sandbox: Sandbox;
   readonly maps: ComponentMaps;
-  /** Resolves when another server has taken over: this one then answers nothing more. */
-  readonly moved: Promise<SporeError>;
   stop(): Promise<void>;
 }
 
@@ -81,6 +85,8 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
   opened.defer(() => sandbox.close());
   const tracing = await openTracing(process.env);
   opened.defer(async () => tracing?.close());
+  const peers = createPeers();
+  opened.defer(async () => peers.close());
   const outbound = createOutbound({ tracing, ...options.outbound });
   const ports = {
     store,
@@ -92,15 +98,23 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
     outbound,
     observer,
     tracer: tracing,
+    peers,
   };
-  const moved = Promise.withResolvers<SporeError>();
+  // Listens before it has a host: other hosts have to know the port.
+  let answer: Answering = () => starting();
+  const server = createAdaptorServer({ fetch: (request, env) => answer(request, env) }) as Server;
+  const port = await listen(server, options.port ?? serverDefaults.port, hostname);
+  opened.defer(async () => {
+    server.close();
+    server.closeAllConnections();
+  });
+  const url = urlOf(hostname, port);
+  const advertised = checkAddress(options.advertise ?? urlOf(reachable(hostname), port));
   const host = await createHost(ports, {
     ...options.engine,
     hostId: hostIdOf(),
-    onMoved: (partition, error) => {
-      moved.resolve(error);
-      options.engine?.onMoved?.(partition, error);
-    },
+    // What lies in this process' memory can't be shared.
+    address: options.storage.startsWith("memory:") ? undefined : advertised,
   });
   addGauges(metrics, host);
   const maps = createComponentMaps(ports, { prefix: options.engine?.prefix });
@@ -117,13 +131,10 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
     limits: options.limits,
     ...(keys.length === 0 ? { isHostAllowed: isLoopbackHost } : {}),
   });
-  const server = createAdaptorServer({ fetch: app.fetch }) as Server;
-  const port = await listen(server, options.port ?? serverDefaults.port, hostname);
+  answer = async (request, env) => (await answerPeer(host, request)) ?? app.fetch(request, env);
   try {
     await host.start();
   } catch (error) {
-    server.closeAllConnections();
-    server.close();
     await host.stop();
     throw error;
   }
@@ -131,12 +142,11 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
   const stopMsMax = options.stopMsMax ?? serverDefaults.stopMsMax;
   let stopping: Promise<void> | undefined;
   return {
-    url: `http://${hostname.includes(":") ? `[${hostname}]` : hostname}:${port}`,
+    url,
     storage: redactStorageUri(options.storage),
     host,
     sandbox,
     maps,
-    moved: moved.promise,
     stop() {
       stopping ??= stopWithin({ server, host, resources, stopMsMax });
       return stopping;
@@ -236,6 +246,33 @@ function hostIdOf(): string {
 
 // ---------------------------------------------------------------- network
 
+type Answering = (request: Request, env: object) => Response | Promise<Response>;
+
+function starting(): Response {
+  return new Response(null, { status: 503, headers: { "retry-after": "1" } });
+}
+
+function urlOf(hostname: string, port: number): string {
+  return `http://${hostname.includes(":") ? `[${hostname}]` : hostname}:${port}`;
+}
+
+/** Of a server that listens on all addresses, one that others can use. */
+function reachable(hostname: string): string {
+  if (hostname !== "0.0.0.0" && hostname !== "::") return hostname;
+  const addresses = Object.values(networkInterfaces()).flatMap((each) => each ?? []);
+  const outer = addresses.find(({ family, internal }) => family === "IPv4" && !internal);
+  return outer?.address ?? machineName();
+}
+
+function checkAddress(address: string): string {
+  const { protocol, origin, pathname } = URL.parse(address) ?? {};
+  const isHttp = protocol === "http:" || protocol === "https:";
+  if (isHttp && origin !== undefined && pathname === "/") return origin;
+  throw new SporeError("invalid-request", `${address} is no address of a host`, {
+    hint: "an origin, such as http://10.0.0.7:7070",
+  });
+}
+
 function listen(server: Server, port: number, hostname: string): Promise<number> {
   return new Promise((resolve, reject) => {
     server.once("error", (cause: NodeJS.ErrnoException) => {
@@ -257,15 +294,19 @@ function closeServer(server: Server): Promise<void> {
 
 /** Longest wait for replies that the engine has already given. */
 const flushMsMax = 500;
+/** Of the time for a stop, what other hosts have to take the partitions over. */
+const drainShare = 0.7;
 
 /**
- * No new connections, then the engine (whose last commits are answered meanwhile), then
- * the rest. Requests that hang, long polls and event streams, are cut.
+ * Partitions go to other hosts while requests are still answered; then no new connections,
+ * then the engine (whose last commits are answered meanwhile), then the rest. Requests that
+ * hang, long polls and event streams, are cut.
  */
 async function stopWithin(parts: StopParts): Promise<void> {
+  await parts.host.drain(parts.stopMsMax * drainShare);
   const closed = closeServer(parts.server);
   try {
-    await within(parts.stopMsMax, parts.host.stop());
+    await within(parts.stopMsMax * (1 - drainShare), parts.host.stop());
     await within(flushMsMax, closed);
   } finally {
     parts.server.closeAllConnections();

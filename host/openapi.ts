@@ -363,6 +363,19 @@ function control(verb: string, text: string, body: z.ZodObject) {
   } as const;
 }
 
+const cluster = z.object({
+  partitions: z.number().int(),
+  hosts: z.array(
+    z.object({
+      hostId: z.string(),
+      address: z.string(),
+      isSelf: z.boolean(),
+      state: z.enum(["live", "draining", "dead"]),
+      partitions: z.array(z.number().int()),
+    }),
+  ),
+});
+
 export const routes = {
   health: {
     method: "get",
@@ -375,7 +388,7 @@ export const routes = {
   ready: {
     method: "get",
     path: "/readyz",
-    summary: "The host owns its partitions and takes work",
+    summary: "The host takes work: every partition is served, here or by another host",
     tag: "host",
     answers: {
       200: { description: "Ready", contentType: "text/plain" },
@@ -415,6 +428,13 @@ export const routes = {
         }),
       },
     },
+  },
+  cluster: {
+    method: "get",
+    path: "/v1/cluster",
+    summary: "The hosts of the namespace, and who serves what (operators)",
+    tag: "host",
+    answers: { 200: { description: "As this host sees it", schema: cluster } },
   },
   deploy: {
     method: "put",

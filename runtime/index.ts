@@ -15,6 +15,7 @@ export type { HostOptions, Placement } from "./host.ts";
 export { createHost } from "./host.ts";
 export { findNamespace } from "./namespace.ts";
 export { statuses } from "./run.ts";
+export { type FoundHost, surveyHosts } from "./survey.ts";
 
 export type Status =
   | "PENDING"

@@ -4,7 +4,7 @@
  * signed.
  */
 import { SporeError } from "./errors.ts";
-import type { Clock, Digest, Ports } from "./ports.ts";
+import type { Digest, Ports } from "./ports.ts";
 import type { Retrier } from "./retry.ts";
 
 const keyBytes = 32;
@@ -13,15 +13,17 @@ const newestAgeMs = 60_000;
 /** How often it looks for one that somebody else seems to have. */
 const unknownAgeMs = 1000;
 
+type KeyringPorts = Pick<Ports, "store" | "random" | "digest" | "clock">;
+
 export class Keyring {
-  readonly #ports: Pick<Ports, "store" | "random" | "digest"> & { readonly clock: Clock };
+  readonly #ports: KeyringPorts;
   readonly #prefix: string;
   readonly #retrier: Retrier;
   readonly #keys = new Map<number, Uint8Array>();
   #newest = 0;
   #readAtMs = Number.NEGATIVE_INFINITY;
 
-  constructor(ports: Ports, prefix: string, retrier: Retrier) {
+  constructor(ports: KeyringPorts, prefix: string, retrier: Retrier) {
     this.#ports = ports;
     this.#prefix = prefix;
     this.#retrier = retrier;

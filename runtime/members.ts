@@ -495,7 +495,8 @@ function newDeath(): PromiseWithResolvers<never> {
   return death;
 }
 
-function readHost(
+/** A host's object in the bucket; undefined if there is none that can be read. */
+export function readHost(
   bytes: Uint8Array | undefined,
 ): { address: string; beat: number; isDraining: boolean } | undefined {
   if (bytes === undefined) return undefined;

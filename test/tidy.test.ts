@@ -140,7 +140,7 @@ const layers: readonly (readonly string[])[] = [
   ["asking", "deployments", "seats", "collector"],
   ["runs", "forks", "actors", "schedules", "bulk", "routing", "members"],
   ["tenant"],
-  ["host"],
+  ["host", "survey"],
 ];
 
 describe("imports", () => {

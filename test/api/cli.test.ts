@@ -175,10 +175,7 @@ describe("verbs", () => {
       .trimEnd()
       .split("\n")
       .map((line) => JSON.parse(line));
-    expect([code, checks.map((check) => check.result)]).toEqual([
-      0,
-      ["ok", "ok", "ok", "ok", "ok", "ok"],
-    ]);
+    expect([code, checks.map((check) => check.result)]).toEqual([0, checks.map(() => "ok")]);
   });
 });
 
