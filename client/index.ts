@@ -8,9 +8,11 @@ import type { Actor, ActorHandle, Invocation, StepNode } from "../guest/define.t
 import type { Definition } from "../guest/protocol.ts";
 import { type ErrorKind, errorCodes } from "../runtime/errors.ts";
 import { valueOfJson } from "./json.ts";
+import { type QueueOptions, type Queues, queuesOver } from "./queues.ts";
 import { type Schedules, schedulesOver } from "./schedules.ts";
 import { readEvents } from "./sse.ts";
 
+export type { QueueInfo, QueueLimits, QueueOptions, QueuePage, Queues } from "./queues.ts";
 export type {
   BackfillInfo,
   BackfillRange,
@@ -59,6 +61,8 @@ export interface StartOptions {
   readonly deadline?: Date | undefined;
   /** Deleted this long after it has closed. Default: the host's (`spore serve --retention`). */
   readonly retentionMs?: number | undefined;
+  /** Which queue it passes, and how. Over the queue's `maxPending` it rejects with `queue-full`. */
+  readonly queue?: QueueOptions | undefined;
 }
 
 export interface WaitOptions {
@@ -417,6 +421,8 @@ export interface Client {
 
   /** Recurring workflows. */
   readonly schedules: Schedules;
+  /** Flow control: how many runs go on at a time, and how fast they begin. */
+  readonly queues: Queues;
 
   getStatus(id: string): Promise<RunStatus>;
   /** Waits while the run, or the named step, is not done. */
@@ -632,7 +638,7 @@ export function createClient(options: ClientOptions = {}): Client {
     } = {},
   ) {
     const { wait, signal, update } = how;
-    const { id, ifExists, component, tags, metadata, retentionMs } = start;
+    const { id, ifExists, component, tags, metadata, retentionMs, queue } = start;
     const startAt = start.startAt?.toISOString();
     const deadline = start.deadline?.toISOString();
     const common = present({
@@ -644,6 +650,7 @@ export function createClient(options: ClientOptions = {}): Client {
       startAt,
       deadline,
       retentionMs,
+      queue: queue && present(queue),
       signal,
       update,
     });
@@ -979,6 +986,7 @@ export function createClient(options: ClientOptions = {}): Client {
       return ask("POST", "/v1/actor-upgrades", { body });
     },
     schedules: schedulesOver(ask, randomId),
+    queues: queuesOver(ask),
     rollBackActor: (type, key) => controlActor([type, key], "rollback"),
     getStatus: (id) => handle(id).status(),
     getOutput: (id, wait = {}) => waitForOutput(`/v1/runs/${encodeURIComponent(id)}`, wait),

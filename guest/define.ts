@@ -12,7 +12,7 @@ import {
   type ResolvedOptions,
   type StepOptions,
 } from "./options.ts";
-import type { ActorRef, Definition } from "./protocol.ts";
+import type { ActorRef, Definition, QueueLimits } from "./protocol.ts";
 import { type Duration, durationMs } from "./time.ts";
 
 // ---- types
@@ -110,6 +110,27 @@ export interface WorkflowOptions {
    * (default) waits for them, `abandon` doesn't, and their callers get an error.
    */
   readonly handlers?: "drain" | "abandon";
+  /** The queue that its runs pass before they begin: its name, or also its limits. */
+  readonly queue?: string | Queue;
+}
+
+/**
+ * A queue and what it lets through. Several workflows may name the same queue; one of them
+ * gives the limits. A client may set others at run time.
+ */
+export interface Queue {
+  /** 1 to 200 characters of `A-Z a-z 0-9 . _ : ~ @ + = , -`. */
+  readonly name: string;
+  /** Runs that go on at a time. */
+  readonly concurrency?: number;
+  /** Runs with the same key that go on at a time. */
+  readonly keyConcurrency?: number;
+  /** Where in the arguments the key lies: `"0.customer"` is `customer` of the first one. */
+  readonly key?: string;
+  /** At most `limit` begin in each `per`, evenly; after a pause up to `burst` (default 1) at once. */
+  readonly rate?: { readonly limit: number; readonly per: Duration; readonly burst?: number };
+  /** Runs that may wait; a client that starts one more gets `queue-full`. */
+  readonly maxPending?: number;
 }
 
 type Method = (...args: never[]) => unknown;
@@ -276,6 +297,7 @@ export interface WorkflowEntry {
   readonly name: string;
   readonly fn: Callable;
   readonly options: WorkflowOptions;
+  readonly queue: Definition["queue"];
 }
 
 export interface ActorEntry {
@@ -327,7 +349,9 @@ export function functionOf(body: Body): Callable {
 export function definitions(): Definition[] {
   const all: Definition[] = [];
   for (const name of steps.keys()) all.push({ kind: "step", name });
-  for (const name of workflows.keys()) all.push({ kind: "workflow", name });
+  for (const { name, queue } of workflows.values()) {
+    all.push({ kind: "workflow", name, ...(queue === undefined ? undefined : { queue }) });
+  }
   for (const entry of actors.values()) {
     const methods = [];
     for (const [name, method] of entry.methods) methods.push({ name, readonly: method.readonly });
@@ -482,7 +506,9 @@ export function workflow<Args extends unknown[], Result>(
   checkFunction("workflow", name, fn);
   checkFree("workflow", name, { known: workflows.get(name)?.fn, fn: fn as Callable });
   for (const key of Object.keys(options)) {
-    if (key !== "handlers") throw new TypeError(`workflow "${name}": there is no option ${key}`);
+    if (key !== "handlers" && key !== "queue") {
+      throw new TypeError(`workflow "${name}": there is no option ${key}`);
+    }
   }
   if (
     options.handlers !== undefined &&
@@ -491,7 +517,12 @@ export function workflow<Args extends unknown[], Result>(
   ) {
     throw new TypeError(`workflow "${name}": handlers is "drain" or "abandon"`);
   }
-  workflows.set(name, { name, fn: fn as Callable, options });
+  workflows.set(name, {
+    name,
+    fn: fn as Callable,
+    options,
+    queue: queueOf(`workflow "${name}"`, options.queue),
+  });
   const callable = async (...args: Args): Promise<unknown> => {
     if (calls !== undefined) return calls.child(name, args);
     const value: unknown = await fn(...args);
@@ -502,6 +533,55 @@ export function workflow<Args extends unknown[], Result>(
     workflowName: name,
     with: (...args: Args) => ({ $workflow: name, args }),
   }) as unknown as Workflow<Args, Resolved<Result>>;
+}
+
+const queueNamePattern = /^(?!\.+$)[A-Za-z0-9._:~@+=,-]{1,200}$/;
+
+function queueOf(who: string, given: string | Queue | undefined): Definition["queue"] {
+  if (given === undefined) return undefined;
+  if (typeof given === "string") return { name: checkQueue(who, given) };
+  const { name, key, rate, ...counts } = given;
+  for (const [what, count] of Object.entries(counts)) {
+    if (!queueCounts.has(what)) throw new TypeError(`${who}: a queue has no option ${what}`);
+    checkCount(`${who}: ${what}`, count, what === "maxPending" ? 0 : 1);
+  }
+  if (key !== undefined && (typeof key !== "string" || !/^\d+(\.[^.]+)*$/.test(key))) {
+    throw new TypeError(`${who}: a queue's key is a path such as "0.customer"`);
+  }
+  const limits = { ...counts, ...(rate === undefined ? undefined : { rate: rateOf(who, rate) }) };
+  return {
+    name: checkQueue(who, name),
+    ...(key === undefined ? undefined : { key }),
+    ...(Object.keys(limits).length === 0 ? undefined : { limits }),
+  };
+}
+
+const queueCounts = new Set(["concurrency", "keyConcurrency", "maxPending"]);
+
+/** Throws unless a queue can have that name. */
+export function checkQueue(who: string, name: unknown): string {
+  if (typeof name !== "string" || !queueNamePattern.test(name)) {
+    throw new TypeError(`${who}: a queue needs a name of letters, digits and . _ : ~ @ + = , -`);
+  }
+  if (name === "all") throw new TypeError(`${who}: the queue "all" is passed by every run anyway`);
+  return name;
+}
+
+function rateOf(who: string, rate: NonNullable<Queue["rate"]>): QueueRate {
+  const { limit, per, burst, ...rest } = rate;
+  for (const what of Object.keys(rest)) throw new TypeError(`${who}: a rate has no option ${what}`);
+  checkCount(`${who}: rate.limit`, limit, 1);
+  if (burst !== undefined) checkCount(`${who}: rate.burst`, burst, 1);
+  const periodMs = durationMs(per, "per");
+  checkCount(`${who}: rate.per in milliseconds`, periodMs, 1);
+  return { limit, periodMs, ...(burst === undefined ? undefined : { burst }) };
+}
+
+type QueueRate = NonNullable<QueueLimits["rate"]>;
+
+function checkCount(what: string, value: unknown, min: number): void {
+  if (Number.isSafeInteger(value) && Number(value) >= min && Number(value) <= 1e9) return;
+  throw new RangeError(`${what} is a whole number from ${min} on`);
 }
 
 // ---- actor

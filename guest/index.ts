@@ -10,6 +10,7 @@ export {
   type Graph,
   type Invocation,
   type Lifted,
+  type Queue,
   type Resolved,
   type Self,
   type StateOf,

@@ -307,7 +307,35 @@ export interface RunDescription {
   readonly error?: { readonly name: string; readonly message: string } | undefined;
 }
 
+/** What a queue lets through. Absent: no such limit. */
+export interface QueueLimits {
+  /** Runs that go on at a time. */
+  readonly concurrency?: number | undefined;
+  /** Runs with the same key that go on at a time. */
+  readonly keyConcurrency?: number | undefined;
+  /** Starts are `periodMs / limit` apart; after a pause up to `burst` (default 1) at once. */
+  readonly rate?:
+    | {
+        readonly limit: number;
+        readonly periodMs: number;
+        readonly burst?: number | undefined;
+      }
+    | undefined;
+  /** Runs that may wait; a client's start beyond is refused. */
+  readonly maxPending?: number | undefined;
+}
+
+/** Which queue a new run passes, and how. What is absent is as the definition says. */
+export interface QueueOptions {
+  readonly name?: string | undefined;
+  /** Runs with the same key share `keyConcurrency`. */
+  readonly key?: string | undefined;
+  /** -1000 to 1000, higher first; default 0. */
+  readonly priority?: number | undefined;
+}
+
 export interface StartOptions {
+  readonly queue?: QueueOptions | undefined;
   readonly tags?: Readonly<Record<string, string>> | undefined;
   readonly metadata?: Encoded | undefined;
   readonly deadlineMs?: number | undefined;
@@ -397,4 +425,12 @@ export interface Definition {
   readonly expiresAfterMs?: number | undefined;
   /** Actors: a method that throws stops the actor until somebody resumes it. */
   readonly stopsOnError?: boolean | undefined;
+  /** Workflows: the queue that their runs pass. `key` is a path into the arguments: `0.customer`. */
+  readonly queue?:
+    | {
+        readonly name: string;
+        readonly key?: string | undefined;
+        readonly limits?: QueueLimits | undefined;
+      }
+    | undefined;
 }

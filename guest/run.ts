@@ -5,7 +5,14 @@
 import { currentMachine, isInRun, type Machine } from "./activation.ts";
 import { decode, encode, Ref } from "./cbor.ts";
 import type { Caught, Resolved } from "./define.ts";
-import { checkName, GraphNode, type Invocation, runOutside, type StepNode } from "./define.ts";
+import {
+  checkName,
+  checkQueue,
+  GraphNode,
+  type Invocation,
+  runOutside,
+  type StepNode,
+} from "./define.ts";
 import { GuestError, TimeoutError } from "./errors.ts";
 import { type CompensateOption, normaliseOptions, type StepOptions } from "./options.ts";
 import type {
@@ -172,6 +179,14 @@ export interface StartOptions {
   readonly startAt?: Date | Duration;
   /** The run is deleted this long after it has closed. Default: the host's. */
   readonly retention?: Duration;
+  /** Which queue it passes; default: what its definition says. */
+  readonly queue?: {
+    readonly name?: string;
+    /** Runs with the same key share the queue's `keyConcurrency`. */
+    readonly key?: string;
+    /** -1000 to 1000, higher first; default 0. */
+    readonly priority?: number;
+  };
 }
 
 /**
@@ -252,11 +267,15 @@ function targetOf(
 }
 
 function hostStartOptions(options: StartOptions, nowMs: number): HostStartOptions | undefined {
-  const { tags, metadata, deadline, startAt, retention } = options;
+  const { tags, metadata, deadline, startAt, retention, queue } = options;
   const instantMs = (given: Date | Duration, what: string): number =>
     given instanceof Date ? given.getTime() : nowMs + durationMs(given, what);
   const host: { -readonly [Key in keyof HostStartOptions]: HostStartOptions[Key] } = {};
   if (tags !== undefined) host.tags = tags;
+  if (queue !== undefined) {
+    if (queue.name !== undefined) checkQueue("start", queue.name);
+    host.queue = queue;
+  }
   if (metadata !== undefined) host.metadata = encode(metadata);
   if (deadline !== undefined) host.deadlineMs = instantMs(deadline, "deadline");
   if (startAt !== undefined) host.startAtMs = instantMs(startAt, "startAt");

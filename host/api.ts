@@ -543,7 +543,8 @@ function encodedArgs(args: unknown): Encoded {
 }
 
 async function start(exchange: Exchange, what: Partial<StartRequest>): Promise<Response> {
-  const { id, ifExists, component, tags, metadata, startAt, deadline, retentionMs } = exchange.body;
+  const { id, ifExists, component, tags, metadata, startAt, deadline, retentionMs, queue } =
+    exchange.body;
   const derived = id === undefined ? optionalId(exchange, "run") : undefined;
   const request: StartRequest = {
     ...what,
@@ -555,6 +556,7 @@ async function start(exchange: Exchange, what: Partial<StartRequest>): Promise<R
     startAtMs: startAt === undefined ? undefined : Date.parse(startAt),
     deadlineMs: deadline === undefined ? undefined : Date.parse(deadline),
     retentionMs,
+    queue,
     // Waiting within the start saves the commit that an answer before the end would need.
     waitMs: exchange.query.wait,
     trace: exchange.trace?.self,
@@ -1186,6 +1188,23 @@ const handlers: Handlers = {
       throw new SporeError("invalid-request", "into: a fork needs the key of the new actor");
     }
     return send(exchange, 200, views.actorView(await exchange.tenant.forkActor(type, key, into)));
+  },
+  async listQueues(exchange) {
+    const { queues, cursor } = await exchange.tenant.listQueues(exchange.query);
+    return send(exchange, 200, { queues: queues.map(views.queueView), cursor });
+  },
+  async getQueue(exchange) {
+    const queue = await exchange.tenant.getQueue(exchange.params.name ?? "");
+    return send(exchange, 200, views.queueView(queue));
+  },
+  async putQueue(exchange) {
+    const { name = "" } = exchange.params;
+    const { created, queue } = await exchange.tenant.putQueue(name, exchange.body);
+    return send(exchange, created ? 201 : 200, { ...views.queueView(queue), created });
+  },
+  async deleteQueue(exchange) {
+    await exchange.tenant.deleteQueue(exchange.params.name ?? "");
+    return noContent(exchange);
   },
   createSchedule,
   async listSchedules(exchange) {

@@ -19,6 +19,7 @@ import {
   type Handle,
   type ListFilter,
   type Overlap,
+  type QueueInfo,
   type Runnable,
   type RunStatus,
   type Schedule,
@@ -177,6 +178,7 @@ function programOf(ports: CliPorts): Command {
   addMessageVerbs(verb, ports);
   addActorVerbs(verb, ports);
   addScheduleVerbs(verb, ports);
+  addQueueVerbs(verb, ports);
   return program;
 }
 
@@ -313,6 +315,9 @@ function addRunVerbs(verb: Verb, ports: CliPorts): void {
     .option("--start-at <time>", "begin then: an ISO time, or a duration from now", instant)
     .option("--deadline <time>", "cancel it then if it isn't done; the same", instant)
     .option("--retention <duration>", "delete it this long after it has closed", duration)
+    .option("--queue <name>", "pass this queue")
+    .option("--queue-key <key>", "runs with the same key share the queue's limit per key")
+    .option("--priority <number>", "higher ones come first", priorityOf)
     .option("--signal <name=value>", "deliver this signal with the start", namedValue)
     .option("--detach", "print the id and don't wait")
     .option("--timeout <duration>", "give up waiting after this", duration)
@@ -836,6 +841,76 @@ function addScheduleVerbs(verb: Verb, ports: CliPorts): void {
   );
 }
 
+function addQueueVerbs(verb: Verb, ports: CliPorts): void {
+  const queue = verb("queue", "how many runs go on at a time, and how fast they begin");
+  const sub = (usage: string, text: string): Command =>
+    queue
+      .command(usage)
+      .description(text)
+      .exitOverride()
+      .addOption(new Option("--json").hideHelp())
+      .addOption(new Option("--url <url>").hideHelp())
+      .addOption(new Option("--key <key>").hideHelp());
+  sub("list", "list queues, by name").action(
+    action(ports, async ({ print, client }) => {
+      const all: object[] = [];
+      for await (const each of client().queues.list()) all.push({ ...each, rate: rateOf(each) });
+      const columns = ["name", "running", "concurrency", "keyConcurrency", "rate", "waiting"];
+      print.rows(all, [...columns, "maxPending", "admitted"]);
+    }),
+  );
+  sub("get <name>", "a queue: its limits, who runs, and who waits").action(
+    action(ports, async ({ print, client }, name: string) => {
+      print.record(await client().queues.get(name));
+    }),
+  );
+  sub("set <name>", "set all its limits; those that aren't given are off")
+    .option("--concurrency <count>", "runs at a time", wholeNumber)
+    .option("--key-concurrency <count>", "runs with the same key at a time", wholeNumber)
+    .option("--rate <limit/duration>", "that many begin in each such time: 10/1s", rate)
+    .option("--burst <count>", "with --rate: at once after a pause", wholeNumber)
+    .option("--max-pending <count>", "runs that may wait", wholeNumber)
+    .action(
+      action(ports, async ({ options, print, client }, name: string) => {
+        const given = options.rate as { limit: number; periodMs: number } | undefined;
+        const burst = options.burst as number | undefined;
+        if (burst !== undefined && given === undefined) throw usage("--burst goes with --rate");
+        const changed = await client().queues.put(name, {
+          concurrency: options.concurrency as number | undefined,
+          keyConcurrency: options.keyConcurrency as number | undefined,
+          rate: given && { ...given, ...(burst === undefined ? {} : { burst }) },
+          maxPending: options.maxPending as number | undefined,
+        });
+        const text = `${changed.running} run, ${changed.waiting} wait`;
+        print.result(changed, () => [`${pc.green("✓")} ${name}: ${text}`]);
+      }),
+    );
+  sub("delete <name>", "back to what the code declares, or forget it").action(
+    action(ports, async ({ print, client }, name: string) => {
+      await client().queues.delete(name);
+      print.result({ name, deleted: true }, () => [`${pc.green("✓")} ${name} is as declared`]);
+    }),
+  );
+}
+
+function rateOf({ rate: given }: QueueInfo): string | undefined {
+  return given && `${given.limit}/${given.periodMs}ms`;
+}
+
+function rate(text: string): { limit: number; periodMs: number } {
+  const [, limit, per = ""] = /^(\d{1,9})\/(.+)$/.exec(text) ?? [];
+  const periodMs = parseDuration(per);
+  if (limit !== undefined && periodMs !== undefined && periodMs >= 1) {
+    return { limit: Number(limit), periodMs };
+  }
+  throw new InvalidArgumentError("a rate such as 10/1s or 100/1m");
+}
+
+function priorityOf(text: string): number {
+  if (/^-?\d{1,4}$/.test(text)) return Number(text);
+  throw new InvalidArgumentError("a whole number from -1000 to 1000");
+}
+
 function scheduleOf(options: Readonly<Record<string, unknown>>, run: Schedule["run"]): Schedule {
   return {
     run,
@@ -982,11 +1057,22 @@ function startOptionsOf(options: Readonly<Record<string, unknown>>): StartWithOp
     startAt: options.startAt as Date | undefined,
     deadline: options.deadline as Date | undefined,
     retentionMs: options.retention as number | undefined,
+    ...queueOptionsOf(options),
     ...(Object.keys(tags).length === 0 ? {} : { tags }),
     ...(options.signal === undefined
       ? {}
       : { signal: options.signal as StartWithOptions["signal"] }),
   };
+}
+
+function queueOptionsOf(
+  options: Readonly<Record<string, unknown>>,
+): Pick<StartWithOptions, "queue"> {
+  const name = options.queue as string | undefined;
+  const key = options.queueKey as string | undefined;
+  const priority = options.priority as number | undefined;
+  const isGiven = name !== undefined || key !== undefined || priority !== undefined;
+  return isGiven ? { queue: { name, key, priority } } : {};
 }
 
 function filterOf(options: Readonly<Record<string, unknown>>): ListFilter {

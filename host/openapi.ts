@@ -261,6 +261,52 @@ const startFields = {
     .optional(),
 };
 
+const queueOptions = z
+  .strictObject({
+    name: id.optional(),
+    key: z.string().min(1).max(200).optional(),
+    priority: z.number().int().min(-1000).max(1000).optional(),
+  })
+  .optional()
+  .openapi({ description: "The queue that it passes; default as its definition says" });
+
+const queueCount = (min: number) => z.number().int().min(min).max(1_000_000_000).optional();
+
+/** What a queue lets through, in requests and in answers. */
+const queueLimits = {
+  concurrency: queueCount(1),
+  keyConcurrency: queueCount(1),
+  rate: z
+    .strictObject({
+      limit: z.number().int().min(1).max(1_000_000_000),
+      periodMs: z.number().int().min(1),
+      burst: queueCount(1),
+    })
+    .optional(),
+  maxPending: queueCount(0),
+};
+
+const queueView = z
+  .object({
+    name: z.string(),
+    ...queueLimits,
+    declared: z.boolean(),
+    createdAt: z.iso.datetime(),
+    updatedAt: z.iso.datetime(),
+    running: z.number().int(),
+    waiting: z.number().int(),
+    admitted: z.number().int(),
+    next: z.array(
+      z.object({
+        id: z.string(),
+        priority: z.number().int(),
+        key: z.string().optional(),
+        since: z.iso.datetime(),
+      }),
+    ),
+  })
+  .openapi("Queue");
+
 const overlap = z
   .enum([
     "skip",
@@ -345,6 +391,7 @@ interface Shape {
 
 const time = z.iso.datetime({ offset: true }).optional();
 const runParams = z.object({ id });
+const queueParams = z.object({ name: id });
 const scheduleParams = z.object({ id });
 const messageParams = z.object({ id, name });
 const actorParams = z.object({ type: name, key: id });
@@ -503,6 +550,7 @@ export const routes = {
     body: z.strictObject({
       args,
       ...startFields,
+      queue: queueOptions,
       signal: z
         .strictObject({ name, value: value.optional(), messageId: id.optional() })
         .optional()
@@ -525,6 +573,7 @@ export const routes = {
         example: { $step: "add", args: [100, { $step: "one", args: [] }] },
       }),
       ...startFields,
+      queue: queueOptions,
     }),
     answers: startAnswers(),
   },
@@ -933,6 +982,47 @@ export const routes = {
     params: z.object({ type: name, key: id, callId: id }),
     query: z.object({ wait }),
     answers: callAnswers(),
+  },
+  listQueues: {
+    method: "get",
+    path: "/v1/queues",
+    summary: "List queues, by name",
+    tag: "queues",
+    query: z.object({ limit: count(1000), cursor: z.string().max(200).optional() }),
+    answers: {
+      200: {
+        description: "A page; `cursor` is there when there may be more",
+        schema: z.object({ queues: z.array(queueView), cursor: z.string().optional() }),
+      },
+    },
+  },
+  getQueue: {
+    method: "get",
+    path: "/v1/queues/{name}",
+    summary: "A queue: its limits, who runs, and who waits",
+    tag: "queues",
+    params: queueParams,
+    answers: { 200: { description: "Queue", schema: queueView } },
+  },
+  putQueue: {
+    method: "put",
+    path: "/v1/queues/{name}",
+    summary: "Set what a queue lets through; `all` is passed by every run that is no child",
+    tag: "queues",
+    params: queueParams,
+    body: z.strictObject(queueLimits),
+    answers: {
+      200: { description: "Changed", schema: queueView },
+      201: { description: "Created", schema: queueView },
+    },
+  },
+  deleteQueue: {
+    method: "delete",
+    path: "/v1/queues/{name}",
+    summary: "Take back what was set: what the code declares holds again, or the queue is gone",
+    tag: "queues",
+    params: queueParams,
+    answers: { 204: { description: "Done" } },
   },
   createSchedule: {
     method: "post",

@@ -4,6 +4,7 @@ import type {
   ActorView,
   DeploymentView,
   HistoryEvent,
+  QueueView,
   RunSummary,
   RunView,
   ScheduleView,
@@ -147,6 +148,23 @@ export function scheduleView(schedule: ScheduleView, show: Show): object {
     started: schedule.started,
     skipped: schedule.skipped,
     missed: schedule.missed,
+  };
+}
+
+export function queueView(queue: QueueView): object {
+  const { name, limits, isDeclared, createdAtMs, updatedAtMs, next, ...counts } = queue;
+  return {
+    name,
+    ...limits,
+    declared: isDeclared,
+    createdAt: isoOf(createdAtMs),
+    updatedAt: isoOf(updatedAtMs),
+    ...counts,
+    next: next.map(({ runId, sinceMs, ...rest }) => ({
+      id: runId,
+      ...rest,
+      since: isoOf(sinceMs),
+    })),
   };
 }
 

@@ -27,6 +27,8 @@ export interface DeploymentsParts {
   readonly know: (componentId: string, manifest: Manifest) => void;
   /** Told whenever the current component is looked up. */
   readonly onCurrent: (componentId: string) => void;
+  /** Makes the queues that its workflows declare. */
+  readonly declare: (manifest: Manifest) => Promise<void>;
 }
 
 interface Deployment extends Deployed {
@@ -49,6 +51,8 @@ export class Deployments {
     const stored = await components.store(id, bytes);
     const manifest = await ports.sandbox.load(id, stored.bytes);
     this.#parts.know(id, manifest);
+    // A run of it must find its queue.
+    await this.#parts.declare(manifest);
     await this.#point(id);
     await components.keep(stored);
     return { id, manifest };
@@ -97,6 +101,7 @@ export class Deployments {
     if (latest === undefined) throw nothingBefore();
     const target = await this.#rollbackTarget(latest, to);
     const stored = await components.load(target.component);
+    await this.#parts.declare(await this.#parts.manifest(target.component));
     const value = { component: target.component, atMs: ports.clock.nowMs(), of: target.seq };
     const result = await register.append(encode(value), latest.seq);
     if (result.kind === "lost") {

@@ -6,6 +6,7 @@ import type { Activation, Command, Drained, Encoded, Input } from "../guest/prot
 import { applyCommon } from "./commands.ts";
 import { assert } from "./errors.ts";
 import {
+  type Admission,
   encodeRow,
   type HistoryItem,
   type HistoryRow,
@@ -19,7 +20,7 @@ import {
 import type { EntityKey } from "./ids.ts";
 import { hold, pushInput } from "./machine.ts";
 import { forEachHash } from "./refs.ts";
-import { headOf, mergedTags, newRunHead, runInfo, tellOrigin } from "./run.ts";
+import { headOf, mergedTags, newRunHead, passQueues, runInfo, tellOrigin } from "./run.ts";
 import { addHostEvent, type Entity, newEntity, type Sink } from "./state.ts";
 
 type Asked = Extract<
@@ -145,6 +146,8 @@ export interface ForkPlan {
   /** Signals that the other run has had, and its machine not yet, oldest first. */
   readonly signals: readonly SignalRow[];
   readonly nextSignal: number;
+  /** The queues that the other run has passed: the fork is one more run. */
+  readonly admission?: Admission | undefined;
   /** The other run's events up to here. */
   readonly history: readonly HistoryItem[];
   readonly past: readonly Extract<PastItem, { kind: "activation" }>[];
@@ -190,6 +193,7 @@ export function createFork(key: EntityKey, plan: ForkPlan, sink: Sink): Entity {
   }
   tellOrigin(entity, sink, "fork", plan.forkedFrom.id);
   goOn(entity, sink, plan);
+  if (plan.admission !== undefined) passQueues(entity, sink, plan.admission);
   return entity;
 }
 

@@ -96,6 +96,11 @@ export class Forks {
         forkedFrom: { id, step },
         stand: standing.stand(),
         nextSignal: head.nextSignal,
+        admission: head.gate && {
+          queues: head.gate.queues,
+          priority: head.gate.priority,
+          mayRefuse: false,
+        },
         history,
         past: past.map((item) => ({ ...item, history: item.history + shift })),
         ...replay.memory(),
@@ -113,8 +118,9 @@ export class Forks {
     await this.#parts.deployments.resolve(plan.component);
     const result = await ask(partition, key, (found, sink): StartResult => {
       if (found === undefined) {
-        partition.add(createFork(key, plan, sink));
-        return { id, status: "RUNNING", created: true };
+        const fork = createFork(key, plan, sink);
+        partition.add(fork);
+        return { id, status: headOf(fork).status, created: true };
       }
       const { forkedFrom, status } = headOf(found);
       const isSame =

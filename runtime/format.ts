@@ -10,6 +10,7 @@ import type {
   ErrorValue,
   FetchRequest,
   Outcome,
+  QueueLimits,
   ReusedStep,
   StartOptions,
 } from "../guest/protocol.ts";
@@ -32,6 +33,7 @@ export const rowKeys = {
   mail: (key: EntityKey, index: number) => `e/${key}/m/${hex(index, 10)}`,
   input: (key: EntityKey, index: number) => `e/${key}/n/${hex(index, 10)}`,
   state: (key: EntityKey) => `e/${key}/o`,
+  member: (key: EntityKey, place: number) => `e/${key}/q/${hex(place, 8)}`,
   reminder: (key: EntityKey, name: string) => `e/${key}/r/${name}`,
   signal: (key: EntityKey, index: number) => `e/${key}/s/${hex(index, 10)}`,
   session: (key: EntityKey, session: string) => `e/${key}/u/${session}`,
@@ -52,6 +54,7 @@ export const rowKeys = {
     `x/${tenant}/${kind}/${status}/${hex(timeMax - createdAtMs, 12)}/${name}`,
   listedIn: (tenant: string, kind: string, status: string) => `x/${tenant}/${kind}/${status}/`,
   listedActors: (tenant: string) => `x/${tenant}/a/`,
+  listedQueues: (tenant: string) => `x/${tenant}/q/`,
   listedSchedules: (tenant: string) => `x/${tenant}/s/`,
   timer: (atMs: number, key: EntityKey, id: number) => `t/${hex(atMs, 12)}/${hex(id, 8)}/${key}`,
   timers: "t/",
@@ -188,9 +191,29 @@ export interface RunHead extends MachineHead {
   /** The last runs that were made of this one. */
   forks?: readonly string[] | undefined;
   reruns?: readonly string[] | undefined;
+  /** The queues that it passes before it runs. */
+  gate?: Gate | undefined;
   /** Highest command id given so far, and at the resume point. */
   lastCommand: number;
   resumeCommand: number;
+}
+
+/** The queues that a new run passes, and how. */
+export interface Admission extends Pick<Gate, "queues" | "priority"> {
+  /** A client waits for the answer, and is told if there is no room. */
+  readonly mayRefuse: boolean;
+}
+
+/** A run's way through its queues: one after the other, and it holds its place in each. */
+export interface Gate {
+  readonly queues: readonly { readonly name: string; readonly key?: string | undefined }[];
+  readonly priority: number;
+  /** The one that it waits for; their number once it runs. */
+  readonly at: number;
+  /** Names this passage; 0 before it has asked. */
+  readonly ticket: number;
+  /** Somebody was told that it waits: it can't be refused any more. */
+  readonly isKept: boolean;
 }
 
 export interface ActorHead extends MachineHead {
@@ -305,7 +328,37 @@ export interface ScheduleHead extends MachineHead {
   nextCall: number;
 }
 
-export type Head = RunHead | ActorHead | ScheduleHead;
+/** Has no machine; who waits and who runs are the rows `q`. */
+export interface QueueHead extends MachineHead {
+  readonly kind: "queue";
+  readonly createdAtMs: number;
+  updatedAtMs: number;
+  /** By the deployed code, and by a client: this one holds if it is there. */
+  declared?: QueueLimits | undefined;
+  given?: QueueLimits | undefined;
+  /** Order of arrival of the next one. */
+  nextOrder: number;
+  /** When the rate would be used up exactly (GCRA's theoretical arrival time). */
+  rateAtMs: number;
+  /** Of its one timer. */
+  timerMs?: number | undefined;
+  /** Runs that it has let through. */
+  admitted: number;
+  nextCall: number;
+}
+
+/** A run in a queue: waits, or holds its place until it has ended. */
+export interface MemberRow {
+  readonly run: EntityKey;
+  readonly ticket: number;
+  readonly order: number;
+  readonly priority: number;
+  readonly key?: string | undefined;
+  readonly sinceMs: number;
+  readonly isRunning: boolean;
+}
+
+export type Head = RunHead | ActorHead | ScheduleHead | QueueHead;
 
 export type Pending =
   | { readonly kind: "timer"; readonly atMs: number }
@@ -437,6 +490,40 @@ export type Message =
       readonly how: "fork" | "rerun";
       readonly runId: string;
     }
+  /** A run wants a place in a queue. */
+  | {
+      readonly kind: "enter";
+      readonly to: EntityKey;
+      readonly run: EntityKey;
+      readonly ticket: number;
+      readonly key?: string | undefined;
+      readonly priority: number;
+      /** A client waits to hear whether there is room. */
+      readonly mayRefuse: boolean;
+    }
+  /** It has ended, or doesn't wait any more. */
+  | {
+      readonly kind: "leave";
+      readonly to: EntityKey;
+      readonly run: EntityKey;
+      readonly ticket: number;
+    }
+  /** A queue's answer to `enter`; `waits` only to those whom it may refuse. */
+  | {
+      readonly kind: "place";
+      readonly to: EntityKey;
+      readonly queue: string;
+      readonly ticket: number;
+      readonly place: "given" | "waits";
+    }
+  | {
+      readonly kind: "place";
+      readonly to: EntityKey;
+      readonly queue: string;
+      readonly ticket: number;
+      readonly place: "refused";
+      readonly error: ErrorValue;
+    }
   | {
       readonly kind: "cancel";
       readonly to: EntityKey;
@@ -489,6 +576,8 @@ export interface StartMessage {
   readonly options?: StartOptions | undefined;
   /** The starter's place in a trace. */
   readonly trace?: string | undefined;
+  /** Found out where the run begins. */
+  readonly admission?: Admission | undefined;
   /** The run that this one does again, and results of its steps that it takes. */
   readonly rerunOf?: string | undefined;
   readonly reuse?: readonly ReusedStep[] | undefined;
@@ -526,6 +615,7 @@ export interface PublishedRow {
 export const systemTimers = {
   min: 0xf000_0000,
   reminder: (index: number) => 0xf000_0000 + (index % 0x0fff_0000),
+  queue: 0xffff_fffa,
   retention: 0xffff_fffb,
   schedule: 0xffff_fffc,
   expiry: 0xffff_fffd,

@@ -5,11 +5,12 @@
 import { encode } from "../guest/cbor.ts";
 import type { Definition, Manifest, Outcome } from "../guest/protocol.ts";
 import { movesByItself } from "./actor.ts";
+import { Admissions } from "./admissions.ts";
 import { collect } from "./collector.ts";
 import { Components, componentKey } from "./components.ts";
 import { assert, SporeError, unreachable } from "./errors.ts";
 import { decideEvent, type EventView, viewEvent } from "./events.ts";
-import { encodeRow } from "./format.ts";
+import { type Admission, encodeRow, type StartMessage } from "./format.ts";
 import { Generations } from "./generations.ts";
 import { checkTenant, partitionOf } from "./ids.ts";
 import type { ClusterView, GarbageReport, Host, HostStatus, TenantHost } from "./index.ts";
@@ -106,6 +107,7 @@ class EngineHost implements Host {
   readonly #tenants = new Map<string, Tenant>();
   /** Current component of each tenant, as last looked up. */
   readonly #currents = new Map<string, string>();
+  readonly #admissions = new Map<string, Admissions>();
   #isStopped = false;
 
   constructor(
@@ -187,6 +189,7 @@ class EngineHost implements Host {
           if (current === undefined || current === component) return undefined;
           return movesByItself(this.#actorDefinition(current, type)) ? current : undefined;
         },
+        admissionOf: (tenant, start) => this.#admissionOf(tenant, start),
         deliver: (target, source, messages) => this.#deliver(target, source, messages),
         issueToken: (claims) => this.#issueToken(claims),
         generation: () => this.#generations.current(),
@@ -208,6 +211,32 @@ class EngineHost implements Host {
       this.#ports.observer.log("warn", `what ${tenant} has deployed isn't known: ${message}`, {});
       return undefined;
     }
+  }
+
+  async #admissionOf(tenant: string, start: StartMessage): Promise<Admission | undefined> {
+    const { args, options, parent } = start;
+    // One that can't be loaded declares nothing; its run says so itself.
+    const manifest = await this.#manifest(start.component).catch(() => undefined);
+    const definition = manifest?.definitions.find(
+      ({ kind, name }) => kind === "workflow" && name === start.name,
+    );
+    const isChild = parent !== undefined;
+    const asked = { definition, options: options?.queue, args, isChild, mayRefuse: false };
+    return this.#admissionsOf(tenant).admissionOf(asked);
+  }
+
+  #admissionsOf(tenant: string): Admissions {
+    const known = this.#admissions.get(tenant);
+    if (known !== undefined) return known;
+    const made = new Admissions(this.#ports.clock, this.#register(tenant, "queues"));
+    this.#admissions.set(tenant, made);
+    return made;
+  }
+
+  #register(tenant: string, name: string): Register {
+    const { store, random, digest, clock, observer } = this.#ports;
+    const prefix = `${this.#prefix}tenants/${tenant}/${name}`;
+    return new Register({ store, prefix, random, digest, clock, observer });
   }
 
   async start(): Promise<void> {
@@ -354,14 +383,8 @@ class EngineHost implements Host {
         this.#components.set(id, Promise.resolve(manifest));
       },
       onCurrent: (id) => this.#currents.set(name, id),
-      deployments: new Register({
-        store: this.#ports.store,
-        prefix: `${this.#prefix}tenants/${name}/deployments`,
-        random: this.#ports.random,
-        digest: this.#ports.digest,
-        clock: this.#ports.clock,
-        observer: this.#ports.observer,
-      }),
+      deployments: this.#register(name, "deployments"),
+      admissions: this.#admissionsOf(name),
     });
     this.#tenants.set(name, tenant);
     return tenant;

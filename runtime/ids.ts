@@ -5,7 +5,7 @@
  */
 import { SporeError } from "./errors.ts";
 
-/** `<tenant>/r/<run id>`, `<tenant>/a/<type>/<key>` or `<tenant>/s/<schedule id>`. */
+/** `<tenant>/r/<run id>`, `<tenant>/a/<type>/<key>`, `<tenant>/s/<schedule id>` or `<tenant>/q/<queue>`. */
 export type EntityKey = string & { readonly brand: "EntityKey" };
 
 export const idCharactersMax = 200;
@@ -42,7 +42,7 @@ export function checkTenant(tenant: string): string {
 }
 
 export function runKey(tenant: string, id: string): EntityKey {
-  return `${tenant}/r/${id}` as EntityKey; // branded in these three only
+  return `${tenant}/r/${id}` as EntityKey; // branded in these only
 }
 
 export function actorKey(tenant: string, type: string, key: string): EntityKey {
@@ -53,11 +53,15 @@ export function scheduleKey(tenant: string, id: string): EntityKey {
   return `${tenant}/s/${id}` as EntityKey;
 }
 
+export function queueKey(tenant: string, name: string): EntityKey {
+  return `${tenant}/q/${name}` as EntityKey;
+}
+
 export function tenantOf(key: EntityKey): string {
   return key.slice(0, key.indexOf("/"));
 }
 
-/** The id that people use: a run's or schedule's id, or `type/key` of an actor. */
+/** The id that people use: of a run, a schedule or a queue, or `type/key` of an actor. */
 export function nameOf(key: EntityKey): string {
   return key.slice(key.indexOf("/") + 3);
 }

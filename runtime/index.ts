@@ -3,12 +3,21 @@
  * gets a `Host`; every call names a tenant. Values cross as `Encoded` (CBOR), errors as
  * SporeError. What a call answers is durable when it answers (I3).
  */
-import type { Definition, Encoded, ErrorValue, Manifest, Outcome } from "../guest/protocol.ts";
+import type {
+  Definition,
+  Encoded,
+  ErrorValue,
+  Manifest,
+  Outcome,
+  QueueLimits,
+  QueueOptions,
+} from "../guest/protocol.ts";
 import type { SporeError } from "./errors.ts";
 import type { EventView } from "./events.ts";
 import type { Overlap, ScheduledRun, ScheduleSpec } from "./format.ts";
 import type { AbortSignalLike, ComponentSource } from "./ports.ts";
 
+export type { QueueLimits, QueueOptions } from "../guest/protocol.ts";
 export { type CollectorPorts, collect } from "./collector.ts";
 export type { Overlap, ScheduledRun, ScheduleSpec } from "./format.ts";
 export type { HostOptions, Placement } from "./host.ts";
@@ -51,6 +60,8 @@ export interface StartRequest {
   readonly deadlineMs?: number | undefined;
   /** Deleted this long after it has closed. Default: the host's. */
   readonly retentionMs?: number | undefined;
+  /** Which queue it passes; default: what the workflow's definition says. */
+  readonly queue?: QueueOptions | undefined;
   /**
    * Answer when the run has closed, or after this long. Saves the commit that an answer
    * before the end would need.
@@ -359,6 +370,38 @@ export interface BackfillResult {
   readonly lastMs?: number | undefined;
 }
 
+export interface QueueView {
+  readonly name: string;
+  /** Those that hold. */
+  readonly limits: QueueLimits;
+  /** By the code that was deployed last; else by a client. */
+  readonly isDeclared: boolean;
+  readonly createdAtMs: number;
+  readonly updatedAtMs: number;
+  readonly running: number;
+  readonly waiting: number;
+  /** Runs let through in all its life. */
+  readonly admitted: number;
+  /** The first ten who wait, in order. */
+  readonly next: readonly {
+    readonly runId: string;
+    readonly priority: number;
+    readonly key?: string | undefined;
+    readonly sinceMs: number;
+  }[];
+}
+
+export interface ListQueuesRequest {
+  /** 1 to 1000; default 100. */
+  readonly limit?: number | undefined;
+  readonly cursor?: string | undefined;
+}
+
+export interface ListQueuesResult {
+  readonly queues: readonly QueueView[];
+  readonly cursor?: string | undefined;
+}
+
 export interface CallRequest {
   /** The asker's place in a trace (trace.ts). */
   readonly trace?: string | undefined;
@@ -641,4 +684,18 @@ export interface TenantHost {
     options?: { overlap?: Overlap; triggerId?: string },
   ): Promise<{ readonly duplicate: boolean; readonly schedule: ScheduleView }>;
   backfillSchedule(id: string, request: BackfillRequest): Promise<BackfillResult>;
+
+  /**
+   * Sets what a queue lets through, from now on; makes it if there is none. The queue `all`
+   * is passed by every run that is started from now on and is no child.
+   */
+  putQueue(
+    name: string,
+    limits: QueueLimits,
+  ): Promise<{ readonly created: boolean; readonly queue: QueueView }>;
+  getQueue(name: string): Promise<QueueView>;
+  /** By name. */
+  listQueues(request: ListQueuesRequest): Promise<ListQueuesResult>;
+  /** Takes back what was set: what the code declares holds again, or else the queue is gone. */
+  deleteQueue(name: string): Promise<void>;
 }

@@ -18,11 +18,13 @@ import { assert, SporeError, unreachable } from "./errors.ts";
 import type { Message, ReplyTo } from "./format.ts";
 import { type EntityKey, isActorKey, nameOf } from "./ids.ts";
 import { answer, failed, hostError, ok, resolveCommand } from "./machine.ts";
+import { enter, enterNowhere, leave } from "./queue.ts";
 import {
   cancel,
   createRun,
   descriptionOf,
   headOf,
+  hearPlace,
   isClosed,
   keepMade,
   terminate,
@@ -35,6 +37,8 @@ import { spanBelow } from "./trace.ts";
 /** What a message needs of the partition to bring a new entity into the world. */
 export interface Place {
   add(entity: Entity): void;
+  /** Takes one away that never was. */
+  withdraw(entity: Entity, sink: Sink): void;
   /** Randomness for a new run. */
   seed(): Uint8Array;
   /** Identity of a run's definition and input. */
@@ -97,6 +101,16 @@ export function applyMessage(
       return;
     case "made":
       if (entity !== undefined) keepMade(entity, sink, message.how, message.runId);
+      return;
+    case "enter":
+      if (entity === undefined) enterNowhere(sink, message);
+      else enter(entity, sink, message);
+      return;
+    case "leave":
+      if (entity !== undefined) leave(entity, sink, message);
+      return;
+    case "place":
+      if (entity !== undefined && hearPlace(entity, sink, message)) place.withdraw(entity, sink);
       return;
     default:
       unreachable(message);

@@ -34,7 +34,16 @@ import { decodeBatch, encodeBatch } from "./batch.ts";
 import { Cursors } from "./cursors.ts";
 import { performEffect } from "./effects.ts";
 import { assert, SporeError } from "./errors.ts";
-import { decodeRow, encodeRow, isEffect, type Message, rowKeys, systemTimers } from "./format.ts";
+import {
+  type Admission,
+  decodeRow,
+  encodeRow,
+  isEffect,
+  type Message,
+  rowKeys,
+  type StartMessage,
+  systemTimers,
+} from "./format.ts";
 import { type EntityKey, isActorKey, isScheduleKey, nameOf, partitionOf, tenantOf } from "./ids.ts";
 import type { Layout } from "./layout.ts";
 import { Log } from "./log.ts";
@@ -51,6 +60,7 @@ import {
 import { applyMessage } from "./messages.ts";
 import { type Envelope, Outbox } from "./outbox.ts";
 import type { ActivateResult, JournalEntry, Ports } from "./ports.ts";
+import { disarmQueue, tickQueue } from "./queue.ts";
 import {
   applyDrained,
   fireRunTimer,
@@ -78,6 +88,8 @@ export interface Neighbours {
   actorDefinition(component: string, type: string): Definition | undefined;
   /** As Sink's, by what `currentComponent` has said last. */
   successorOf(tenant: string, type: string, component: string): string | undefined;
+  /** The queues that a new run passes. Waits until that can be said. */
+  admissionOf(tenant: string, start: StartMessage): Promise<Admission | undefined>;
   /** The answer to a guest that wants a token for an event. */
   issueToken(claims: TokenClaims): Promise<Outcome>;
   /** Current generation of the namespace's objects, asked for after the call. */
@@ -460,10 +472,7 @@ export class Partition {
       watchers.delete(wake);
       if (watchers.size > 0) return;
       this.#watchers.delete(key);
-      // Nobody may ask for anything here again for a long time.
-      const entity = this.#entities.get(key);
-      const isOver = this.#entities.size > this.#options.limits.residentMax;
-      if (isOver && entity !== undefined && this.#isQuiet(entity)) this.#forget(entity);
+      this.#dismiss(key);
     };
   }
 
@@ -638,6 +647,7 @@ export class Partition {
     }
     if (entity.head.kind === "schedule") disarm(entity, sink);
     if (entity.head.kind === "run") forgetExpiry(entity, sink);
+    if (entity.head.kind === "queue") disarmQueue(entity, sink);
     for (const [id, pending] of entity.pending) {
       if (pending.kind === "timer")
         sink.changes.delete(rowKeys.timer(pending.atMs, entity.key, id));
@@ -657,12 +667,21 @@ export class Partition {
     }
   }
 
+  /** As `#evict`, for one whom no commit follows that would look. */
+  #dismiss(key: EntityKey): void {
+    if (this.#entities.size <= this.#options.limits.residentMax) return;
+    const entity = this.#entities.get(key);
+    if (entity !== undefined && this.#isQuiet(entity)) this.#forget(entity);
+  }
+
   #isQuiet(entity: Entity): boolean {
     return (
       !entity.isActive &&
       entity.dirtyIn <= this.#durableNumber &&
       entity.inFlight.size === 0 &&
       entity.whenQuiet.length === 0 &&
+      // Read anew with all who wait, it would be slow where many do.
+      (entity.members?.waiting ?? 0) === 0 &&
       !this.#watchers.has(entity.key)
     );
   }
@@ -734,7 +753,8 @@ export class Partition {
   #kick(entity: Entity, sink: Sink): void {
     if (entity.isActive || entity.isDeleted) return;
     const { head } = entity;
-    if (head.kind === "schedule" || (head.kind === "run" && head.status !== "RUNNING")) {
+    const isIdle = head.kind === "run" && head.status !== "RUNNING";
+    if (head.kind === "schedule" || head.kind === "queue" || isIdle) {
       this.#becameQuiet(entity);
       return;
     }
@@ -773,15 +793,19 @@ export class Partition {
   }
 
   async #runGuest(entity: Entity, begun: Begun): Promise<ActivateResult> {
+    // As of now: a run that is terminated meanwhile has another life, and no memory.
+    const component = componentOf(entity);
+    const machine = machineOf(entity);
+    const { image } = entity;
     try {
-      await this.#neighbours.loadComponent(componentOf(entity));
+      await this.#neighbours.loadComponent(component);
     } catch (error) {
       return { kind: "fault", fault: "component-not-found", message: messageOf(error) };
     }
     const { limits } = this.#options;
     const request = {
-      component: componentOf(entity),
-      machine: machineOf(entity),
+      component,
+      machine,
       activation: begun.activation,
       after: "keep",
       imageAfterMs: entity.journalBytes > limits.imageAfterBytes ? 0 : limits.imageAfterMs,
@@ -794,7 +818,7 @@ export class Partition {
     const first = await sandbox.activate({ ...request, from });
     const isRebuilt = first.kind === "absent";
     observer.count("spore_activations_total", 1, { from: isRebuilt ? "rebuild" : from.kind });
-    return isRebuilt ? sandbox.activate({ ...request, from: rebuildOf(entity, begun) }) : first;
+    return isRebuilt ? sandbox.activate({ ...request, from: rebuildOf(image, begun) }) : first;
   }
 
   #applyResult(entity: Entity, sink: Sink, result: ActivateResult): void {
@@ -825,6 +849,11 @@ export class Partition {
     sink.changes.touch(entity);
   }
 
+  /** A run that a queue refused, while its client waited, never was. */
+  withdraw(entity: Entity, sink: Sink): void {
+    void this.#background(this.#remove(entity, sink));
+  }
+
   /** An actor whose constructor failed never was. */
   #dropUnborn(entity: Entity, sink: Sink): void {
     if (isUnborn(entity)) void this.#background(this.#remove(entity, sink));
@@ -853,7 +882,7 @@ export class Partition {
     if (isPristine) return this.#ports.sandbox.activate({ ...request, from: { kind: "pristine" } });
     const journal = entity.journal.filter((row) => row.drainedHash !== undefined);
     const version = head.applied;
-    const rebuild = rebuildOf(entity, { activation, journal, version });
+    const rebuild = rebuildOf(entity.image, { activation, journal, version });
     const first = await this.#ports.sandbox.activate({
       ...request,
       from: { kind: "resident", version },
@@ -908,8 +937,8 @@ export class Partition {
 
   // -------------------------------------------------------------- messages
 
-  async #applyHere(message: Message, row: string): Promise<void> {
-    await this.#prepare(message);
+  async #applyHere(sent: Message, row: string): Promise<void> {
+    const message = await this.#prepared(sent);
     await this.request(message.to, (entity, sink) => {
       applyMessage(entity, sink, message, this);
       sink.changes.delete(row);
@@ -937,8 +966,7 @@ export class Partition {
           `message ${cursor + 1} of partition ${source} is missing`,
         );
       }
-      const message = decodeRow<Message>("message", bytes);
-      await this.#prepare(message);
+      const message = await this.#prepared(decodeRow<Message>("message", bytes));
       await this.request(message.to, (entity, sink) => {
         if (this.#cursors.of(source) !== cursor) return;
         applyMessage(entity, sink, message, this);
@@ -993,18 +1021,25 @@ export class Partition {
       // Of an actor that was deleted: nobody else would ever remove it.
       else sink.changes.delete(rowKeys.timer(timer.atMs, timer.key, timer.id));
     });
+    this.#dismiss(timer.key); // a timer of what has ended since has woken it in vain
   }
 
   /**
-   * What a call to an actor goes by: which component is current, and whether the actor that
-   * it finds waiting takes calls within its turn.
+   * What the transition has to know: which queues a new run passes; for a call, which component
+   * is current, and whether the actor that it finds waiting takes calls within its turn.
    */
-  async #prepare(message: Message): Promise<void> {
-    if (message.kind !== "call" && message.kind !== "probe") return;
-    if (!isActorKey(message.to)) return;
+  async #prepared(message: Message): Promise<Message> {
+    if (message.kind === "start") {
+      const { start } = message;
+      const admission = await this.#neighbours.admissionOf(tenantOf(message.to), start);
+      return admission === undefined ? message : { ...message, start: { ...start, admission } };
+    }
+    if (message.kind !== "call" && message.kind !== "probe") return message;
+    if (!isActorKey(message.to)) return message;
     if (message.kind === "call") await this.#neighbours.currentComponent(tenantOf(message.to));
     const resident = this.#entities.get(message.to);
     if (resident === undefined || resident.pending.size > 0) await this.#knowComponent(message.to);
+    return message;
   }
 
   /** So that the next transition knows what the entity's component says of it. */
@@ -1042,6 +1077,7 @@ export class Partition {
     if (id === systemTimers.retention) {
       if (isRetentionOver(entity, atMs)) this.#expire(entity, sink);
     } else if (entity.head.kind === "run") fireRunTimer(entity, sink, id);
+    else if (entity.head.kind === "queue") tickQueue(entity, sink, atMs);
     else if (id !== systemTimers.expiry) fireReminder(entity, sink, id, atMs);
     else if (isExpired(entity, sink)) void this.#background(this.#remove(entity, sink));
   }
@@ -1273,14 +1309,14 @@ export function machineOf(entity: Entity): string {
 }
 
 function rebuildOf(
-  entity: Entity,
+  image: Uint8Array | undefined,
   begun: Begun,
 ): { kind: "rebuild"; image: Uint8Array | undefined; journal: JournalEntry[]; version: number } {
   const journal = begun.journal.map((row) => {
-    assert(row.drainedHash !== undefined, `${entity.key}: a past activation has its check value`);
+    assert(row.drainedHash !== undefined, "a past activation has its check value");
     return { activation: row.activation, drainedHash: row.drainedHash };
   });
-  return { kind: "rebuild", image: entity.image, journal, version: begun.version };
+  return { kind: "rebuild", image, journal, version: begun.version };
 }
 
 function decodeDrained(bytes: Uint8Array): Drained {

@@ -17,15 +17,18 @@ import type {
 import { applyCommon, returnSignals } from "./commands.ts";
 import { assert, SporeError } from "./errors.ts";
 import {
+  type Admission,
   encodeRow,
+  type Gate,
   isEffect,
+  type Message,
   type ReplyTo,
   type RunHead,
   rowKeys,
   type StartMessage,
   systemTimers,
 } from "./format.ts";
-import { type EntityKey, nameOf, runKey, tenantOf } from "./ids.ts";
+import { type EntityKey, nameOf, queueKey, runKey, tenantOf } from "./ids.ts";
 import type { Status } from "./index.ts";
 import {
   acceptanceOf,
@@ -54,7 +57,7 @@ const transitions: Readonly<Record<Status, readonly Status[]>> = {
   RUNNING: ["SUCCESSFUL", "FAILED", "CANCELED", "PAUSED", "RESUMABLE"],
   PAUSED: ["RUNNING", "SUCCESSFUL", "FAILED", "CANCELED", "RESUMABLE"],
   RESUMABLE: ["RUNNING", "FAILED", "CANCELED"],
-  FAILED: ["RUNNING"],
+  FAILED: ["RUNNING", "PENDING"],
   SUCCESSFUL: [],
   CANCELED: [],
 };
@@ -127,6 +130,7 @@ export function createRun(key: EntityKey, start: NewRun, sink: Sink): Entity {
   });
   if (start.rerunOf !== undefined) tellOrigin(entity, sink, "rerun", start.rerunOf);
   beginLife(entity, sink, start.seed, start);
+  if (start.admission !== undefined) passQueues(entity, sink, start.admission);
   return entity;
 }
 
@@ -154,6 +158,112 @@ export function keepMade(entity: Entity, sink: Sink, how: "fork" | "rerun", runI
   addHostEvent(entity, sink, how === "fork" ? "run.forked" : "run.rerun", { id: runId });
 }
 
+// ---------------------------------------------------------------- queues
+
+/** Under which name a local client waits for what the queues say; no id has a space. */
+export const admissionCall = "the queues";
+
+/** A new run waits until its queues let it through. */
+export function passQueues(
+  entity: Entity,
+  sink: Sink,
+  { queues, priority, mayRefuse }: Admission,
+): void {
+  const head = headOf(entity);
+  const isKept = !mayRefuse || head.status === "PENDING";
+  head.gate = { queues, priority, at: 0, ticket: 0, isKept };
+  if (head.status === "PENDING") return; // it asks when its time has come
+  head.status = "PENDING";
+  askForPlace(entity, sink);
+}
+
+/** Begins a passage through its queues. */
+function askForPlace(entity: Entity, sink: Sink): void {
+  const head = headOf(entity);
+  assert(head.gate !== undefined, `${entity.key} has queues to pass`);
+  // Answers to an earlier passage, or to the former owner of the id, are none of its business.
+  head.gate = { ...head.gate, at: 0, ticket: Math.max(head.life, head.gate.ticket + 1) };
+  head.waitingSinceMs = sink.nowMs;
+  enterQueue(entity, sink, head.gate);
+}
+
+function enterQueue(entity: Entity, sink: Sink, gate: Gate): void {
+  const queue = gate.queues[gate.at];
+  assert(queue !== undefined, `${entity.key} has one more queue to pass`);
+  const { ticket, priority } = gate;
+  const to = queueKey(tenantOf(entity.key), queue.name);
+  const { key } = queue;
+  sink.send({
+    kind: "enter",
+    to,
+    run: entity.key,
+    ticket,
+    priority,
+    mayRefuse: !gate.isKept,
+    ...(key === undefined ? {} : { key }),
+  });
+  sink.changes.touch(entity);
+}
+
+/** What a queue says. True if the run was refused and never was: it is to be removed. */
+export function hearPlace(
+  entity: Entity,
+  sink: Sink,
+  said: Extract<Message, { kind: "place" }>,
+): boolean {
+  const head = headOf(entity);
+  const { gate } = head;
+  if (gate === undefined || gate.ticket !== said.ticket) return false;
+  if (head.status !== "PENDING" || gate.queues[gate.at]?.name !== said.queue) return false;
+  if (said.place === "refused") {
+    sink.replied(entity, admissionCall, failed(said.error));
+    if (gate.isKept) close(entity, sink, "FAILED", failed(said.error));
+    else leaveQueues(entity, sink);
+    return !gate.isKept;
+  }
+  if (said.place === "waits") {
+    head.gate = { ...gate, isKept: true };
+  } else {
+    head.gate = { ...gate, at: gate.at + 1 };
+    if (head.gate.at < gate.queues.length) {
+      enterQueue(entity, sink, head.gate);
+      return false;
+    }
+    setStatus(head, "RUNNING");
+    performPending(entity, sink);
+    addHostEvent(entity, sink, "run.admitted");
+  }
+  sink.replied(entity, admissionCall, ok(undefined));
+  sink.changes.touch(entity);
+  sink.notify(entity);
+  return false;
+}
+
+/** The queue that it waits for. */
+export function queueAwaited(entity: Entity): string | undefined {
+  const { status, gate } = headOf(entity);
+  if (status !== "PENDING" || gate === undefined || gate.ticket === 0) return undefined;
+  return gate.queues[gate.at]?.name;
+}
+
+/** Whether a queue may still say that there is no room for it. */
+export function isRefusable(entity: Entity): boolean {
+  return queueAwaited(entity) !== undefined && headOf(entity).gate?.isKept === false;
+}
+
+/** Gives back every place that it has or waits for. */
+function leaveQueues(entity: Entity, sink: Sink): void {
+  const head = headOf(entity);
+  const { gate } = head;
+  if (gate === undefined || gate.ticket === 0) return;
+  for (const { name } of gate.queues.slice(0, gate.at + 1)) {
+    const to = queueKey(tenantOf(entity.key), name);
+    sink.send({ kind: "leave", to, run: entity.key, ticket: gate.ticket });
+  }
+  // Only a new passage has a ticket that is good for an answer.
+  head.gate = { ...gate, at: 0, isKept: true };
+}
+
 /** Start delay and deadline are timers of the engine's own. */
 function setTimes(entity: Entity, sink: Sink, { options }: NewRun): void {
   const head = headOf(entity);
@@ -172,8 +282,9 @@ function setTimes(entity: Entity, sink: Sink, { options }: NewRun): void {
 export function fireRunTimer(entity: Entity, sink: Sink, id: number): void {
   const head = headOf(entity);
   if (id === systemTimers.start && head.status === "PENDING") {
-    setStatus(head, "RUNNING");
     addHostEvent(entity, sink, "run.due");
+    if (head.gate === undefined) setStatus(head, "RUNNING");
+    else askForPlace(entity, sink);
     sink.notify(entity);
   }
   if (id === systemTimers.deadline && !isClosed(head.status)) {
@@ -303,6 +414,10 @@ function outcomeForOthers(entity: Entity): Outcome {
 export function cancel(entity: Entity, sink: Sink, reason: string): void {
   const head = headOf(entity);
   if (isClosed(head.status)) return;
+  if (head.status === "PENDING") {
+    terminate(entity, sink, reason); // nothing has begun: there is nothing to clean up
+    return;
+  }
   addHostEvent(entity, sink, "run.cancel-requested", { reason });
   pushInput(entity, sink, { kind: "cancel", reason });
 }
@@ -334,6 +449,10 @@ export function resume(entity: Entity, sink: Sink): void {
   const head = headOf(entity);
   if (head.status === "RUNNING") return;
   if (head.status === "SUCCESSFUL" || head.status === "CANCELED") throw closedError(entity);
+  if (head.status === "PENDING" && head.gate !== undefined) {
+    if (head.gate.ticket === 0) askForPlace(entity, sink); // before its time, not past the others
+    return;
+  }
   if (head.status === "FAILED") {
     rewindToFailure(entity, sink);
     head.attempt += 1;
@@ -341,8 +460,13 @@ export function resume(entity: Entity, sink: Sink): void {
     head.outcome = undefined;
     forgetExpiry(entity, sink);
   }
-  setStatus(head, "RUNNING");
-  performPending(entity, sink);
+  if (head.status === "FAILED" && head.gate !== undefined) {
+    setStatus(head, "PENDING");
+    askForPlace(entity, sink);
+  } else {
+    setStatus(head, "RUNNING");
+    performPending(entity, sink);
+  }
   addHostEvent(entity, sink, "run.resumed", { attempt: head.attempt });
   sink.notify(entity);
 }
@@ -443,6 +567,7 @@ export function close(entity: Entity, sink: Sink, asked: Status, given: Outcome)
     const { name, message, stack = "" } = outcome.error;
     sink.log(entity, "warn", `run failed: ${name}: ${message}\n${stack}`.trimEnd());
   }
+  leaveQueues(entity, sink);
   refuseUpdates(entity, sink);
   if (status !== "FAILED") forgetResumePoint(head);
   if (head.resumeVersion !== undefined) {

@@ -3,7 +3,8 @@
  * partition and waits until it is durable.
  */
 import { decode, encode } from "../guest/cbor.ts";
-import type { Encoded, Manifest, Outcome } from "../guest/protocol.ts";
+import type { Definition, Encoded, ErrorValue, Manifest, Outcome } from "../guest/protocol.ts";
+import { type Admissions, checkAsked } from "./admissions.ts";
 import {
   ask,
   callWaitMsMax,
@@ -38,7 +39,19 @@ import { countComponents, listRuns } from "./listing.ts";
 import { acceptanceOf, failed, pushInput, rememberCall } from "./machine.ts";
 import type { Partition } from "./partition.ts";
 import type { Ports } from "./ports.ts";
-import { cancel, canRetry, createRun, headOf, isClosed, pause, resume, terminate } from "./run.ts";
+import {
+  admissionCall,
+  cancel,
+  canRetry,
+  createRun,
+  headOf,
+  isClosed,
+  isRefusable,
+  pause,
+  queueAwaited,
+  resume,
+  terminate,
+} from "./run.ts";
 import type { Entity, Sink } from "./state.ts";
 import { StepPages } from "./steps.ts";
 import { spanBelow } from "./trace.ts";
@@ -48,7 +61,13 @@ export interface RunsParts {
   readonly ports: Ports;
   readonly partition: (key: EntityKey) => Partition;
   readonly deployments: Deployments;
+  readonly admissions: Admissions;
+  /** What a run that a queue holds back waits for. */
+  readonly explain: (queue: string, runId: string) => Promise<string | undefined>;
 }
+
+/** How long a start waits to hear from its queues. */
+const admissionWaitMs = 10_000;
 
 export class Runs {
   readonly #parts: RunsParts;
@@ -68,7 +87,9 @@ export class Runs {
     const id = request.id === undefined ? this.#randomId() : checkId(request.id, "run id");
     const key = runKey(this.#parts.tenant, id);
     const { id: component, manifest } = await this.#parts.deployments.resolve(request.component);
-    const name = checkDefinitions(request, manifest);
+    const definition = checkDefinitions(request, manifest);
+    const name = definition?.name ?? "";
+    checkAsked(request.queue, definition);
     const partition = this.#parts.partition(key);
     const start = {
       name,
@@ -84,13 +105,20 @@ export class Runs {
       },
       ...(request.trace === undefined ? {} : { trace: request.trace }),
     };
+    const admission = await this.#parts.admissions.admissionOf({
+      definition,
+      options: request.queue,
+      args: start.args,
+      isChild: false,
+      mayRefuse: true,
+    });
     const inputHash = partition.inputHash(start);
     const ifExists = request.ifExists ?? "resume";
     const message = this.#messageOf(request);
     const create = (sink: Sink): StartResult => {
       const seed = this.#parts.ports.random.bytes(16);
       const span = spanBelow(request.trace, partition);
-      const run = createRun(key, { ...start, ...origin, inputHash, seed, span }, sink);
+      const run = createRun(key, { ...start, ...origin, admission, inputHash, seed, span }, sink);
       partition.add(run);
       return { id, status: headOf(run).status, created: true };
     };
@@ -109,12 +137,57 @@ export class Runs {
       }
       return attach(run, sink, ifExists, inputHash);
     };
-    if (message !== undefined) {
-      return this.#startWith(partition, key, { startOrAttach, message, waitMs: request.waitMs });
+    const reply = admission === undefined ? undefined : partition.reply(key, admissionCall);
+    try {
+      const admitted = (): Promise<Status | undefined> => this.#admitted(partition, key, reply);
+      const { waitMs } = request;
+      const how = { startOrAttach, message, waitMs, admitted };
+      return await (message === undefined
+        ? this.#startAlone(partition, key, how)
+        : this.#startWith(partition, key, { ...how, message }));
+    } finally {
+      reply?.forget();
     }
-    const result = await ask(partition, key, startOrAttach);
-    if (request.waitMs !== undefined && request.waitMs > 0) {
-      const outcome = await this.#closedOutcome(partition, key, request.waitMs);
+  }
+
+  /**
+   * Waits until the queues have said whether the run may wait or run, and gives its status
+   * then; undefined if it passes none. Throws queue-full and queue-not-found: then there is
+   * no run.
+   */
+  async #admitted(
+    partition: Partition,
+    key: EntityKey,
+    reply: { readonly outcome: Promise<Outcome> } | undefined,
+  ): Promise<Status | undefined> {
+    if (reply === undefined) return undefined;
+    // One that was refused already is gone.
+    const isOpen = await ask(partition, key, (run) => run === undefined || isRefusable(run));
+    if (isOpen) {
+      const outcome = await this.#waits.within(partition, reply.outcome, admissionWaitMs);
+      if (outcome === undefined) {
+        throw new SporeError("host-busy", `run ${nameOf(key)} is stored, its queue is silent`, {
+          hint: "Ask again with the same id.",
+        });
+      }
+      if (outcome.kind === "error") throw refusal(outcome.error);
+    }
+    return ask(partition, key, (run) => run && headOf(run).status);
+  }
+
+  async #startAlone(
+    partition: Partition,
+    key: EntityKey,
+    how: {
+      readonly startOrAttach: (run: Entity | undefined, sink: Sink) => StartResult;
+      readonly admitted: () => Promise<Status | undefined>;
+      readonly waitMs: number | undefined;
+    },
+  ): Promise<StartResult> {
+    const started = await ask(partition, key, how.startOrAttach);
+    const result = { ...started, status: (await how.admitted()) ?? started.status };
+    if (how.waitMs !== undefined && how.waitMs > 0) {
+      const outcome = await this.#closedOutcome(partition, key, how.waitMs);
       if (outcome.kind === "ready") {
         return { ...result, status: outcome.status, outcome: outcome.outcome };
       }
@@ -148,6 +221,7 @@ export class Runs {
     key: EntityKey,
     how: {
       readonly startOrAttach: (run: Entity | undefined, sink: Sink) => StartResult;
+      readonly admitted: () => Promise<Status | undefined>;
       readonly message: StartMessageGiven;
       readonly waitMs: number | undefined;
     },
@@ -160,7 +234,9 @@ export class Runs {
         const run = found ?? partition.resident(key);
         return { started: result, taken: deliverTo(run, sink, message) };
       });
-      const { outcome: _closed, ...result } = started;
+      const status = (await how.admitted()) ?? started.status;
+      const { outcome: _closed, ...rest } = started;
+      const result = { ...rest, status };
       if (taken.kind === "signal") {
         await partition.durable();
         return { ...result, duplicate: taken.duplicate };
@@ -193,7 +269,19 @@ export class Runs {
   }
 
   async get(id: string): Promise<RunView> {
-    return this.#onRun(id, (run) => viewOf(run));
+    const { view, queue } = await this.#onRun(id, (run) => ({
+      view: viewOf(run),
+      queue: queueAwaited(run),
+    }));
+    if (queue === undefined || view.waiting === undefined) return view;
+    // While its queue can't be asked, the view says only which one it is.
+    const explained = await this.#parts.explain(queue, id).catch(() => undefined);
+    if (explained === undefined) return view;
+    return { ...view, waiting: { ...view.waiting, for: explained } };
+  }
+
+  #view(id: string): Promise<RunView> {
+    return this.#onRun(id, viewOf);
   }
 
   async output(
@@ -207,7 +295,7 @@ export class Runs {
     }
     const step = options.step;
     return this.#waits.until(partition, key, options.waitMs ?? 0, async () => {
-      const { status } = await this.get(id);
+      const { status } = await this.#view(id);
       const outcome = await stepOutcome(partition, key, step);
       if (outcome !== undefined) return { kind: "ready", outcome, status };
       if (!isClosed(status)) return { kind: "pending", status };
@@ -223,7 +311,7 @@ export class Runs {
     const key = runKey(this.#parts.tenant, checkId(id, "run id"));
     const partition = this.#parts.partition(key);
     return this.#waits.until(partition, key, options.waitMs ?? 0, async () => {
-      const { status } = await this.get(id);
+      const { status } = await this.#view(id);
       const rowKey = rowKeys.published(key, name);
       const { entries } = await partition.scan(rowKey, { limit: 1 });
       const row = entries.find(([found]) => found === rowKey);
@@ -237,7 +325,7 @@ export class Runs {
 
   async steps(id: string, options: { after?: number; limit?: number } = {}): Promise<StepView[]> {
     const key = runKey(this.#parts.tenant, checkId(id, "run id"));
-    const { createdAtMs, attempt } = await this.get(id);
+    const { createdAtMs, attempt } = await this.#view(id);
     const partition = this.#parts.partition(key);
     const { after = 0, limit = eventsPerRead } = options;
     return this.#stepPages.read({ partition, key, createdAtMs, attempt }, { after, limit });
@@ -248,7 +336,7 @@ export class Runs {
     options: { from?: number; limit?: number } = {},
   ): Promise<HistoryEvent[]> {
     const key = runKey(this.#parts.tenant, checkId(id, "run id"));
-    await this.get(id);
+    await this.#view(id);
     return readEvents(this.#parts.partition(key), key, options);
   }
 
@@ -258,7 +346,7 @@ export class Runs {
   ): Promise<EventPage> {
     const key = runKey(this.#parts.tenant, checkId(id, "run id"));
     return this.#waits.events(this.#parts.partition(key), key, options, async () =>
-      isClosed((await this.get(id)).status),
+      isClosed((await this.#view(id)).status),
     );
   }
 
@@ -459,16 +547,16 @@ export class Runs {
   }
 }
 
-/** Name of what is started; throws if the request or a definition that it names is missing. */
-function checkDefinitions(request: StartRequest, manifest: Manifest): string {
+/** Of the workflow, none of a graph; throws if the request or a definition that it names is missing. */
+function checkDefinitions(request: StartRequest, manifest: Manifest): Definition | undefined {
   if ((request.workflow === undefined) === (request.root === undefined)) {
     throw new SporeError("invalid-request", "give either a workflow or a graph");
   }
   if (request.workflow !== undefined) {
-    return definitionOf(manifest, "workflow", request.workflow).name;
+    return definitionOf(manifest, "workflow", request.workflow);
   }
   for (const step of stepsOf(request.root ?? encode(null))) definitionOf(manifest, "step", step);
-  return "";
+  return undefined;
 }
 
 /** Names of the steps in an encoded graph. */
@@ -554,7 +642,7 @@ function takeUpdate(
   if (seen !== undefined) return seen.outcome;
   refuseClosed(run);
   const { status } = headOf(run);
-  if (status !== "RUNNING") {
+  if (status !== "RUNNING" && queueAwaited(run) === undefined) {
     throw new SporeError("run-paused", `run ${nameOf(run.key)} is ${status}`);
   }
   rememberCall(run, sink, callId, undefined);
@@ -647,6 +735,12 @@ function waitingOf(run: Entity): RunView["waiting"] {
   const sinceMs = head.waitingSinceMs;
   if (head.status === "PAUSED") return { for: "somebody to resume it (paused)", sinceMs };
   if (head.status === "RESUMABLE") return { for: "somebody to resume it (see its error)", sinceMs };
+  const queue = queueAwaited(run);
+  if (queue !== undefined) return { for: `a place in queue ${queue}`, sinceMs };
+  if (head.status === "PENDING") {
+    const { startAtMs } = head;
+    return { for: "its time to start", sinceMs, ...(startAtMs && { untilMs: startAtMs }) };
+  }
   if (run.isActive || run.inputs.length > 0) return { for: "its turn to run", sinceMs };
   let untilMs = Number.POSITIVE_INFINITY;
   for (const pending of run.pending.values()) {
@@ -663,6 +757,13 @@ function refuseClosed(run: Entity): void {
   const head = headOf(run);
   if (!isClosed(head.status)) return;
   throw new SporeError("run-closed", `run ${nameOf(run.key)} is ${head.status}`);
+}
+
+/** What a queue said to a run, as its client hears it. */
+function refusal({ code, message }: ErrorValue): SporeError {
+  return code === "queue-not-found"
+    ? new SporeError(code, message, { hint: "Declare it, or PUT /v1/queues/{name}." })
+    : new SporeError("queue-full", message, { hint: "Try again when some of them are through." });
 }
 
 function runNotFound(id: string): SporeError {

@@ -26,6 +26,7 @@ import {
   type JournalRow,
   type ListedRow,
   type Mail,
+  type MemberRow,
   type Message,
   type PastItem,
   type PastRow,
@@ -37,6 +38,7 @@ import {
 } from "./format.ts";
 import { type EntityKey, isActorKey, nameOf, tenantOf } from "./ids.ts";
 import type { EndedSpan } from "./ports.ts";
+import { QueueMembers } from "./queue-members.ts";
 
 export interface Entity {
   readonly key: EntityKey;
@@ -52,6 +54,8 @@ export interface Entity {
   readonly calls: Map<string, CallRow>;
   watchers: WatcherRow[];
   readonly reminders: Map<string, ReminderRow>;
+  /** Queues: who waits and who runs. */
+  members: QueueMembers | undefined;
   /** Last executed `seq` of each client session. */
   readonly sessions: Map<string, number>;
   image: Uint8Array | undefined;
@@ -95,6 +99,7 @@ export function newEntity(key: EntityKey, head: Head, nowMs: number): Entity {
     watchers: [],
     reminders: new Map(),
     sessions: new Map(),
+    members: head.kind === "queue" ? new QueueMembers() : undefined,
     image: undefined,
     journal: [],
     journalBytes: 0,
@@ -160,6 +165,9 @@ function readRow(entity: Entity, rowKey: string, part: string, bytes: Uint8Array
     case "o":
       entity.state = bytes;
       break;
+    case "q":
+      entity.members?.load(Number.parseInt(part.slice(2), 16), decodeRow<MemberRow>(rowKey, bytes));
+      break;
     case "r": {
       const reminder = decodeRow<ReminderRow>(rowKey, bytes);
       entity.reminders.set(reminder.name, reminder);
@@ -186,7 +194,7 @@ export function needsAttention(entity: Entity): boolean {
   const { head } = entity;
   if (head.kind === "run" && head.status !== "RUNNING") return false;
   // Its timer and its messages in the outbox are all that it needs.
-  if (head.kind === "schedule") return false;
+  if (head.kind === "schedule" || head.kind === "queue") return false;
   if (head.applied < head.version || entity.inputs.length > 0 || entity.mail.length > 0)
     return true;
   for (const pending of entity.pending.values()) {
@@ -198,9 +206,16 @@ export function needsAttention(entity: Entity): boolean {
 function listedKeyOf(entity: Entity): string {
   const { head, key } = entity;
   const tenant = tenantOf(key);
-  return head.kind === "run"
-    ? rowKeys.listed(tenant, "r", head.status, head.createdAtMs, nameOf(key))
-    : `${head.kind === "actor" ? rowKeys.listedActors(tenant) : rowKeys.listedSchedules(tenant)}${nameOf(key)}`;
+  switch (head.kind) {
+    case "run":
+      return rowKeys.listed(tenant, "r", head.status, head.createdAtMs, nameOf(key));
+    case "actor":
+      return rowKeys.listedActors(tenant) + nameOf(key);
+    case "schedule":
+      return rowKeys.listedSchedules(tenant) + nameOf(key);
+    case "queue":
+      return rowKeys.listedQueues(tenant) + nameOf(key);
+  }
 }
 
 function listedRowOf(head: Head): ListedRow {

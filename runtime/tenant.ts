@@ -4,8 +4,9 @@
  * owner of its key (`ways`), or the owners of all partitions (`spreads`). What makes a
  * repetition safe, ids of runs and messages, is chosen before a request goes anywhere.
  */
-import type { Manifest } from "../guest/protocol.ts";
+import type { Manifest, QueueLimits } from "../guest/protocol.ts";
 import { Actors, type CallOnItsWay, type ForkOrigin } from "./actors.ts";
+import type { Admissions } from "./admissions.ts";
 import { callWaitMsMax, type EventPage } from "./asking.ts";
 import { bulk } from "./bulk.ts";
 import type { Components } from "./components.ts";
@@ -23,6 +24,8 @@ import type {
   HistoryEvent,
   ListActorsRequest,
   ListActorsResult,
+  ListQueuesRequest,
+  ListQueuesResult,
   ListRequest,
   ListResult,
   ListSchedulesRequest,
@@ -37,6 +40,7 @@ import type {
 import { mergePages, pageLimit, positionOfRun } from "./listing.ts";
 import type { Partition } from "./partition.ts";
 import type { AbortSignalLike, Ports } from "./ports.ts";
+import { declaredQueues, keyOfQueue, Queues } from "./queues.ts";
 import type { Register } from "./register.ts";
 import type { Routing } from "./routing.ts";
 import { statuses } from "./run.ts";
@@ -56,6 +60,7 @@ export interface TenantParts {
   readonly onCurrent: (componentId: string) => void;
   readonly deployments: Register;
   readonly components: Components;
+  readonly admissions: Admissions;
   /** Tells other hosts what was deployed here; resolves when they know, or can't be told. */
   readonly onDeployed: (deployed: Deployed) => Promise<void>;
 }
@@ -66,6 +71,7 @@ interface Local {
   readonly forks: Forks;
   readonly actors: Actors;
   readonly schedules: Schedules;
+  readonly queues: Queues;
 }
 
 // ---------------------------------------------------------------- who executes what
@@ -96,6 +102,8 @@ type Keyed = Omit<
   forkOrigin(type: string, key: string): Promise<ForkOrigin>;
   plantFork(type: string, into: string, origin: ForkOrigin): Promise<ActorView>;
   upgradeActor(type: string, key: string, component: string): Promise<boolean>;
+  declareQueue(name: string, limits: QueueLimits): Promise<void>;
+  explainQueue(name: string, runId: string): Promise<string | undefined>;
 };
 
 type RerunStart = NonNullable<Parameters<Runs["start"]>[1]>;
@@ -106,7 +114,8 @@ type Spread =
   | "resumeAll"
   | "listActors"
   | "upgradeActors"
-  | "listSchedules";
+  | "listSchedules"
+  | "listQueues";
 
 interface EventsFrom {
   readonly from: number;
@@ -250,6 +259,16 @@ const ways: {
     key: ofSchedule,
     act: ({ schedules }, ...args) => schedules.backfill(...args),
   },
+
+  putQueue: { key: keyOfQueue, act: ({ queues }, ...args) => queues.put(...args) },
+  declareQueue: { key: keyOfQueue, act: ({ queues }, ...args) => queues.declare(...args) },
+  getQueue: { key: keyOfQueue, act: ({ queues }, name) => queues.get(name), isReading: true },
+  explainQueue: {
+    key: keyOfQueue,
+    act: ({ queues }, ...args) => queues.explain(...args),
+    isReading: true,
+  },
+  deleteQueue: { key: keyOfQueue, act: ({ queues }, name) => queues.delete(name) },
 };
 
 interface SpreadWay<Args extends unknown[], Result> {
@@ -265,6 +284,7 @@ interface Parts {
   listActors: SpreadWay<[ListActorsRequest], ListActorsResult>;
   upgradeActors: SpreadWay<[{ type: string; keyPrefix?: string | undefined }, string], number>;
   listSchedules: SpreadWay<[ListSchedulesRequest], ListSchedulesResult>;
+  listQueues: SpreadWay<[ListQueuesRequest], ListQueuesResult>;
 }
 
 const spreads: { readonly [Name in Spread]: Parts[Name] } = {
@@ -274,6 +294,7 @@ const spreads: { readonly [Name in Spread]: Parts[Name] } = {
   listActors: { act: ({ actors }, ...args) => actors.list(...args), isReading: true },
   upgradeActors: { act: ({ actors }, ...args) => actors.upgradeAll(...args) },
   listSchedules: { act: ({ schedules }, ...args) => schedules.list(...args), isReading: true },
+  listQueues: { act: ({ queues }, ...args) => queues.list(...args), isReading: true },
 };
 
 /** One question for events; then the next. */
@@ -295,12 +316,17 @@ export class Tenant {
   constructor(parts: TenantParts) {
     this.#parts = parts;
     const { name: tenant, deployments: register, seats, ...rest } = parts;
-    const deployments = new Deployments({ register, ...rest });
+    const routed = this.#routed();
+    const declare = async (manifest: Manifest): Promise<void> => {
+      const declared = [...declaredQueues(manifest)];
+      await Promise.all(declared.map(([queue, limits]) => routed.declareQueue(queue, limits)));
+    };
+    const deployments = new Deployments({ register, declare, ...rest });
     const partition = (key: EntityKey): Partition => seats.partition(partitionOf(key, seats.count));
     const local = { tenant, partition, deployments, ...rest };
     this.#deployments = deployments;
     this.#local = {
-      runs: new Runs(local),
+      runs: new Runs({ ...local, explain: (queue, runId) => routed.explainQueue(queue, runId) }),
       forks: new Forks(local),
       actors: new Actors(local),
       schedules: new Schedules({
@@ -311,8 +337,9 @@ export class Tenant {
           return id;
         },
       }),
+      queues: new Queues(local),
     };
-    this.host = this.#hostOf();
+    this.host = this.#hostOf(routed);
   }
 
   /** Another host's request. Throws peer-refused before anything is done if it isn't for us. */
@@ -336,13 +363,16 @@ export class Tenant {
     this.#deployments.learn(deployed);
   }
 
-  #hostOf(): TenantHost {
-    const routed = Object.fromEntries(
+  #routed(): Keyed {
+    return Object.fromEntries(
       Object.keys(ways).map((method) => [
         method,
         (...args: unknown[]) => this.#route(method as keyof Keyed, args), // keys of `ways`
       ]),
     ) as unknown as Keyed; // each method as `ways` has it
+  }
+
+  #hostOf(routed: Keyed): TenantHost {
     const host: TenantHost = {
       ...routed,
       deploy: async (source) => {
@@ -431,6 +461,14 @@ export class Tenant {
           { limit: pageLimit(request), positionOf: ({ id }) => id },
         );
         return withCursor({ schedules: merged.items }, merged.cursor);
+      },
+      listQueues: async (request) => {
+        const pages = await this.#spread("listQueues", [request]);
+        const merged = mergePages(
+          pages.map(({ queues, cursor }) => ({ items: queues, cursor })),
+          { limit: pageLimit(request), positionOf: ({ name }) => name },
+        );
+        return withCursor({ queues: merged.items }, merged.cursor);
       },
     };
     return host;

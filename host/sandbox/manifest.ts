@@ -45,6 +45,9 @@ function readDefinition(value: unknown, seen: Set<string>): Definition {
   // A workflow may be named as one of its steps; two of one kind could not be told apart.
   if (seen.has(`${kind} ${name}`)) throw refused(`defines the ${kind} ${name} twice`);
   seen.add(`${kind} ${name}`);
+  if (kind === "workflow" && value["queue"] !== undefined) {
+    return { kind, name, queue: readQueue(value["queue"], name) };
+  }
   if (methods === undefined) return { kind, name };
   return { kind, name, methods: readMethods(methods, name), ...readTraits(value, name) };
 }
@@ -71,6 +74,51 @@ function readTraits(
     ...(value["reentrant"] === true ? { reentrant: true } : {}),
     ...(value["stopsOnError"] === true ? { stopsOnError: true } : {}),
     ...(expiresAfterMs === undefined ? {} : { expiresAfterMs }),
+  };
+}
+
+const queueNamePattern = /^(?!\.+$)[A-Za-z0-9._:~@+=,-]{1,200}$/;
+const countMax = 1_000_000_000;
+
+/** The queue that a workflow's runs pass. */
+function readQueue(value: unknown, workflow: string): NonNullable<Definition["queue"]> {
+  const improper = refused(`has an improper queue for ${workflow}`);
+  if (!isRecord(value)) throw improper;
+  const { name, key, limits } = value;
+  const isNamed = typeof name === "string" && queueNamePattern.test(name) && name !== "all";
+  const isKeyed = key === undefined || (typeof key === "string" && key.length <= 500);
+  if (!isNamed || !isKeyed || (limits !== undefined && !isRecord(limits))) throw improper;
+  const count = (what: unknown, min: number): number | undefined => {
+    if (what === undefined) return undefined;
+    if (typeof what !== "number" || !Number.isInteger(what)) throw improper;
+    if (what < min || what > countMax) throw improper;
+    return what;
+  };
+  const given = limits ?? {};
+  const concurrency = count(given["concurrency"], 1);
+  const keyConcurrency = count(given["keyConcurrency"], 1);
+  const maxPending = count(given["maxPending"], 0);
+  const { rate } = given;
+  if (rate !== undefined && !isRecord(rate)) throw improper;
+  const limit = count(rate?.["limit"], 1);
+  const periodMs = count(rate?.["periodMs"], 1);
+  const burst = count(rate?.["burst"], 1);
+  if (rate !== undefined && (limit === undefined || periodMs === undefined)) throw improper;
+  return {
+    name,
+    ...(key === undefined ? {} : { key }),
+    ...(limits === undefined
+      ? {}
+      : {
+          limits: {
+            ...(concurrency === undefined ? {} : { concurrency }),
+            ...(keyConcurrency === undefined ? {} : { keyConcurrency }),
+            ...(maxPending === undefined ? {} : { maxPending }),
+            ...(limit === undefined || periodMs === undefined
+              ? {}
+              : { rate: { limit, periodMs, ...(burst === undefined ? {} : { burst }) } }),
+          },
+        }),
   };
 }
 

@@ -558,3 +558,26 @@ export const Vault = actor(
     }
   },
 );
+
+/** Holds a place of a queue for a while, some of them over two lives, some until they fail. */
+export const queued = workflow(
+  "queued",
+  async (key: string, ms: number, how: string, life: number) => {
+    const held = await effect("held");
+    await sleep(ms);
+    if (how === "anew" && life === 1) continueAsNew(key, ms, how, 2);
+    if (how === "fail") throw new GuestError("as asked", { code: "asked", retryable: false });
+    return [key, held];
+  },
+  { queue: { name: "narrow", key: "0", concurrency: 3, keyConcurrency: 2, maxPending: 4 } },
+);
+
+/** Children that wait in the queue, which their parent isn't in. */
+export const queuing = workflow("queuing", (n: number) =>
+  Promise.all(Array.from({ length: n }, (_, i) => queued(`child${i % 2}`, 20, "", 1))),
+);
+
+/** Its first run of a step fails while its switch is off: resumed, it passes the queue again. */
+export const queuedSwitch = workflow("queuedSwitch", (name: string) => guarded(name), {
+  queue: "narrow",
+});

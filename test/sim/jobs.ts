@@ -3,9 +3,9 @@
  * (actors may be shared), with its laws inside.
  */
 import { decode, encode } from "../../guest/cbor.ts";
-import type { HistoryEvent, ScheduleView } from "../../runtime/index.ts";
+import type { HistoryEvent, ScheduleView, StartRequest } from "../../runtime/index.ts";
 import { knotting, ringing, upgrading } from "./actor-jobs.ts";
-import { type Client, forgiving, type Job, same } from "./clients.ts";
+import { type Client, codeOf, forgiving, type Job, same } from "./clients.ts";
 import { branching, forking, moving, undoing } from "./run-jobs.ts";
 import { epochMs } from "./world.ts";
 
@@ -673,6 +673,94 @@ async function scheduleUntil(
   }
 }
 
+// ---------------------------------------------------------------- queues
+
+/** Runs that pass a narrow queue: all of them end, whatever becomes of those before them. */
+const queueing: Job = async (client, id) => {
+  const { random, world } = client;
+  const runs = Array.from({ length: random.between(1, 6) }, (_, i) => ({
+    id: `${id}-${i}`,
+    key: random.pick(["ada", "bob", ""]),
+    how: random.pick(["", "", "", "anew", "fail", "cancel", "terminate", "late", "delayed"]),
+    priority: random.pick([0, 0, 0, 5, -5]),
+  }));
+  await Promise.all(runs.map((run) => passQueue(client, run, random.pick([0, 10, 300, 5000]))));
+  if (random.chance(0.3)) {
+    const n = random.between(1, 4);
+    await client.start(`${id}-p`, "queuing", [n]);
+    const found = (await client.value(`${id}-p`)) as unknown[] | undefined;
+    same(client, "J-output", found?.length, n, `${id}-p`);
+  }
+  if (random.chance(0.3)) await passTwice(client, `${id}-twice`);
+  if (random.chance(0.2)) {
+    const view = await client.ask("the queue", (tenant) => tenant.getQueue("narrow"));
+    world.laws.check(view.running <= 3, "L-queue", `${view.running} run, says the queue`);
+  }
+};
+
+async function passQueue(
+  client: Client,
+  run: { readonly id: string; readonly key: string; readonly how: string; priority: number },
+  ms: number,
+): Promise<void> {
+  const { id, key, how, priority } = run;
+  const { world, random } = client;
+  const nowMs = epochMs + Math.floor(world.nowMs);
+  const request = {
+    id,
+    workflow: "queued",
+    args: encode([key, ms, how, 1]),
+    queue: { priority },
+    ...(how === "late" ? { deadlineMs: nowMs + random.pick([1, 200, 3000]) } : {}),
+    ...(how === "delayed" ? { startAtMs: nowMs + random.pick([5, 500, 4000]) } : {}),
+  };
+  await startWhenThereIsRoom(client, request);
+  if (how === "cancel" || how === "terminate") {
+    if (random.chance(0.5)) await world.sleep(random.latency(400));
+    await client.ask(`${how} ${id}`, (tenant) =>
+      forgiving(
+        how === "cancel" ? tenant.cancelRun(id, "enough") : tenant.terminateRun(id, "enough"),
+        "run-closed",
+      ),
+    );
+  }
+  const outcome = await client.outcome(id);
+  const mayFail = how === "cancel" || how === "terminate" || how === "late";
+  if (!mayFail)
+    same(client, "J-queue", outcome.kind, how === "fail" ? "error" : "ok", `${id} ${how}`);
+}
+
+async function startWhenThereIsRoom(
+  client: Client,
+  request: StartRequest & { readonly id: string },
+): Promise<void> {
+  for (let pauseMs = 500; ; pauseMs = Math.min(pauseMs * 2, 600_000)) {
+    const started = await client.ask(`start ${request.id}`, async (tenant) => {
+      try {
+        return await tenant.startRun(request);
+      } catch (error) {
+        if (codeOf(error) === "queue-full") return undefined;
+        throw error;
+      }
+    });
+    if (started !== undefined) return;
+    client.world.count("refused by a queue");
+    await client.world.sleep(client.random.latency(pauseMs));
+  }
+}
+
+/** A run that failed gives its place back, and takes another one when it is resumed. */
+async function passTwice(client: Client, id: string): Promise<void> {
+  const { ledger } = client.world;
+  ledger.off.add(id);
+  await startWhenThereIsRoom(client, { id, workflow: "queuedSwitch", args: encode([id]) });
+  await client.viewUntil(id, (each) => each.status === "FAILED");
+  ledger.off.delete(id);
+  // A repetition of the request may come when it is through.
+  await client.ask(`resume ${id}`, (tenant) => forgiving(tenant.resumeRun(id), "run-closed"));
+  same(client, "J-output", await client.value(id), id, id);
+}
+
 // ---------------------------------------------------------------- shared pieces
 
 /** Dense from 0, begun once, ended as told. */
@@ -748,4 +836,5 @@ export const jobs: Readonly<Record<string, Job>> = {
   branching,
   moving,
   undoing,
+  queueing,
 };

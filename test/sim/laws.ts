@@ -35,6 +35,7 @@ import {
 import { actorKey, type EntityKey, partitionOf, runKey } from "../../runtime/ids.ts";
 import { partitionLimits } from "../../runtime/partition.ts";
 import type { OutboundContext, PutResult } from "../../runtime/ports.ts";
+import { QueueLaws } from "./queue-laws.ts";
 import type { SimHost, World } from "./world.ts";
 
 export interface Violation {
@@ -68,6 +69,7 @@ export class Laws {
   readonly #lives = new Map<string, number>();
   /** Times that steps were seen for L-once, per prefix. */
   staleEffects = 0;
+  readonly #queues = new QueueLaws(this);
 
   constructor(world: World) {
     this.#world = world;
@@ -145,6 +147,7 @@ export class Laws {
         this.#row(truth, rowKey, value);
         this.#journal(truth, rowKey, value);
       }
+      this.#queues.batch();
       for (const entity of this.#grown) this.#checkJournal(entity);
       this.#grown.clear();
     }
@@ -174,6 +177,7 @@ export class Laws {
   }
 
   #row(truth: Truth, rowKey: string, value: Uint8Array | undefined): void {
+    this.#queues.row(truth.rows.get(rowKey), rowKey, value);
     if (value === undefined) truth.rows.delete(rowKey);
     else truth.rows.set(rowKey, value.slice());
     if (rowKey.startsWith("h/") && value !== undefined) this.#history(rowKey, value);
