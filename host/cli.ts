@@ -30,6 +30,8 @@ import { parseJson, valueOfJson } from "../client/json.ts";
 import { SporeError } from "../runtime/errors.ts";
 import type { Sandbox } from "../runtime/ports.ts";
 import type { EdgeBuildResult } from "./edge-build.ts";
+import type { RunningServer } from "./node.ts";
+import { packageVersion } from "./own-files.ts";
 import { errorLines, printer } from "./print.ts";
 import { parseDuration } from "./waits.ts";
 
@@ -90,7 +92,7 @@ function failed(error: unknown, ports: CliPorts, isJson: boolean): number {
     ? errorLines(shown)
     : [`${pc.red("✗")} ${details.message}`, ...causeLines(shown)];
   for (const line of lines) ports.err(`${line}\n`);
-  if (details.hint !== undefined) ports.err(`  ${pc.dim(details.hint)}\n`);
+  if (details.hint !== undefined && details.hint !== "") ports.err(`  ${pc.dim(details.hint)}\n`);
   return code;
 }
 
@@ -157,6 +159,7 @@ function programOf(ports: CliPorts): Command {
   const program = new Command("spore");
   program
     .description("Durable workflows and virtual actors, with a bucket as the only dependency.")
+    .version(packageVersion())
     .exitOverride()
     .configureOutput({ writeOut: ports.out, writeErr: ports.err })
     .showHelpAfterError("(spore help lists the commands)")
@@ -1018,9 +1021,13 @@ function readWord(word: string): unknown {
   let json: unknown;
   try {
     json = JSON.parse(word);
-  } catch {
-    // Not JSON: it is text, as in `spore run greet Ada`.
-    return word;
+  } catch (error) {
+    // Not JSON: it is text, as in `spore run greet Ada`. What begins like an object or an array
+    // was meant as one.
+    if (!/^\s*[{[]/.test(word)) return word;
+    throw new SporeError("invalid-request", `${word} is not JSON: ${(error as Error).message}`, {
+      hint: "put it in single quotes for the shell; text goes as JSON: '\"[draft]\"'",
+    });
   }
   return valueOfJson(json);
 }

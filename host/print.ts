@@ -80,7 +80,7 @@ export function printer({ out, isJson, isTty }: PrinterOptions): Printer {
       for (const [name, value] of Object.entries(record)) {
         if (name === "error" && value !== undefined)
           for (const text of errorLines(value)) line(text);
-        else if (value !== undefined) line(`${name.padEnd(14)} ${cell(name, value)}`);
+        else if (!isEmpty(value)) line(`${name.padEnd(14)} ${cell(name, value)}`);
       }
     },
     event(event) {
@@ -94,6 +94,14 @@ export function printer({ out, isJson, isTty }: PrinterOptions): Printer {
       );
     },
   };
+}
+
+/** Nothing to show: lists and objects of people's are in values, which are printed alone. */
+function isEmpty(value: unknown): boolean {
+  if (value === undefined || value === "") return true;
+  if (Array.isArray(value)) return value.length === 0;
+  if (typeof value !== "object" || value === null) return false;
+  return Object.getPrototypeOf(value) === Object.prototype && Object.keys(value).length === 0;
 }
 
 /** What comes from the host has absent members; a value of the user's keeps its `undefined`. */
