@@ -34,6 +34,7 @@ import { type EntityKey, nameOf, tenantOf } from "./ids.ts";
 import {
   addSystemTimer,
   answer,
+  encodeActivation,
   failed,
   forgetMemory,
   hostError,
@@ -206,10 +207,31 @@ function takeMail(entity: Entity): Mail | undefined {
   return actorHead(entity).isStopped === true ? undefined : entity.mail.shift();
 }
 
-function turnInput(entity: Entity, mail: Mail): TurnInput {
+/** Turns that are computed ahead, and how large the state may be that each is given. */
+const aheadMax = 8;
+const aheadStateBytesMax = 16 * 1024;
+
+/**
+ * What the turns after the one that begins will be given if it is over at once, as they wait
+ * in the mailbox: all but the state that it leaves.
+ */
+export function activationsAhead(entity: Entity): Uint8Array[] {
+  const head = actorHead(entity);
+  const { state } = entity;
+  if (state === undefined || state.length > aheadStateBytesMax) return [];
+  if (head.turn?.upgradeTo !== undefined) return [];
+  const mails = entity.mail.slice(0, aheadMax);
+  if (mails.some((mail) => mail.upgradeTo !== undefined)) return [];
+  return mails.map((mail, index) =>
+    encodeActivation(entity, head.lastNowMs, [turnInput(entity, mail, index + 1)]),
+  );
+}
+
+/** The input of the next turn, or of the one that comes so many turns after it. */
+function turnInput(entity: Entity, mail: Mail, turnsAhead = 0): TurnInput {
   return {
     kind: "turn",
-    run: runInfo(entity),
+    run: runInfo(entity, turnsAhead),
     actor: refOf(entity),
     method: mail.method,
     args: mail.args,
@@ -282,7 +304,7 @@ export function componentOf(entity: Entity): string {
   return head.kind === "actor" ? (head.turn?.upgradeTo ?? head.component) : head.component;
 }
 
-export function runInfo(entity: Entity): RunInfo {
+export function runInfo(entity: Entity, turnsAhead = 0): RunInfo {
   const { head } = entity;
   return {
     runId: nameOf(entity.key),
@@ -290,9 +312,9 @@ export function runInfo(entity: Entity): RunInfo {
     name: refOf(entity).type,
     component: head.component,
     // Each turn is a life of its own: idempotency keys of its steps must differ.
-    attempt: actorHead(entity).turns + 1,
+    attempt: actorHead(entity).turns + 1 + turnsAhead,
     startedAtMs: head.createdAtMs,
-    seed: seedOf(`${entity.key}#${head.life}`),
+    seed: seedOf(`${entity.key}#${head.life + turnsAhead}`),
   };
 }
 

@@ -139,8 +139,11 @@ export interface Begun {
   readonly version: number;
 }
 
-/** Moves the waiting inputs into the journal as the next activation (M1). */
-export function beginActivation(entity: Entity, sink: Sink): Begun {
+/**
+ * Moves the waiting inputs into the journal as the next activation (M1). `nowMs` is given for
+ * one that was computed ahead: what it was told then.
+ */
+export function beginActivation(entity: Entity, sink: Sink, nowMs = sink.nowMs): Begun {
   const { head } = entity;
   assert(!entity.isActive, `${entity.key} has one activation at a time`);
   assert(head.applied === head.version, `${entity.key} has applied its last activation`);
@@ -148,13 +151,9 @@ export function beginActivation(entity: Entity, sink: Sink): Begun {
   const taken = entity.inputs.splice(0, isAtResumePoint ? 1 : inputsMax);
   assert(taken.length > 0, `${entity.key} has inputs`);
   for (const { index } of taken) sink.changes.delete(rowKeys.input(entity.key, index));
-  head.lastNowMs = Math.max(head.lastNowMs, sink.nowMs);
-  const value: Activation = {
-    nowMs: head.lastNowMs,
-    stepsMax: stepsMaxOf(entity),
-    inputs: taken.map(({ input }) => input),
-  };
-  const activation = encode(value);
+  head.lastNowMs = Math.max(head.lastNowMs, nowMs);
+  const inputs = taken.map(({ input }) => input);
+  const activation = encodeActivation(entity, head.lastNowMs, inputs);
   const journal = entity.journal.slice();
   const version = head.version;
   const row: JournalRow = { activation };
@@ -165,6 +164,15 @@ export function beginActivation(entity: Entity, sink: Sink): Begun {
   entity.isActive = true;
   sink.changes.touch(entity);
   return { activation, journal, version };
+}
+
+export function encodeActivation(
+  entity: Entity,
+  nowMs: number,
+  inputs: readonly Input[],
+): Uint8Array {
+  const value: Activation = { nowMs, stepsMax: stepsMaxOf(entity), inputs };
+  return encode(value);
 }
 
 function stepsMaxOf({ head }: Entity): number {

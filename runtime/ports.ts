@@ -56,6 +56,8 @@ export interface Sandbox {
   load(componentId: string, bytes: Uint8Array): Promise<Manifest>;
   isLoaded(componentId: string): boolean;
   activate(request: ActivateRequest): Promise<ActivateResult>;
+  /** Whether turns that will probably follow may as well be asked for now (`ahead`). */
+  readonly runsAhead?: boolean;
   /** Forget the machine's resident memory, if any. */
   release(machine: string): void;
   close(): Promise<void>;
@@ -93,7 +95,14 @@ export interface ActivateRequest {
         readonly journal: readonly JournalEntry[];
         /** Version of the memory after the journal. */
         readonly version: number;
-      };
+      }
+    /**
+     * As `pristine`, for a turn that comes after that of the machine `behind`, which was asked
+     * for right before: with the state that it leaves instead of the one in `activation`, or
+     * that one if it leaves none. After it may come the next one behind the same machine.
+     * Answered `absent` if one of them isn't over with its first activation.
+     */
+    | { readonly kind: "ahead"; readonly behind: string };
   /** One encoded Activation. */
   readonly activation: Uint8Array;
   /**
@@ -124,6 +133,8 @@ export type ActivateResult =
       readonly guestMs: number;
       /** Of the memory after this activation. */
       readonly image: Uint8Array | undefined;
+      /** Of one that was run ahead: the activation with the state that it was given. */
+      readonly activation?: Uint8Array | undefined;
     }
   | { readonly kind: "absent" }
   /** The guest harmed itself; its memory is gone, nothing else is. */

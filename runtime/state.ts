@@ -37,8 +37,14 @@ import {
   type WatcherRow,
 } from "./format.ts";
 import { type EntityKey, isActorKey, nameOf, tenantOf } from "./ids.ts";
-import type { EndedSpan } from "./ports.ts";
+import type { ActivateResult, EndedSpan } from "./ports.ts";
 import { QueueMembers } from "./queue-members.ts";
+
+/** A turn that is computed before its time; it counts only if it is given just that. */
+export interface Ahead {
+  readonly nowMs: number;
+  readonly result: Promise<ActivateResult | undefined>;
+}
 
 export interface Entity {
   readonly key: EntityKey;
@@ -80,6 +86,10 @@ export interface Entity {
   dirtyIn: number;
   usedAtMs: number;
   constructorOutcome?: Outcome;
+  /** Actors: the next turns, computed ahead by what the mailbox had; oldest first. */
+  ahead?: Ahead[] | undefined;
+  /** Actors: guest time of the last turn that was over at once. */
+  turnMs?: number | undefined;
   /** Effects that are being performed now, each with its abort. */
   readonly inFlight: Map<number, () => void>;
   /** Run when the current activation is over (queries on a quiet memory). */

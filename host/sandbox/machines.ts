@@ -14,7 +14,8 @@
  * M2 after a fault the instance is dropped, never pooled.
  * M3 `discard` runs in another instance than the machine's own.
  */
-import type { Drained } from "../../guest/protocol.ts";
+import { decode, encode } from "../../guest/cbor.ts";
+import type { Activation, Drained } from "../../guest/protocol.ts";
 import { assert, SporeError } from "../../runtime/errors.ts";
 import {
   applyDifference,
@@ -94,6 +95,14 @@ interface Work {
   guestMs: number;
 }
 
+/** What a turn drained, and the actor's state before it if that is known. */
+interface Left {
+  readonly drained: Uint8Array;
+  readonly state: Uint8Array | undefined;
+}
+
+const leftMax = 16;
+const leftBytesMax = 64 * 1024;
 const spilledOverheadBytes = 512;
 /** How many times longer a yielding guest may go without an image than a quiet one. */
 const yieldedPatience = 50;
@@ -113,6 +122,8 @@ export class Machines {
   #residentBytes = 0;
   readonly #pool: GuestInstance[] = [];
   #evicted: string[] = [];
+  /** What turns left that were over at once, by machine; the last few. */
+  readonly #left = new Map<string, Left>();
 
   constructor(ports: MachinesPorts) {
     this.#ports = ports;
@@ -150,6 +161,7 @@ export class Machines {
 
   /** Guest faults are results; anything thrown is a fault of the host. */
   activate(request: ActivateRequest): ActivateResult {
+    if (request.from.kind === "ahead") return this.#activateAhead(request, request.from.behind);
     try {
       const work = this.#begin(request);
       if (work === undefined) return { kind: "absent" };
@@ -157,6 +169,29 @@ export class Machines {
     } catch (error) {
       if (request.after === "keep") this.release(request.machine);
       return faultOf(error);
+    }
+  }
+
+  #activateAhead(request: ActivateRequest, behind: string): ActivateResult {
+    const left = this.#left.get(behind);
+    this.#left.delete(behind);
+    const given = left === undefined ? undefined : nextTurn(request.activation, left);
+    if (given === undefined) return { kind: "absent" };
+    const { activation, state } = given;
+    const result = this.activate({ ...request, from: { kind: "pristine" }, activation });
+    if (result.kind !== "ok") return result;
+    if (stateOf(result.drained) !== "done") return { kind: "absent" };
+    this.#leave(behind, { drained: result.drained, state });
+    return { ...result, activation };
+  }
+
+  /** Kept for a turn that may be asked for behind this one. */
+  #leave(machine: string, left: Left): void {
+    if (left.drained.length > leftBytesMax) return;
+    this.#left.set(machine, left);
+    for (const oldest of this.#left.keys()) {
+      if (this.#left.size <= leftMax) return;
+      this.#left.delete(oldest);
     }
   }
 
@@ -184,6 +219,8 @@ export class Machines {
         return this.#fromResident(request, request.from.version);
       case "rebuild":
         return this.#rebuild(request, request.from);
+      case "ahead":
+        throw new SporeError("internal", "what runs ahead begins as pristine");
     }
   }
 
@@ -261,6 +298,7 @@ export class Machines {
     const state = stateOf(drained);
     if (request.after === "discard" || state === "done") {
       this.#giveBack(work.instance);
+      if (request.after === "keep") this.#leave(request.machine, { drained, state: undefined });
       return { kind: "ok", drained, drainedHash, guestMs, image: undefined };
     }
     const isImageDue = work.guestMs >= patienceOf(work, state, request.imageAfterMs);
@@ -413,6 +451,33 @@ function faultOf(error: unknown): ActivateResult {
       return { kind: "fault", fault: error.code, message: error.message };
     default:
       throw error;
+  }
+}
+
+/** The activation with the state that the turn before has left; undefined if it isn't a turn's. */
+function nextTurn(
+  activation: Uint8Array,
+  left: Left,
+): { readonly activation: Uint8Array; readonly state: Uint8Array } | undefined {
+  const value = decode(activation) as Activation; // encoded by the engine
+  const [turn] = value.inputs;
+  if (turn?.kind !== "turn") return undefined;
+  let state = left.state ?? turn.state;
+  for (const command of commandsOf(left.drained)) {
+    if (command.kind === "state" && command.value instanceof Uint8Array) state = command.value;
+  }
+  if (state === undefined) return undefined;
+  return { activation: encode({ ...value, inputs: [{ ...turn, state }] }), state };
+}
+
+/** What a broken guest drains may be anything. */
+function commandsOf(drained: Uint8Array): Drained["commands"] {
+  try {
+    const { commands } = decode(drained) as Drained; // written by the SDK; else checked here
+    const isProper = Array.isArray(commands) && commands.every((command) => command !== null);
+    return isProper ? commands : [];
+  } catch {
+    return []; // the engine will say so when it reads the same bytes
   }
 }
 

@@ -35,6 +35,7 @@ export interface PackedRequest extends Omit<ActivateRequest, "from" | "activatio
   readonly from:
     | { readonly kind: "pristine" }
     | { readonly kind: "resident"; readonly version: number }
+    | { readonly kind: "ahead"; readonly behind: string }
     | {
         readonly kind: "rebuild";
         readonly image: Slice | undefined;
@@ -52,9 +53,10 @@ type OkResult = ActivateResult & { readonly kind: "ok" };
 
 export type PackedResult =
   | Exclude<ActivateResult, { readonly kind: "ok" }>
-  | (Omit<OkResult, "drained" | "image"> & {
+  | (Omit<OkResult, "drained" | "image" | "activation"> & {
       readonly drained: Slice;
       readonly image: Slice | undefined;
+      readonly activation: Slice | undefined;
     });
 
 export type Reply =
@@ -143,15 +145,23 @@ export function unpackRequest(request: PackedRequest, buffer: ArrayBuffer): Acti
 
 export function packResult(result: ActivateResult, packer: Packer): PackedResult {
   if (result.kind !== "ok") return result;
-  const image = result.image === undefined ? undefined : packer.add(result.image);
-  return { ...result, drained: packer.add(result.drained), image };
+  const { drained, image, activation } = result;
+  return {
+    ...result,
+    drained: packer.add(drained),
+    image: image === undefined ? undefined : packer.add(image),
+    activation: activation === undefined ? undefined : packer.add(activation),
+  };
 }
 
 /** The arrays are copies: the engine may keep one for long, and a batch may be large. */
 export function unpackResult(result: PackedResult, buffer: ArrayBuffer): ActivateResult {
   if (result.kind !== "ok") return result;
-  const image = result.image === undefined ? undefined : viewOf(buffer, result.image).slice();
-  return { ...result, drained: viewOf(buffer, result.drained).slice(), image };
+  const copyOf = (slice: Slice | undefined): Uint8Array | undefined =>
+    slice === undefined ? undefined : viewOf(buffer, slice).slice();
+  const image = copyOf(result.image);
+  const activation = copyOf(result.activation);
+  return { ...result, drained: viewOf(buffer, result.drained).slice(), image, activation };
 }
 
 export function viewOf(buffer: ArrayBuffer, [offset, length]: Slice): Uint8Array {

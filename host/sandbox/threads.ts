@@ -113,6 +113,7 @@ interface KnownComponent {
 }
 
 class ThreadSandbox implements Sandbox {
+  readonly runsAhead = true;
   readonly #parts: ThreadSandboxParts;
   readonly #threads: Thread[] = [];
   readonly #components = new Map<string, KnownComponent>();
@@ -171,8 +172,11 @@ class ThreadSandbox implements Sandbox {
     if (!this.isLoaded(request.component)) {
       throw new SporeError("component-not-found", `component ${request.component} isn't loaded`);
     }
-    const place = this.#places.get(request.machine);
-    if (place === undefined && request.from.kind === "resident") return { kind: "absent" };
+    const { from } = request;
+    const place = this.#places.get(from.kind === "ahead" ? from.behind : request.machine);
+    if (place === undefined && (from.kind === "resident" || from.kind === "ahead")) {
+      return { kind: "absent" };
+    }
     const thread = place ?? this.#idlest();
     if (request.after === "keep") this.#places.set(request.machine, thread);
     return thread.activate(request);

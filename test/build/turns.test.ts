@@ -116,3 +116,66 @@ test("an upgrade gives its state", async () => {
   expect(kinds(drained)).toBe("state reply turned");
   expect(drained.commands[0]).toEqual({ kind: "state", value: encode({ log: ["a", "b"] }) });
 }, 60_000);
+
+test("turns that run ahead do what they do one by one, each with the state before it", async () => {
+  const words = ["one", "two", "three"];
+  const activationOf = (word: string, state: Uint8Array): Uint8Array => {
+    const input = turn("within", [word], { id: word, state });
+    return encode({ nowMs: 1000, stepsMax: 100, inputs: [input] });
+  };
+  const once = { component, after: "keep", imageAfterMs: 1_000_000 } as const;
+  const pristine = { kind: "pristine" } as const;
+  const [first = "", ...others] = words;
+  const machine = "chain";
+  const running = [
+    sandbox.activate({ ...once, machine, from: pristine, activation: activationOf(first, silent) }),
+    ...others.map((word) =>
+      sandbox.activate({
+        ...once,
+        machine: "chain+",
+        after: "discard",
+        from: { kind: "ahead", behind: machine },
+        activation: activationOf(word, silent),
+      }),
+    ),
+  ];
+  let state = silent;
+  for (const [index, result] of (await Promise.all(running)).entries()) {
+    const activation = activationOf(words[index] ?? "", state);
+    const alone = await sandbox.activate({ ...once, machine: "alone", from: pristine, activation });
+    if (result.kind !== "ok" || alone.kind !== "ok") throw new Error(result.kind);
+    expect(result.drained).toEqual(alone.drained);
+    if (index > 0) expect(result.activation).toEqual(activation);
+    const { commands } = decode(result.drained) as Drained;
+    for (const command of commands) if (command.kind === "state") state = command.value;
+  }
+  expect(decode(state)).toEqual({ log: words });
+}, 60_000);
+
+test("nothing runs ahead of a turn that waits, or of one that nobody knows", async () => {
+  const once = { component, imageAfterMs: 1_000_000 } as const;
+  const waiting = turn("speak", ["well"], { state: silent });
+  const ahead = (behind: string): Parameters<Sandbox["activate"]>[0] => ({
+    ...once,
+    machine: `${behind}+`,
+    from: { kind: "ahead", behind },
+    after: "discard",
+    activation: encode({
+      nowMs: 1000,
+      stepsMax: 100,
+      inputs: [turn("within", ["x"], { state: silent })],
+    }),
+  });
+  const running = [
+    sandbox.activate({
+      ...once,
+      machine: "long",
+      from: { kind: "pristine" },
+      after: "keep",
+      activation: encode({ nowMs: 1000, stepsMax: 100, inputs: [waiting] }),
+    }),
+    sandbox.activate(ahead("long")),
+    sandbox.activate(ahead("nobody")),
+  ];
+  expect((await Promise.all(running)).map(({ kind }) => kind)).toEqual(["ok", "absent", "absent"]);
+}, 60_000);

@@ -9,7 +9,7 @@ import type { Outcome } from "../../guest/protocol.ts";
 import type { TenantHost } from "../../runtime/index.ts";
 import { World } from "../sim/world.ts";
 
-class Knots {
+class Ropes {
   passed = 0;
   /** Waits a moment, so that all of a circle are in turns before they ask. */
   async ask(...path: string[]): Promise<string> {
@@ -19,26 +19,26 @@ class Knots {
     return answer;
   }
   async impatient(key: string): Promise<string> {
-    const work = (): Promise<string> => Knot.getOrCreate(key).slow(5000);
+    const work = (): Promise<string> => Rope.getOrCreate(key).slow(5000);
     return run("impatient", work, { timeout: 100, retries: 0 }).catch(() => "gave up");
   }
   async slow(ms: number): Promise<string> {
     await sleep(ms);
-    return Knot.getOrCreate("first").touch();
+    return Rope.getOrCreate("first").touch();
   }
   touch(): string {
     this.passed += 1;
     return "touched";
   }
 }
-const Knot = actor("Knot", Knots);
-const Friendly = actor("Friendly", class extends Knots {}, { reentrant: true });
+const Rope = actor("Rope", Ropes);
+const SoftRope = actor("SoftRope", class extends Ropes {}, { reentrant: true });
 
 /** A path of actors, `*key` for re-entrant ones, and `/n` for n runs within each other. */
 function follow([next, ...rest]: readonly string[]): Promise<string> {
   if (next === undefined) return Promise.resolve("end");
   if (next.startsWith("/")) return pass(Number(next.slice(1)), rest);
-  const type = next.startsWith("*") ? Friendly : Knot;
+  const type = next.startsWith("*") ? SoftRope : Rope;
   const called = type.getOrCreate(next.replace("*", ""));
   return rest.length === 0 ? called.touch() : called.ask(...rest);
 }
@@ -104,8 +104,8 @@ test.each(places)(
   async (place) => {
     const scene = await begin(place.seed, place.partitions);
     const results = await callAll(scene, [
-      ["Knot", "a", "ask", "b"],
-      ["Knot", "b", "ask", "a"],
+      ["Rope", "a", "ask", "b"],
+      ["Rope", "b", "ask", "a"],
     ]);
     const [refused = "", ...others] = results.filter((text) => text !== "ok");
     expect(others).toEqual([]);
@@ -118,7 +118,7 @@ test.each(places)("of a ring of five actors one is refused ($partitions)", async
   const ring = ["a", "b", "c", "d", "e"];
   const results = await callAll(
     scene,
-    ring.map((key, i) => ["Knot", key, "ask", ring[(i + 1) % 5] ?? ""] as const),
+    ring.map((key, i) => ["Rope", key, "ask", ring[(i + 1) % 5] ?? ""] as const),
   );
   const refused = results.filter((text) => text !== "ok");
   expect(refused).toHaveLength(1);
@@ -129,9 +129,9 @@ test.each(places)(
   "a call that comes back through four runs is refused ($partitions)",
   async (place) => {
     const scene = await begin(place.seed, place.partitions);
-    const [result] = await callAll(scene, [["Knot", "a", "ask", "/4", "a"]]);
-    expect(result).toContain("call-deadlock: a call would wait for itself: Knot/a → Knot:a.");
-    expect(result).toMatch(/ → Knot\/a$/);
+    const [result] = await callAll(scene, [["Rope", "a", "ask", "/4", "a"]]);
+    expect(result).toContain("call-deadlock: a call would wait for itself: Rope/a → Rope:a.");
+    expect(result).toMatch(/ → Rope\/a$/);
     expect(result?.split(" → ")).toHaveLength(6);
   },
 );
@@ -141,8 +141,8 @@ test.each(places)(
   async (place) => {
     const scene = await begin(place.seed, place.partitions);
     const results = await callAll(scene, [
-      ["Friendly", "f", "ask", "/3", "*f"],
-      ["Friendly", "g", "ask", "b", "/2", "*g", "c"],
+      ["SoftRope", "f", "ask", "/3", "*f"],
+      ["SoftRope", "g", "ask", "b", "/2", "*g", "c"],
     ]);
     expect(results).toEqual(["ok", "ok"]);
   },
@@ -153,9 +153,9 @@ test.each(places)(
   async (place) => {
     const scene = await begin(place.seed, place.partitions);
     const results = await callAll(scene, [
-      ["Knot", "a", "ask", "b"],
-      ["Knot", "b", "ask", "*f"],
-      ["Friendly", "f", "ask", "a"],
+      ["Rope", "a", "ask", "b"],
+      ["Rope", "b", "ask", "*f"],
+      ["SoftRope", "f", "ask", "a"],
     ]);
     expect(results).toEqual(["ok", "ok", "ok"]);
   },
@@ -186,17 +186,17 @@ test("many that wait for one that waits for another are all served", async () =>
   const scene = await begin(5, 3);
   const calls = Array.from(
     { length: 12 },
-    (_, i) => ["Knot", `c${i}`, "ask", "hub", "end"] as const,
+    (_, i) => ["Rope", `c${i}`, "ask", "hub", "end"] as const,
   );
-  const results = await callAll(scene, [...calls, ["Knot", "hub", "ask", "/2", "end"]]);
+  const results = await callAll(scene, [...calls, ["Rope", "hub", "ask", "/2", "end"]]);
   expect(new Set(results)).toEqual(new Set(["ok"]));
 });
 
 test("a call to one who has given up waiting is served in its turn", async () => {
   const scene = await begin(6, 2);
-  const results = await callAll(scene, [["Knot", "first", "impatient", "second"]]);
+  const results = await callAll(scene, [["Rope", "first", "impatient", "second"]]);
   expect(results).toEqual(["ok"]);
   await finished(scene.world, scene.world.sleep(10_000));
-  const state = await finished(scene.world, scene.tenant.actorState("Knot", "first"));
+  const state = await finished(scene.world, scene.tenant.actorState("Rope", "first"));
   expect(state.turns).toBe(3);
 });

@@ -35,6 +35,8 @@ export interface Mutant {
     readonly staleImages?: boolean;
     readonly skipsLastEntry?: boolean;
     readonly takesNoImages?: boolean;
+    /** A turn that runs ahead is given the state from before the turn before it. */
+    readonly runsAheadOnOldState?: boolean;
   };
   /** Puts the defect into the engine; the result takes it out again. */
   readonly patch?: () => () => void;
@@ -282,6 +284,12 @@ export const mutants: readonly Mutant[] = [
     seedsMax: 50,
     job: "keeping",
     patch: withoutRows(/^b\//),
+  },
+  {
+    name: "turns run ahead on an old state",
+    seedsMax: 50,
+    job: "bursting",
+    sandbox: { runsAheadOnOldState: true },
   },
   {
     name: "queries run on the live memory",
