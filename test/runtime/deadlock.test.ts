@@ -46,7 +46,7 @@ const pass = workflow("pass", (runs: number, path: readonly string[]): Promise<s
   return runs > 1 ? pass(runs - 1, path) : follow(path);
 });
 workflow("await", async (id: string) => {
-  await sleep(20);
+  await sleep(1000); // until all of them are there
   return handle(id).result();
 });
 
