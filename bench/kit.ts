@@ -56,6 +56,10 @@ export interface OpenOptions {
   readonly storage?: string;
   /** Default: `bench`. */
   readonly hostId?: string;
+  /** Of a new storage. Default: the engine's. */
+  readonly partitions?: number;
+  /** The storage has the component already. */
+  readonly isDeployed?: boolean;
   readonly limits?: HostOptions["limits"];
 }
 
@@ -107,8 +111,9 @@ export async function openBench(): Promise<Bench> {
 
 async function openEngine(
   { sandbox, code }: { readonly sandbox: Sandbox; readonly code: string },
-  { folder, storage, hostId = "bench", limits }: OpenOptions & { readonly folder: string },
+  options: OpenOptions & { readonly folder: string },
 ): Promise<Engine> {
+  const { folder, storage, hostId = "bench", partitions, limits, isDeployed } = options;
   const inner = await openStore(storage ?? `file:${folder}`);
   const { store, traffic } = counted(inner);
   const outbound = {
@@ -117,19 +122,24 @@ async function openEngine(
     },
   };
   const observer = {
-    log(level: string, message: string) {
-      if (level === "error" || level === "warn") process.stderr.write(`${level}: ${message}\n`);
+    log(level: string, message: string, fields: Readonly<Record<string, unknown>>) {
+      if (level !== "error" && level !== "warn") return;
+      process.stderr.write(`${level}: ${message} ${JSON.stringify(fields)}\n`);
     },
     count() {},
     observe() {},
   };
   const host = await createHost(
     { store, sandbox, clock, calendar, random, digest, outbound, observer },
-    { hostId, ...(limits === undefined ? {} : { limits }) },
+    {
+      hostId,
+      ...(partitions === undefined ? {} : { partitions }),
+      ...(limits === undefined ? {} : { limits }),
+    },
   );
   await host.start();
   const tenant = host.tenant("default");
-  await tenant.deploy({ kind: "javascript", code });
+  if (isDeployed !== true) await tenant.deploy({ kind: "javascript", code });
   return {
     tenant,
     host,

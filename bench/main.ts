@@ -17,6 +17,7 @@ import { population } from "./population.ts";
 import { roundTrips } from "./round-trips.ts";
 import { steps } from "./steps.ts";
 import { storage } from "./storage.ts";
+import { storageLatency } from "./storage-latency.ts";
 import { wake } from "./wake.ts";
 import { workflows } from "./workflows.ts";
 
@@ -31,6 +32,7 @@ const questions: readonly Question[] = [
   wake,
   storage,
   economy,
+  storageLatency,
   http,
   peer,
 ];
