@@ -155,6 +155,8 @@ const confirmDelayMs = 100;
 const aheadTurnMsMax = 2;
 /** Pieces of merging done for one checkpoint. */
 const compactionsMax = 4;
+/** Entities that go on after a crash are read so many at a time. */
+const revivedAtOnce = 64;
 /** Garbage that crashed owners left is looked for this long after taking over. */
 const sweepDelayMs = 60_000;
 /** Runs whose retention is over that are being deleted at once. */
@@ -348,9 +350,18 @@ export class Partition {
       if (this.#state === "owned") void this.#background(this.#sweep());
     });
     this.#outbox.recover(counters, messages);
-    for (const [key] of attentions) {
-      const entityKey = key.slice(rowKeys.attentions.length) as EntityKey; // written by rowKeys
-      void this.#background(this.request(entityKey, (entity, sink) => this.#revive(entity, sink)));
+    // Written by rowKeys.
+    const revived = attentions.map(([key]) => key.slice(rowKeys.attentions.length) as EntityKey);
+    for (let worker = 0; worker < revivedAtOnce; worker += 1) {
+      void this.#background(this.#reviveAll(revived));
+    }
+  }
+
+  /** What was going on everywhere is read a part at a time: requests have to be read as well. */
+  async #reviveAll(keys: EntityKey[]): Promise<void> {
+    for (let key = keys.pop(); key !== undefined; key = keys.pop()) {
+      if (this.#state !== "owned") return;
+      await this.request(key, (entity, sink) => this.#revive(entity, sink));
     }
   }
 

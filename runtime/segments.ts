@@ -2,6 +2,7 @@
  * Reads rows out of segments, remembering footers and, within a bound, the blocks that were
  * used last. Owns no knowledge about which segments a table has.
  */
+import { assert } from "./errors.ts";
 import type { Store } from "./ports.ts";
 import type { Retrier } from "./retry.ts";
 import {
@@ -44,6 +45,8 @@ export class SegmentCache {
   /** Least recently used first. */
   readonly #blocks = new Map<string, { readonly block: Block; readonly bytes: number }>();
   #bytes = 0;
+  /** Reads under way: a thousand that want one block read it once. */
+  readonly #reads = new Map<string, Promise<Block[]>>();
 
   constructor(options: SegmentCacheOptions) {
     this.#options = options;
@@ -163,6 +166,25 @@ export class SegmentCache {
     const cached = places.map((_, index) => this.#cached(info, from + index));
     const hot = cached.filter((block) => block !== undefined);
     if (hot.length === places.length) return hot;
+    if (isOnce) return this.#readBlocks(info, places, { from, isOnce });
+    const name = `${info.key}#${from}-${end}`;
+    let read = this.#reads.get(name);
+    if (read === undefined) {
+      read = this.#readBlocks(info, places, { from, isOnce });
+      this.#reads.set(name, read);
+      const isOver = (): boolean => this.#reads.delete(name);
+      read.then(isOver, isOver);
+    }
+    return read;
+  }
+
+  async #readBlocks(
+    info: SegmentInfo,
+    places: readonly BlockPlace[],
+    { from, isOnce }: { readonly from: number; readonly isOnce: boolean },
+  ): Promise<Block[]> {
+    const [first, last] = [places[0], places.at(-1)];
+    assert(first !== undefined && last !== undefined, "there are blocks to read");
     const bytes = await this.#read(info, first.offset, last.offset + last.length - first.offset);
     return places.map((place, index) => {
       const at = place.offset - first.offset;

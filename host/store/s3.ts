@@ -58,6 +58,8 @@ export interface S3Server {
 const connectTimeoutMs = 5_000;
 const requestTimeoutMs = 30_000;
 const partBytesDefault = 8 * 1024 * 1024;
+/** Requests under way at once; each has a connection of its own. */
+const requestsMax = 128;
 /** Parts of one object under way at once. */
 const parallelParts = 4;
 /** Reads of an object that is overwritten all the time are given up after so many. */
@@ -71,6 +73,9 @@ export class S3Store implements Store {
   readonly #prefix: string;
   readonly #timeoutMs: number;
   readonly #partBytes: number;
+  readonly #send: S3Client["send"];
+  #underWay = 0;
+  readonly #waiting: (() => void)[] = [];
   #server: S3Server = { name: undefined, skewMs: undefined };
 
   constructor(options: S3Options) {
@@ -80,6 +85,18 @@ export class S3Store implements Store {
     this.#partBytes = options.partBytes ?? partBytesDefault;
     this.#client = new S3Client(clientConfig(options));
     this.#listenToServer();
+    // What waits for its turn hasn't begun: its time isn't running yet.
+    this.#send = (async (command: Parameters<S3Client["send"]>[0]) => {
+      await this.#turn();
+      try {
+        const abortSignal = AbortSignal.timeout(this.#timeoutMs);
+        return await this.#client.send(command, { abortSignal });
+      } finally {
+        const next = this.#waiting.shift();
+        if (next === undefined) this.#underWay -= 1;
+        else next(); // takes this one's place
+      }
+    }) as S3Client["send"];
   }
 
   async get(key: string, range?: ByteRange): Promise<Uint8Array | undefined> {
@@ -121,10 +138,7 @@ export class S3Store implements Store {
 
   async delete(key: string): Promise<void> {
     try {
-      await this.#client.send(
-        new DeleteObjectCommand({ Bucket: this.#bucket, Key: this.#nameOf(key) }),
-        this.#bound(),
-      );
+      await this.#send(new DeleteObjectCommand({ Bucket: this.#bucket, Key: this.#nameOf(key) }));
     } catch (error) {
       if (!isMissing(error)) throw unavailable(error, `DELETE ${key}`);
     }
@@ -136,14 +150,13 @@ export class S3Store implements Store {
   ): Promise<ListResult> {
     const { after, limit = listKeysMax } = options;
     try {
-      const reply = await this.#client.send(
+      const reply = await this.#send(
         new ListObjectsV2Command({
           Bucket: this.#bucket,
           Prefix: this.#prefix + prefix,
           MaxKeys: Math.min(limit, listKeysMax),
           ...(after !== undefined && { StartAfter: this.#prefix + after }),
         }),
-        this.#bound(),
       );
       const keys = (reply.Contents ?? []).map(({ Key = "", Size = 0 }) => {
         return { key: Key.slice(this.#prefix.length), size: Size };
@@ -161,11 +174,16 @@ export class S3Store implements Store {
   /** Asks whether the bucket is there, and what the server says of itself. */
   async examine(): Promise<S3Server> {
     try {
-      await this.#client.send(new HeadBucketCommand({ Bucket: this.#bucket }), this.#bound());
+      await this.#send(new HeadBucketCommand({ Bucket: this.#bucket }));
     } catch (error) {
       throw unavailable(error, `HEAD bucket ${this.#bucket}`);
     }
     return this.#server;
+  }
+
+  async #turn(): Promise<void> {
+    if (this.#underWay < requestsMax) this.#underWay += 1;
+    else await new Promise<void>((resolve) => this.#waiting.push(resolve));
   }
 
   async #getWhole(name: string): Promise<Uint8Array> {
@@ -202,19 +220,18 @@ export class S3Store implements Store {
   }
 
   #getRange(name: string, range: ByteRange, etag?: string): Promise<GetObjectCommandOutput> {
-    return this.#client.send(
+    return this.#send(
       new GetObjectCommand({
         Bucket: this.#bucket,
         Key: name,
         Range: `bytes=${range.offset}-${range.offset + range.length - 1}`,
         ...(etag !== undefined && { IfMatch: etag }),
       }),
-      this.#bound(),
     );
   }
 
   async #putWhole(name: string, bytes: Uint8Array, condition: Condition): Promise<void> {
-    await this.#client.send(
+    await this.#send(
       new PutObjectCommand({
         ...this.#target(name),
         ...condition,
@@ -222,15 +239,13 @@ export class S3Store implements Store {
         ContentLength: bytes.length,
         ContentType: contentType,
       }),
-      this.#bound(),
     );
   }
 
   async #putParts(name: string, bytes: Uint8Array, condition: Condition): Promise<void> {
     const target = this.#target(name);
-    const { UploadId } = await this.#client.send(
+    const { UploadId } = await this.#send(
       new CreateMultipartUploadCommand({ ...target, ContentType: contentType }),
-      this.#bound(),
     );
     const upload = { ...target, UploadId };
     try {
@@ -239,17 +254,17 @@ export class S3Store implements Store {
         const PartNumber = offset / this.#partBytes + 1;
         const Body = bytes.subarray(offset, offset + length);
         const part = new UploadPartCommand({ ...upload, PartNumber, Body, ContentLength: length });
-        const { ETag } = await this.#client.send(part, this.#bound());
+        const { ETag } = await this.#send(part);
         parts.push({ PartNumber, ...(ETag !== undefined && { ETag }) });
       });
       parts.sort((left, right) => Number(left.PartNumber) - Number(right.PartNumber));
       const complete = { ...upload, ...condition, MultipartUpload: { Parts: parts } };
-      await this.#client.send(new CompleteMultipartUploadCommand(complete), this.#bound());
+      await this.#send(new CompleteMultipartUploadCommand(complete));
     } catch (error) {
       // An upload that isn't aborted costs storage until the bucket's own rule ends it; one
       // that did complete, its reply lost, is no longer there.
       const abort = new AbortMultipartUploadCommand(upload);
-      await this.#client.send(abort, this.#bound()).catch(() => undefined);
+      await this.#send(abort).catch(() => undefined);
       throw error;
     }
   }
@@ -297,10 +312,7 @@ export class S3Store implements Store {
 
   async #getNothing(key: string): Promise<Uint8Array | undefined> {
     try {
-      await this.#client.send(
-        new HeadObjectCommand({ Bucket: this.#bucket, Key: this.#nameOf(key) }),
-        this.#bound(),
-      );
+      await this.#send(new HeadObjectCommand({ Bucket: this.#bucket, Key: this.#nameOf(key) }));
       return new Uint8Array();
     } catch (error) {
       if (isMissing(error)) return undefined;
@@ -314,10 +326,6 @@ export class S3Store implements Store {
 
   #nameOf(key: string): string {
     return this.#prefix + checkKey(key);
-  }
-
-  #bound(): { abortSignal: AbortSignal } {
-    return { abortSignal: AbortSignal.timeout(this.#timeoutMs) };
   }
 }
 
@@ -336,6 +344,9 @@ function clientConfig(options: S3Options): S3ClientConfig {
     requestHandler: {
       connectionTimeout: Math.min(connectTimeoutMs, timeoutMs),
       requestTimeout: timeoutMs,
+      socketTimeout: timeoutMs,
+      httpAgent: { keepAlive: true, maxSockets: requestsMax },
+      httpsAgent: { keepAlive: true, maxSockets: requestsMax },
     },
     region: options.region ?? usualRegion,
     ...(options.endpoint !== undefined && { endpoint: options.endpoint }),

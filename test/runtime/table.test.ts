@@ -436,6 +436,24 @@ describe("a table", () => {
     }
   });
 
+  test("reads a block once for all that want it at a time", async () => {
+    const reads = new Map<string, number>();
+    class CountingStore extends MemoryStore {
+      override get(key: string, range?: ByteRange): Promise<Uint8Array | undefined> {
+        const place = `${key} ${range?.offset}`;
+        reads.set(place, (reads.get(place) ?? 0) + 1);
+        return super.get(key, range);
+      }
+    }
+    const store = new CountingStore();
+    const table = openTable({ store, limits: { ...small, cacheBytesMax: 0 } });
+    table.apply(numbered(0, 4));
+    await table.flush();
+    const wanted = Array.from({ length: 50 }, () => table.get("row/0000001"));
+    for (const value of await Promise.all(wanted)) expect(textOf(value)).toBe("value 1");
+    expect([...reads.values()]).toEqual([1, 1]); // the footer and the block
+  });
+
   test("deletes a merged segment only after a checkpoint without it", async () => {
     const store = new MemoryStore();
     const table = openTable({ store });
