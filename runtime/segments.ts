@@ -175,7 +175,7 @@ export class SegmentCache {
       const isOver = (): boolean => this.#reads.delete(name);
       read.then(isOver, isOver);
     }
-    return read;
+    return [...(await read)]; // whoever scans takes them out of its own
   }
 
   async #readBlocks(
