@@ -295,7 +295,7 @@ describe("a bucket without conditional writes", () => {
       const checks = await examine(uri);
       const bad = checks.filter(({ result }) => result === "failed").map(({ check }) => check);
       // It knows neither LIST nor uploads in parts.
-      const unknown = new Set(["permission to list", "large objects"]);
+      const unknown = new Set(["permission to list", "large objects", "hosts"]);
       expect(bad.filter((check) => !unknown.has(check))).toEqual([
         "conditional create",
         "concurrent creators",
