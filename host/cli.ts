@@ -28,6 +28,7 @@ import {
 } from "../client/index.ts";
 import { parseJson, valueOfJson } from "../client/json.ts";
 import { SporeError } from "../runtime/errors.ts";
+import type { CheckReport } from "../runtime/index.ts";
 import type { Sandbox } from "../runtime/ports.ts";
 import type { EdgeBuildResult } from "./edge-build.ts";
 import type { RunningServer } from "./node.ts";
@@ -136,7 +137,8 @@ function describe(error: Error): Described {
 
 export function exitCodeOf(error: unknown): number {
   if (!(error instanceof ClientError) && !(error instanceof SporeError)) return exitCodes.runFailed;
-  if (error.code === "run-canceled" || error.code === "build-failed") return exitCodes.runFailed;
+  const failures = ["run-canceled", "build-failed", "storage-damaged"];
+  if (failures.includes(error.code)) return exitCodes.runFailed;
   switch (error.kind) {
     case "invalid":
     case "denied":
@@ -276,6 +278,37 @@ function addProjectVerbs(verb: Verb, ports: CliPorts): void {
         print.result({ ...report }, () => garbageLines(report));
       }),
     );
+  verb("verify", "read all of a storage and say what is damaged; exit code 1 if something is")
+    .addOption(storageOption())
+    .action(
+      action(ports, async ({ options, print, spin }) => {
+        const { checkStorage } = await import("./keeping.ts");
+        const storage = storageOf(options, ports);
+        const report = await spin("reading", (say) => checkStorage(storage, say));
+        print.result({ ...report }, () => checkLines(report));
+        if (report.isSound) return;
+        throw new SporeError("storage-damaged", `${report.damageCount} damages were found`);
+      }),
+    );
+  const copyVerb = (name: "export" | "import", text: string): Command =>
+    verb(`${name} <uri>`, text).addOption(storageOption());
+  const copying = (isExport: boolean): Action =>
+    action(ports, async ({ options, print, spin }, uri: string) => {
+      const { copyStorage } = await import("./keeping.ts");
+      const own = storageOf(options, ports);
+      const [from, to] = isExport ? [own, uri] : [uri, own];
+      const report = await spin("copying", (say) =>
+        copyStorage(from, to, ({ objects, bytes }) => say(`${objects} objects, ${bytes} bytes`)),
+      );
+      print.result({ ...report }, () => [
+        `${pc.green("✓")} copied ${report.objects} objects, ${report.bytes} bytes; checked: ` +
+          `${report.runs} runs, ${report.actors} actors, ${report.rows} rows`,
+      ]);
+    });
+  copyVerb("export", "copy a whole namespace into another, empty storage").action(copying(true));
+  copyVerb("import", "copy the namespace of another storage into this, empty one").action(
+    copying(false),
+  );
   verb("doctor", "check a storage: conditional creates, races, latency, permissions, clock")
     .addOption(storageOption())
     .action(
@@ -288,6 +321,18 @@ function addProjectVerbs(verb: Verb, ports: CliPorts): void {
           throw new SporeError("store-unavailable", `${bad.check}: ${bad.details}`);
       }),
     );
+}
+
+function checkLines(report: CheckReport): readonly string[] {
+  const { partitions, entries, segments, rows, runs, actors, images, components, objects } = report;
+  const read =
+    `${partitions} partitions, ${entries} log entries, ${segments} segments, ${rows} rows, ` +
+    `${runs} runs, ${actors} actors, ${images} images, ${components} components, ${objects} objects`;
+  const damages = report.damages.map(({ key, what, touches }) => {
+    const who = touches === undefined ? "" : ` (${touches.join(" … ")})`;
+    return `${pc.red("✗")} ${key}: ${what}${who}`;
+  });
+  return [report.isSound ? `${pc.green("✓")} sound: ${read}` : read, ...damages];
 }
 
 function garbageLines(report: GarbageReport): readonly string[] {
@@ -946,7 +991,11 @@ interface VerbContext {
   readonly print: ReturnType<typeof printer>;
   client(): Client;
   /** Progress on standard error, for people only. */
-  spin<Result>(text: string, work: () => Promise<Result>): Promise<Result>;
+  /** Shows that something is going on, and what, if `work` says so. */
+  spin<Result>(
+    text: string,
+    work: (say: (detail: string) => void) => Promise<Result>,
+  ): Promise<Result>;
 }
 
 type Action = (...args: unknown[]) => Promise<void>;
@@ -975,7 +1024,9 @@ function action<Args extends readonly (string | string[] | undefined)[]>(
         const spinner =
           ports.isTty && !isJson ? ora({ text, stream: process.stderr }).start() : undefined;
         try {
-          return await work();
+          return await work((detail) => {
+            if (spinner !== undefined) spinner.text = `${text}: ${detail}`;
+          });
         } finally {
           spinner?.stop();
         }

@@ -121,8 +121,8 @@ export interface OpenImage {
   readonly difference: Uint8Array;
 }
 
-/** Checks an image against its base. Throws corrupt-image. */
-export function openImage(image: Uint8Array, base: ImageBase, codec: ImageCodec): OpenImage {
+/** What an image says of itself: that it is whole. Throws corrupt-image. */
+export function checkImage(image: Uint8Array, digest: Digest): void {
   if (image.length < headerBytes + trailerBytes) throw corrupt("is truncated");
   const view = new DataView(image.buffer, image.byteOffset, image.byteLength);
   if (view.getUint32(0, true) !== magic) throw corrupt("doesn't begin with its magic");
@@ -131,8 +131,15 @@ export function openImage(image: Uint8Array, base: ImageBase, codec: ImageCodec)
   if (image.length !== headerBytes + packedBytes + trailerBytes)
     throw corrupt("has a wrong length");
   const end = image.length - trailerBytes;
-  const sum = codec.digest.sha256(image.subarray(0, end)).subarray(0, trailerBytes);
+  const sum = digest.sha256(image.subarray(0, end)).subarray(0, trailerBytes);
   if (!isEqual(sum, image.subarray(end))) throw corrupt("fails its checksum");
+}
+
+/** Checks an image against its base. Throws corrupt-image. */
+export function openImage(image: Uint8Array, base: ImageBase, codec: ImageCodec): OpenImage {
+  checkImage(image, codec.digest);
+  const view = new DataView(image.buffer, image.byteOffset, image.byteLength);
+  const end = image.length - trailerBytes;
   if (view.getUint8(5) !== codec.compressor.id) {
     throw corrupt(`is compressed with algorithm ${view.getUint8(5)}, which this host lacks`);
   }

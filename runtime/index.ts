@@ -18,7 +18,9 @@ import type { Overlap, ScheduledRun, ScheduleSpec } from "./format.ts";
 import type { AbortSignalLike, ComponentSource } from "./ports.ts";
 
 export type { QueueLimits, QueueOptions } from "../guest/protocol.ts";
+export { check } from "./check.ts";
 export { type CollectorPorts, collect } from "./collector.ts";
+export { copyNamespace } from "./copy.ts";
 export type { Overlap, ScheduledRun, ScheduleSpec } from "./format.ts";
 export type { HostOptions, Placement } from "./host.ts";
 export { createHost } from "./host.ts";
@@ -507,6 +509,43 @@ export interface GarbageReport {
   readonly segments: Garbage;
   /** Components that nobody uses, and that a later collection deletes. */
   readonly condemned: number;
+}
+
+export interface Damage {
+  /** Of an object, or of a row. */
+  readonly key: string;
+  readonly what: string;
+  /** Runs and actors that it is about; of a block of rows, the first and the last. */
+  readonly touches?: readonly string[] | undefined;
+}
+
+/** What a check of a whole namespace has read, and found. */
+export interface CheckReport {
+  readonly isSound: boolean;
+  /** The first 1,000. */
+  readonly damages: readonly Damage[];
+  readonly damageCount: number;
+  readonly partitions: number;
+  readonly entries: number;
+  readonly segments: number;
+  readonly rows: number;
+  readonly runs: number;
+  readonly actors: number;
+  readonly images: number;
+  readonly components: number;
+  readonly objects: number;
+  readonly objectBytes: number;
+}
+
+export interface CopyReport {
+  readonly objects: number;
+  readonly bytes: number;
+  /** Objects that an earlier attempt had copied. */
+  readonly alreadyThere: number;
+  readonly partitions: number;
+  readonly runs: number;
+  readonly actors: number;
+  readonly rows: number;
 }
 
 export interface HostStatus {

@@ -2,6 +2,7 @@
 import { decode, encode } from "../guest/cbor.ts";
 import { assert, SporeError } from "./errors.ts";
 import { Layouts, type LayoutsOptions, partitionsMax } from "./layout.ts";
+import type { Store } from "./ports.ts";
 import { Retrier } from "./retry.ts";
 
 interface Namespace {
@@ -19,21 +20,51 @@ export async function openNamespace(
   assert(partitions >= 1 && partitions <= partitionsMax, `1 to ${partitionsMax} partitions`);
   const fresh: Namespace = { version: 1, partitions };
   const { store, prefix } = options;
+  await refuseIncomplete(options);
   await retrierOf(options).run("namespace put", () =>
     store.put(`${prefix}namespace`, encode(fresh), { ifAbsent: true }),
   );
   return findNamespace(options);
 }
 
-/** Its layouts. Throws corrupt-log if there is none. */
-export async function findNamespace(options: NamespaceOptions): Promise<Layouts> {
+/** There while a copy of another namespace is being made here. */
+export const incompleteKey = "incomplete";
+
+/** Marks a store as the target of a copy. Throws storage-in-use if it is more than that. */
+export async function openCopy(store: Store, what: { readonly atMs: number }): Promise<void> {
+  if ((await store.put(incompleteKey, encode(what), { ifAbsent: true })) === "exists") return;
+  const { keys } = await store.list("", { limit: 2 });
+  if (keys.every(({ key }) => key === incompleteKey)) return;
+  await store.delete(incompleteKey);
+  throw new SporeError("storage-in-use", "there are objects in the target already", {
+    hint: "Copy into an empty folder, bucket or prefix.",
+  });
+}
+
+/** Its layouts. Throws corrupt-log if there is none, storage-incomplete if it is being copied. */
+export async function findNamespace(
+  options: NamespaceOptions,
+  { isCopy = false }: { readonly isCopy?: boolean } = {},
+): Promise<Layouts> {
   const { store, prefix } = options;
+  if (!isCopy) await refuseIncomplete(options);
   const key = `${prefix}namespace`;
   const bytes = await retrierOf(options).run("namespace get", () => store.get(key));
   const found = bytes === undefined ? undefined : readNamespace(bytes);
   if (found !== undefined) return new Layouts({ ...options, partitions: found.partitions });
   throw new SporeError("corrupt-log", `${key} is not a namespace of this version`, {
     hint: "Is the storage URI right? Was it written by a later version?",
+  });
+}
+
+async function refuseIncomplete(options: NamespaceOptions): Promise<void> {
+  const { store, prefix } = options;
+  const mark = await retrierOf(options).run("namespace get", () =>
+    store.get(`${prefix}${incompleteKey}`),
+  );
+  if (mark === undefined) return;
+  throw new SporeError("storage-incomplete", "a copy into this storage has begun and not ended", {
+    hint: "Let it end, or begin it again: it goes on with what is there.",
   });
 }
 

@@ -111,8 +111,9 @@ export class Replica {
     return this.#table.scan(range);
   }
 
-  get(key: string): Promise<Uint8Array | undefined> {
-    return this.#table.get(key);
+  /** The rows that were read and applied, as the payload of a checkpoint entry. */
+  checkpoint(): Uint8Array {
+    return this.#table.checkpoint().bytes;
   }
 
   /** Takes over what `follow` gave: then rows are as of the last entry that was read. */

@@ -150,7 +150,7 @@ const layers: readonly (readonly string[])[] = [
   ["messages"],
   ["partition"],
   ["history", "steps", "listing", "past", "difference"],
-  ["asking", "deployments", "seats", "collector", "admissions"],
+  ["asking", "deployments", "seats", "collector", "admissions", "cut", "check", "copy"],
   ["runs", "forks", "actors", "schedules", "queues", "bulk", "routing", "members"],
   ["tenant"],
   ["host", "survey"],
