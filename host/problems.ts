@@ -100,6 +100,15 @@ export function problemHeaders(error: SporeError): Record<string, string> {
   return headers;
 }
 
+/** For whoever answers before a route is known. */
+export function problemResponse(error: SporeError, request: Request): Response {
+  const path = new URL(request.url).pathname;
+  const requestId = request.headers.get("x-request-id") ?? globalThis.crypto.randomUUID();
+  const problem = problemOf(error, { path, requestId });
+  const headers = { "content-type": "application/problem+json", ...problemHeaders(error) };
+  return new Response(JSON.stringify(problem), { status: problem.status, headers });
+}
+
 /** `run-not-found` is "Run not found". */
 function titleOf(code: ErrorCode): string {
   const words = code.replaceAll("-", " ").replace(/^(.)/, (first) => first.toUpperCase());

@@ -3,7 +3,9 @@
  * the objects' class. Any object can answer any request; the front looks for the one that
  * serves what the path names, which saves a hop.
  */
+import { SporeError } from "../../runtime/errors.ts";
 import { actorKey, type EntityKey, partitionOf, runKey, scheduleKey } from "../../runtime/ids.ts";
+import { problemResponse } from "../problems.ts";
 import { createTenants, parseTenantKeys, type Tenants } from "../tenants.ts";
 import { type BundledEngine, digest } from "./engine.ts";
 import { type PartitionClass, partitionObject, partitionsOf } from "./partition-object.ts";
@@ -33,17 +35,26 @@ export function defineWorker(bundled: BundledEngine): EdgeWorker {
     const others = Array.from({ length: partitions - 1 }, (_, index) => objectName(index + 1));
     await Promise.all(others.map((name) => stubOf(env, name).wake(takesOver)));
   };
+  const answer = async (request: Request, env: Env, context: HandlerContext): Promise<Response> => {
+    // Ready is a host when all of it is; asking so is what hands a bucket over, too.
+    if (new URL(request.url).pathname === "/readyz") await round(env, true);
+    else if (Date.now() - roundAtMs > roundMs) {
+      // What fails is in the objects' own logs, and the next round asks again.
+      context.waitUntil(round(env, false).catch(() => undefined));
+    }
+    const index = partitionFor(request, env, partitions ?? partitionsOf(env));
+    return stubOf(env, objectName(index)).fetch(request);
+  };
   return {
     handler: {
       async fetch(request, env, context) {
-        // Ready is a host when all of it is; asking so is what hands a bucket over, too.
-        if (new URL(request.url).pathname === "/readyz") await round(env, true);
-        else if (Date.now() - roundAtMs > roundMs) {
-          // What fails is in the objects' own logs, and the next round asks again.
-          context.waitUntil(round(env, false).catch(() => undefined));
+        try {
+          return await answer(request, env, context);
+        } catch (cause) {
+          // The object was lost with the request in it: perhaps it was carried out.
+          const message = "the partition's object went away";
+          return problemResponse(new SporeError("peer-unavailable", message, { cause }), request);
         }
-        const index = partitionFor(request, env, partitions ?? partitionsOf(env));
-        return stubOf(env, objectName(index)).fetch(request);
       },
       /** Brings back objects that lost their alarm. */
       async scheduled(_event, env) {

@@ -24,7 +24,7 @@ import { createComponentMaps } from "../component-maps.ts";
 import { isLoopbackHost } from "../loopback.ts";
 import { createMetrics } from "../metrics.ts";
 import { createOutbound } from "../outbound.ts";
-import { problemHeaders, problemOf } from "../problems.ts";
+import { problemResponse, sporeErrorOf } from "../problems.ts";
 import { createTenants, parseTenantKeys } from "../tenants.ts";
 import { Activity } from "./activity.ts";
 import {
@@ -111,8 +111,16 @@ export function partitionObject(bundled: BundledEngine): PartitionClass {
     async fetch(request: Request): Promise<Response> {
       const held = this.#heldBy();
       if (held !== undefined) return problemResponse(held, request);
-      await this.#guard();
-      return (await this.#run()).fetch(request);
+      let running: Running;
+      try {
+        await this.#guard();
+        running = await this.#run();
+      } catch (error) {
+        const problem = sporeErrorOf(error);
+        this.#log("error", `the object can't start: ${problem.message}`, { error });
+        return problemResponse(problem, request);
+      }
+      return running.fetch(request);
     }
 
     async serve(request: Uint8Array): Promise<Uint8Array> {
@@ -274,14 +282,6 @@ function peersOf(env: Env): Peers {
       }
     },
   };
-}
-
-function problemResponse(error: SporeError, request: Request): Response {
-  const path = new URL(request.url).pathname;
-  const requestId = request.headers.get("x-request-id") ?? crypto.randomUUID();
-  const problem = problemOf(error, { path, requestId });
-  const headers = { "content-type": "application/problem+json", ...problemHeaders(error) };
-  return new Response(JSON.stringify(problem), { status: problem.status, headers });
 }
 
 /** When the earliest durable timer of what this host serves is due. */

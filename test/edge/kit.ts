@@ -27,6 +27,10 @@ import type { Store } from "../../runtime/ports.ts";
 
 export const root = fileURLToPath(new URL("../..", import.meta.url));
 export const s3Credentials = { accessKeyId: "edge-test", secretAccessKey: "edge-test-secret" };
+const compatibility = {
+  compatibilityDate: "2026-11-01",
+  compatibilityFlags: ["nodejs_compat"],
+};
 const run = promisify(execFile);
 
 export interface EdgeHost {
@@ -38,9 +42,21 @@ export interface EdgeHost {
   readonly logs: string[];
   /** The bucket behind the Worker, from outside. */
   store(): Promise<R2Store>;
-  /** Throws the object of a partition out of memory, as the platform may at any time. */
-  evict(index: number): Promise<void>;
+  /**
+   * Makes the bucket bound as FAULTY fail so often of a thousand calls: without having done
+   * it, or with the answer lost. Answers how often it has failed by now.
+   */
+  disturb(plan: FaultPlan): Promise<number>;
+  /** Ends a partition's object in the middle of whatever it does. */
+  crash(index: number): Promise<void>;
   stop(): Promise<void>;
+}
+
+export interface FaultPlan {
+  readonly before?: number;
+  readonly after?: number;
+  readonly delayMs?: number;
+  readonly seed?: number;
 }
 
 export interface EdgeSetup {
@@ -58,20 +74,31 @@ export async function startEdge(setup: EdgeSetup = {}): Promise<EdgeHost> {
   const logs: string[] = [];
   const miniflare = new Miniflare(
     convertV4MiniflareOptions({
-      name: "spore",
-      modules,
-      modulesRoot: dirname(modules[0]?.path ?? root),
-      compatibilityDate: "2026-11-01",
-      compatibilityFlags: ["nodejs_compat"],
       host: "127.0.0.1",
       port: 0,
       log: new Log(LogLevel.NONE),
       logRequests: false,
       handleStructuredLogs: ({ message }: { message: string }) => logs.push(message),
       resourcePersistencePath: folder,
-      r2Buckets: { BUCKET: { id: "spore", s3Credentials } },
-      durableObjects: { PARTITIONS: { className: "SporePartition", useSQLite: true } },
-      bindings: { SPORE_PARTITIONS: "2", ...setup.env },
+      workers: [
+        {
+          name: "spore",
+          modules,
+          modulesRoot: dirname(modules[0]?.path ?? root),
+          ...compatibility,
+          r2Buckets: { BUCKET: { id: "spore", s3Credentials } },
+          durableObjects: { PARTITIONS: { className: "SporePartition", useSQLite: true } },
+          serviceBindings: { FAULTY: { name: "faulty", entrypoint: "FaultyBucket" } },
+          bindings: { SPORE_PARTITIONS: "2", ...setup.env },
+        },
+        {
+          name: "faulty",
+          modules: [{ type: "ESModule", path: join(root, "test/edge/faulty-bucket.js") }],
+          modulesRoot: join(root, "test/edge"),
+          ...compatibility,
+          r2Buckets: { REAL: { id: "spore", s3Credentials } },
+        },
+      ],
     }),
   );
   const url = (await miniflare.ready).href.replace(/\/$/, "");
@@ -86,8 +113,14 @@ export async function startEdge(setup: EdgeSetup = {}): Promise<EdgeHost> {
       // The binding from outside is the same one, with types of its own.
       return new R2Store(bucket as unknown as R2BucketLike);
     },
-    evict: (index) =>
-      miniflare.unsafeEvictDurableObject("spore", "SporePartition", { name: `partition-${index}` }),
+    async disturb(plan) {
+      const body = JSON.stringify(plan);
+      const answer = await fetch(`${url}/disturb`, { method: "POST", body });
+      return ((await answer.json()) as { failures: number }).failures;
+    },
+    async crash(index) {
+      await (await fetch(`${url}/crash/${index}`)).text();
+    },
     async stop() {
       if (!started.delete(host)) return;
       await miniflare.dispose();
@@ -106,6 +139,7 @@ export async function stopEdges(): Promise<void> {
 interface WorkerModule {
   readonly type: "ESModule" | "CompiledWasm" | "Data";
   readonly path: string;
+  readonly contents?: string;
 }
 
 let building: Promise<readonly WorkerModule[]> | undefined;
@@ -129,11 +163,20 @@ async function build(): Promise<readonly WorkerModule[]> {
     }
   }
   const files = readdirSync(outDir).filter((file) => /\.(js|wasm|bin)$/.test(file));
-  const entry = files.filter((file) => file === "worker.js");
-  return [...entry, ...files.filter((file) => file !== "worker.js")].map((file) => ({
-    type: file.endsWith(".js") ? "ESModule" : file.endsWith(".wasm") ? "CompiledWasm" : "Data",
-    path: join(outDir, file),
-  }));
+  const entry = { type: "ESModule", path: join(outDir, "entry.js") } as const;
+  const contents = readFileSync(join(root, "test/edge/crashing-entry.js"), "utf8");
+  return [
+    { ...entry, contents },
+    ...files.map((file) => ({
+      type: typeOf(file),
+      path: join(outDir, file),
+    })),
+  ];
+}
+
+function typeOf(file: string): WorkerModule["type"] {
+  if (file.endsWith(".js")) return "ESModule";
+  return file.endsWith(".wasm") ? "CompiledWasm" : "Data";
 }
 
 /** Changes with everything that is bundled. */

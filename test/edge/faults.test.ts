@@ -1,0 +1,115 @@
+/**
+ * What Cloudflare does to a Worker: objects are thrown out of memory at any moment, R2
+ * refuses calls or loses its answers, and a guest that computes for too long takes its
+ * object with it. Nothing that was acknowledged is lost.
+ */
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, afterEach, beforeAll, describe, expect, it, onTestFinished, vi } from "vitest";
+import {
+  codeOf,
+  type Outside,
+  projectCode,
+  seeded,
+  startOutside,
+  until,
+} from "../acceptance/kit.ts";
+import { Counter, chain, echo, nap } from "../acceptance/project.ts";
+import { sleeper } from "./journey.ts";
+import { type EdgeHost, startEdge, stopEdges } from "./kit.ts";
+
+vi.setConfig({ testTimeout: 240_000, hookTimeout: 120_000 });
+
+let outside: Outside;
+beforeAll(async () => {
+  outside = await startOutside();
+});
+afterEach(stopEdges);
+afterAll(() => outside.close());
+
+const pause = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
+
+/** Whether the object that would answer this is free to. */
+async function answers(edge: EdgeHost, path: string): Promise<boolean> {
+  const signal = AbortSignal.timeout(3000);
+  return fetch(edge.url + path, { signal }).then(
+    (response) => response.ok,
+    () => false,
+  );
+}
+
+describe("an object that is lost", () => {
+  it("is brought back by its alarm, and its timers fire with nobody asking", async () => {
+    const edge = await startEdge();
+    await edge.client.deploy(await codeOf("test/edge/journey.ts"));
+    await edge.client.start(sleeper.with(outside.url, 2000), { id: "sleeper" });
+    for (const index of [0, 1]) await edge.crash(index);
+    await until("the run woke", () => outside.calls.get("/woke") === 1, 90_000);
+    expect(await edge.client.handle("sleeper").result()).toBe("/woke");
+  });
+
+  it("loses nothing in the middle of commits, over a bucket that fails one call in five", async () => {
+    const seed = Number(process.env.SPORE_TEST_SEED ?? 20_261_121);
+    console.log(`SPORE_TEST_SEED=${seed}`);
+    const edge = await startEdge({ env: { SPORE_STORAGE: "r2:FAULTY/below" }, attemptsMax: 40 });
+    const { client } = edge;
+    await client.deploy(await projectCode());
+    await edge.disturb({ before: 100, after: 100, delayMs: 20, seed });
+    const random = seeded(seed);
+    const runs = Array.from({ length: 12 }, (_, n) =>
+      client.run(chain.with(`${outside.url}/chain/${n}`, 4), { id: `chain_${n}` }),
+    );
+    const counter = await client.getOrCreate(Counter, "counted", 0);
+    const calls = Array.from({ length: 30 }, () => counter.incr());
+    const naps = Array.from({ length: 4 }, (_, n) => client.run(nap.with(300), { id: `nap_${n}` }));
+    const work = Promise.all([Promise.all(runs), Promise.all(calls), Promise.all(naps)]);
+    let isDone = false;
+    const crashing = (async () => {
+      for (let round = 0; round < 8 && !isDone; round++) {
+        await pause(200 + random() * 600);
+        await edge.crash(round % 2);
+      }
+    })();
+    const [chains, sums] = await work.finally(() => {
+      isDone = true;
+    });
+    await crashing;
+    expect(await edge.disturb({ before: 0, after: 0, delayMs: 0 })).toBeGreaterThan(10);
+    expect(chains).toEqual(new Array(12).fill(4));
+    expect(sums.toSorted((left, right) => left - right)).toEqual(
+      Array.from({ length: 30 }, (_, index) => index + 1),
+    );
+    expect(await counter.value()).toBe(30);
+    for (const index of [0, 1]) await edge.crash(index);
+    expect(await client.actor(Counter, "counted").value()).toBe(30);
+    expect(await client.getOutput("chain_7")).toBe(4);
+  });
+});
+
+it("a guest that takes its object with it again and again is stopped, and others go on", async () => {
+  const folder = await mkdtemp(join(tmpdir(), "spore-edge-"));
+  onTestFinished(() => rm(folder, { recursive: true, force: true }));
+  const env = { SPORE_PARTITIONS: "1" };
+  let edge = await startEdge({ folder, env });
+  await edge.client.deploy(await projectCode());
+  await edge.client.run(echo.with(1), { id: "before" });
+  void fetch(`${edge.url}/v1/workflows/spin`, {
+    method: "POST",
+    headers: { "content-type": "application/json" },
+    body: JSON.stringify({ id: "spin", args: [] }),
+  }).catch(() => undefined); // it is cut off with the Worker
+  // Here nothing enforces a CPU limit: we end the whole runtime, as the limit ends an object.
+  for (let loss = 1; loss <= 3; loss++) {
+    await until("the guest spins", async () => !(await answers(edge, "/v1/runs/before")));
+    await edge.stop();
+    edge = await startEdge({ folder, env });
+    void answers(edge, "/readyz");
+  }
+  await until("the run has failed", async () => {
+    return (await edge.client.getStatus("spin")) === "FAILED";
+  });
+  const { error } = await edge.client.handle("spin").info();
+  expect(error).toMatchObject({ code: "guest-timeout" });
+  expect(await edge.client.run(echo.with(2), { id: "after" })).toBe(2);
+});

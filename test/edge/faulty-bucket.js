@@ -1,0 +1,68 @@
+/**
+ * A bucket that fails on demand, as a Worker before the real one: calls are refused, carried
+ * out with the answer lost, or held back, by a seeded generator. `disturb` says how often.
+ */
+import { WorkerEntrypoint } from "cloudflare:workers";
+
+/** Of one in a thousand: failing before, failing after, and how long a call is held back. */
+let plan = { before: 0, after: 0, delayMs: 0 };
+let state = 1;
+let calls = 0;
+let failures = 0;
+
+function chance() {
+  state = (state * 1664525 + 1013904223) >>> 0;
+  return state / 2 ** 32;
+}
+
+async function faulty(work) {
+  calls += 1;
+  if (plan.delayMs > 0) await scheduler.wait(chance() * plan.delayMs);
+  if (chance() * 1000 < plan.before) {
+    failures += 1;
+    throw new Error("we encountered an internal error (10001)");
+  }
+  const result = await work();
+  if (chance() * 1000 < plan.after) {
+    failures += 1;
+    throw new Error("network connection lost");
+  }
+  return result;
+}
+
+export class FaultyBucket extends WorkerEntrypoint {
+  disturb(asked) {
+    plan = { ...plan, ...asked };
+    if (asked.seed !== undefined) state = asked.seed;
+    return { calls, failures };
+  }
+  head(key) {
+    return faulty(async () => plain(await this.env.REAL.head(key)));
+  }
+  get(key, options) {
+    return faulty(async () => {
+      const object = await this.env.REAL.get(key, options);
+      if (object === null) return null;
+      const bytes = await object.arrayBuffer();
+      return { ...plain(object), arrayBuffer: async () => bytes };
+    });
+  }
+  put(key, value, options) {
+    return faulty(async () => plain(await this.env.REAL.put(key, value, options)));
+  }
+  delete(key) {
+    return faulty(() => this.env.REAL.delete(key));
+  }
+  list(options) {
+    return faulty(async () => {
+      const { objects, truncated } = await this.env.REAL.list(options);
+      return { objects: objects.map(plain), truncated };
+    });
+  }
+}
+
+function plain(object) {
+  return object === null ? null : { key: object.key, size: object.size };
+}
+
+export default {};
