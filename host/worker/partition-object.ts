@@ -105,7 +105,10 @@ export function partitionObject(bundled: BundledEngine): PartitionClass {
     async #open(): Promise<void> {
       const { storage } = this.ctx;
       this.#movedAtMs = await storage.get<number>(stored.movedAtMs);
-      await this.#suspects.open((await storage.get<boolean>(stored.busy)) === true);
+      const wasLost = (await storage.get<boolean>(stored.busy)) === true;
+      const suspect = await this.#suspects.open(wasLost);
+      if (suspect === undefined) return;
+      this.#log("warn", "the object was lost while a guest was at work", { ...suspect });
     }
 
     async fetch(request: Request): Promise<Response> {

@@ -15,8 +15,8 @@ import {
   startOutside,
   until,
 } from "../acceptance/kit.ts";
-import { Counter, chain, echo, nap } from "../acceptance/project.ts";
-import { sleeper } from "./journey.ts";
+import { Counter, chain, nap } from "../acceptance/project.ts";
+import { sleeper, spinner, twice } from "./journey.ts";
 import { type EdgeHost, startEdge, stopEdges } from "./kit.ts";
 
 vi.setConfig({ testTimeout: 240_000, hookTimeout: 120_000 });
@@ -33,10 +33,12 @@ const pause = (ms: number): Promise<void> => new Promise((resolve) => setTimeout
 /** Whether the object that would answer this is free to. */
 async function answers(edge: EdgeHost, path: string): Promise<boolean> {
   const signal = AbortSignal.timeout(3000);
-  return fetch(edge.url + path, { signal }).then(
-    (response) => response.ok,
-    () => false,
-  );
+  return fetch(edge.url + path, { signal })
+    .then((response) => response.text())
+    .then(
+      () => true,
+      () => false,
+    );
 }
 
 describe("an object that is lost", () => {
@@ -64,17 +66,20 @@ describe("an object that is lost", () => {
     const calls = Array.from({ length: 30 }, () => counter.incr());
     const naps = Array.from({ length: 4 }, (_, n) => client.run(nap.with(300), { id: `nap_${n}` }));
     const work = Promise.all([Promise.all(runs), Promise.all(calls), Promise.all(naps)]);
+    let crashes = 0;
     let isDone = false;
     const crashing = (async () => {
       for (let round = 0; round < 8 && !isDone; round++) {
         await pause(200 + random() * 600);
         await edge.crash(round % 2);
+        crashes += 1;
       }
     })();
     const [chains, sums] = await work.finally(() => {
       isDone = true;
     });
     await crashing;
+    expect(crashes).toBeGreaterThan(1);
     expect(await edge.disturb({ before: 0, after: 0, delayMs: 0 })).toBeGreaterThan(10);
     expect(chains).toEqual(new Array(12).fill(4));
     expect(sums.toSorted((left, right) => left - right)).toEqual(
@@ -92,24 +97,19 @@ it("a guest that takes its object with it again and again is stopped, and others
   onTestFinished(() => rm(folder, { recursive: true, force: true }));
   const env = { SPORE_PARTITIONS: "1" };
   let edge = await startEdge({ folder, env });
-  await edge.client.deploy(await projectCode());
-  await edge.client.run(echo.with(1), { id: "before" });
-  void fetch(`${edge.url}/v1/workflows/spin`, {
-    method: "POST",
-    headers: { "content-type": "application/json" },
-    body: JSON.stringify({ id: "spin", args: [] }),
-  }).catch(() => undefined); // it is cut off with the Worker
+  await edge.client.deploy(await codeOf("test/edge/journey.ts"));
+  await edge.client.start(spinner.with(500), { id: "spinner" });
   // Here nothing enforces a CPU limit: we end the whole runtime, as the limit ends an object.
-  for (let loss = 1; loss <= 3; loss++) {
-    await until("the guest spins", async () => !(await answers(edge, "/v1/runs/before")));
+  for (let loss = 1; loss <= 4; loss++) {
+    await until("the guest spins", async () => !(await answers(edge, "/v1/runs/spinner")));
     await edge.stop();
     edge = await startEdge({ folder, env });
-    void answers(edge, "/readyz");
   }
   await until("the run has failed", async () => {
-    return (await edge.client.getStatus("spin")) === "FAILED";
+    const isFree = await answers(edge, "/v1/runs/spinner");
+    return isFree && (await edge.client.getStatus("spinner")) === "FAILED";
   });
-  const { error } = await edge.client.handle("spin").info();
+  const { error } = await edge.client.handle("spinner").info();
   expect(error).toMatchObject({ code: "guest-timeout" });
-  expect(await edge.client.run(echo.with(2), { id: "after" })).toBe(2);
+  expect(await edge.client.run(twice.with(2), { id: "after" })).toBe(4);
 });

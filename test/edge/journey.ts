@@ -60,3 +60,11 @@ export const Purse = actor(
   },
   { readonly: ["notes"] },
 );
+
+/** Rests, so that it is known everywhere, and then computes for ever. */
+export const spinner = workflow("spinner", async (ms: number) => {
+  await sleep(ms);
+  for (;;);
+});
+
+export const twice = workflow("twice", (n: number) => 2 * n);
