@@ -5,6 +5,7 @@
 import {
   actor,
   context,
+  continueAsNew,
   externalEvent,
   NonRetryableError,
   publish,
@@ -14,6 +15,7 @@ import {
   sleep,
   start,
   step,
+  update,
   workflow,
 } from "sporeflow/guest";
 
@@ -124,3 +126,41 @@ export const Tally = actor(
   },
   { readonly: ["value"] },
 );
+
+export const shaky = step("shaky", (url: string) => tell(url, "shaky"), { retries: 0 });
+
+/** Fails of a step until the world outside lets it pass. */
+export const resumed = workflow("resumed", async (url: string) => {
+  await note(url, "resumed-before");
+  const value = await shaky(url);
+  await note(url, "resumed-after");
+  return value;
+});
+
+/** Two lives: what the second was begun with comes from the first. */
+export const lives = workflow("lives", async (url: string, life: number): Promise<string> => {
+  await note(url, `life-${life}`);
+  if (life === 1) return continueAsNew(url, 2);
+  await note(url, "life-end");
+  return `lived ${life}`;
+});
+
+/** Keeps nothing of what it is sent, so that only its past grows. */
+export const swallower = workflow("swallower", async (count: number) => {
+  let bytes = 0;
+  await sum(1);
+  for (let i = 0; i < count; i++) bytes += (await signal<string>("bytes")).length;
+  return bytes;
+});
+
+/** Is in the middle of an update. */
+export const updated = workflow("updated", async (url: string) => {
+  const names: string[] = [];
+  update("add", async (name: string) => {
+    names.push(await note(url, `update-${name}`));
+    return names.length;
+  });
+  await signal("close");
+  await note(url, "closing");
+  return names;
+});

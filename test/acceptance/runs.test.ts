@@ -149,6 +149,50 @@ describe("a fork", () => {
     expect(calls("after-yes")).toBe(2);
   });
 
+  it("parts where a resumed run went on, and in the life that a continued run is in", async () => {
+    outside.refusals.set("/shaky", 1);
+    const run = await client.start(project("resumed", outside.url), { id: "resumed" });
+    await expect(run.result()).rejects.toThrow("shaky: 503");
+    await run.resume();
+    expect(await run.result()).toBe("/shaky");
+    expect(await (await run.fork("note_1")).result()).toBe("/shaky");
+    expect([calls("resumed-before"), calls("shaky"), calls("resumed-after")]).toEqual([1, 2, 2]);
+    expect(await (await run.fork("shaky")).result()).toBe("/shaky");
+    expect([calls("resumed-before"), calls("shaky"), calls("resumed-after")]).toEqual([1, 3, 3]);
+    const lived = await client.start(project("lives", outside.url, 1), { id: "lives" });
+    expect(await lived.result()).toBe("lived 2");
+    expect(await (await lived.fork("note_1")).result()).toBe("lived 2");
+    expect([calls("life-1"), calls("life-2"), calls("life-end")]).toEqual([1, 1, 2]);
+    expect(await (await lived.rerun()).result()).toBe("lived 2");
+    expect([calls("life-1"), calls("life-2")]).toEqual([1, 2]);
+  });
+
+  it("has the updates of its past, and the signals that came since", async () => {
+    const run = await client.start(project("updated", outside.url), { id: "updated" });
+    expect(await run.update("add", "one")).toBe(1);
+    await run.signal("close");
+    expect(await run.result()).toEqual(["/update-one"]);
+    const fork = await run.fork("note_1");
+    expect(await fork.result()).toEqual(["/update-one"]);
+    const again = await run.fork("note");
+    await until("its update ran again", () => calls("update-one") === 2);
+    // The signal that came since lies in the fork, which ends of it.
+    expect(await again.result()).toEqual(["/update-one"]);
+  });
+
+  it("is refused when the run has had more than is kept, which it goes on without", async () => {
+    const run = await client.start(project("swallower", 11), { id: "swallower" });
+    for (let i = 0; i < 10; i++) await run.signal("bytes", "x".repeat(900_000));
+    await until("all are read", async () => (await run.info()).waiting?.for === "signal bytes");
+    await run.signal("bytes", "end");
+    expect(await run.result()).toBe(9_000_003);
+    const refused = await ask(server, "POST", "/v1/runs/swallower/fork", { json: { step: "sum" } });
+    expect([refused.status, refused.body.code]).toEqual([409, "not-replayable"]);
+    const rerun = await run.rerun({ args: [0], reuse: true });
+    expect(await rerun.result()).toBe(0);
+    expect((await rerun.steps())[0]).toMatchObject({ step: "sum", reused: true });
+  });
+
   it("survives the death of its host like any run", async () => {
     await journeyOf("j3");
     const fork = await client.handle("j3").fork("note", { id: "j3-fork" });
