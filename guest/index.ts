@@ -60,6 +60,7 @@ export {
   type StepContext,
   setTags,
   signal,
+  signalActor,
   sleep,
   sleepUntil,
   start,

@@ -228,11 +228,13 @@ export type Command =
       readonly runId: string;
       readonly reason: string;
     }
-  /** Sends a signal to another run; resolves when durably accepted there. */
+  /** Sends a signal to another run, or to an actor; resolves when durably accepted there. */
   | {
       readonly kind: "signal";
       readonly id: number;
-      readonly runId: string;
+      /** Absent with `actor`. */
+      readonly runId?: string | undefined;
+      readonly actor?: ActorRef | undefined;
       readonly name: string;
       readonly value: Encoded;
     }

@@ -101,7 +101,8 @@ export interface ExternalEvent<Value = unknown> {
 /**
  * Something that happens outside, told by whoever has the token:
  * `const approval = await externalEvent<boolean>("approve order 7", { timeout: "3 days" });`
- * Expires after `timeout`, which is 30 days if it isn't given.
+ * Expires after `timeout`, which is 30 days if it isn't given. In an actor's method it can be
+ * decided as long as the turn goes on.
  */
 export async function externalEvent<Value = unknown>(
   name = "event",
@@ -109,7 +110,6 @@ export async function externalEvent<Value = unknown>(
 ): Promise<ExternalEvent<Value>> {
   checkName("event", name);
   const machine = currentMachine();
-  machine.requireWorkflow("externalEvent");
   const timeoutMs = durationMs(options.timeout ?? "30 days", "timeout");
   const expiresAtMs = Math.min(machine.nowMs() + timeoutMs, instantMsMax);
   let timerId = 0;
@@ -311,6 +311,25 @@ export function handle<Out = unknown>(runId: string): Handle<Out> {
     },
     cancel: (reason) => cancelRun(runId, reason),
   };
+}
+
+/**
+ * Sends a signal to an actor, for a method that waits for it or will wait:
+ * `await signalActor(Cart.get("7"), "paid", 12)`. In a method, as a run's `signal`.
+ */
+export function signalActor(
+  actor: { readonly ref: ActorRef },
+  name: string,
+  value?: unknown,
+): Promise<void> {
+  checkName("signal", name);
+  const { type, key } = actor.ref;
+  const encoded = encode(value);
+  return currentMachine().message(
+    (id) => ({ kind: "signal", id, actor: { type, key }, name, value: encoded }),
+    `the signal ${name} to actor ${type}/${key}`,
+    ignoreAnswer,
+  );
 }
 
 async function describe(runId: string): Promise<RunDescription> {

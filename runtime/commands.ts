@@ -2,11 +2,11 @@
  * The commands that runs and actors share, applied to their entity. Every message that
  * leaves an entity is made here.
  */
-import type { Command, Encoded, UnreadSignal } from "../guest/protocol.ts";
+import type { ActorRef, Command, Encoded, UnreadSignal } from "../guest/protocol.ts";
 import { SporeError, unreachable } from "./errors.ts";
 import { askForToken, awaitEvent } from "./events.ts";
 import { encodeRow, type ReplyTo, rowKeys, type SignalRow } from "./format.ts";
-import { actorKey, checkId, nameOf, runKey, tenantOf } from "./ids.ts";
+import { actorKey, checkId, type EntityKey, nameOf, runKey, tenantOf } from "./ids.ts";
 import {
   addPending,
   failed,
@@ -103,9 +103,12 @@ export function applyCommon(entity: Entity, sink: Sink, command: CommonCommand):
       }));
       return;
     case "signal":
-      ask(entity, sink, command.id, `run ${command.runId}`, (to) => ({
+      ask(entity, sink, command.id, `signal ${command.name}`, (to) => ({
         kind: "signal",
-        to: runKey(tenantOf(entity.key), checkId(command.runId, "run")),
+        to:
+          command.actor === undefined
+            ? runKey(tenantOf(entity.key), checkId(command.runId, "run"))
+            : keyOfActor(entity, command.actor),
         name: command.name,
         value: command.value,
         replyTo: to,
@@ -114,11 +117,7 @@ export function applyCommon(entity: Entity, sink: Sink, command: CommonCommand):
     case "call":
       ask(entity, sink, command.id, `actor ${command.actor.type}/${command.actor.key}`, (to) => ({
         kind: "call",
-        to: actorKey(
-          tenantOf(entity.key),
-          checkId(command.actor.type, "actor type"),
-          checkId(command.actor.key, "actor key"),
-        ),
+        to: keyOfActor(entity, command.actor),
         method: command.method,
         args: command.args,
         create: command.create,
@@ -144,6 +143,10 @@ export function applyCommon(entity: Entity, sink: Sink, command: CommonCommand):
     default:
       unreachable(command);
   }
+}
+
+function keyOfActor(entity: Entity, { type, key }: ActorRef): EntityKey {
+  return actorKey(tenantOf(entity.key), checkId(type, "actor type"), checkId(key, "actor key"));
 }
 
 /**

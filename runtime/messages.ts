@@ -71,13 +71,13 @@ export function applyMessage(
       applyCall(entity, sink, message, place);
       return;
     case "signal":
-      answering(sink, message.replyTo, entity, (run) => {
+      answering(sink, message, entity, (run) => {
         if (run.head.kind === "run") assertOpen(run);
         acceptSignal(run, sink, message.name, message.value);
       });
       return;
     case "cancel":
-      answering(sink, message.replyTo, entity, (run) => {
+      answering(sink, message, entity, (run) => {
         if (message.isTermination) terminate(run, sink, message.reason);
         else cancel(run, sink, message.reason);
       });
@@ -120,20 +120,20 @@ export function applyMessage(
 /** A refusal answers who sent the message. */
 function answering(
   sink: Sink,
-  to: ReplyTo | undefined,
+  { to, replyTo }: { readonly to: EntityKey; readonly replyTo?: ReplyTo | undefined },
   entity: Entity | undefined,
   act: (entity: Entity) => void,
 ): void {
   if (entity === undefined) {
-    answer(sink, to, failed(hostError("run-not-found", "there is no such run")));
+    answer(sink, replyTo, notFound(to));
     return;
   }
   try {
     act(entity);
-    answer(sink, to, ok(undefined));
+    answer(sink, replyTo, ok(undefined));
   } catch (error) {
     if (!(error instanceof SporeError)) throw error;
-    answer(sink, to, failed(hostError(error.code, error.message)));
+    answer(sink, replyTo, failed(hostError(error.code, error.message)));
   }
 }
 
@@ -227,5 +227,6 @@ function assertOpen(entity: Entity): void {
 }
 
 function notFound(key: EntityKey): Outcome {
-  return failed(hostError("run-not-found", `there is no run ${nameOf(key)}`));
+  const [code, what] = isActorKey(key) ? ["actor-not-found", "actor"] : ["run-not-found", "run"];
+  return failed(hostError(code, `there is no ${what} ${nameOf(key)}`));
 }

@@ -15,6 +15,7 @@ import {
   Session,
   Shop,
   Ticker,
+  tellActor,
 } from "./actors-project.ts";
 import {
   ask,
@@ -240,6 +241,29 @@ describe("workflows and other actors", () => {
     await client.deleteActor("Shop", "halves");
     const again = await client.getOrCreate(Shop, "halves");
     expect(await again.halve(100)).toBe(50);
+  });
+
+  it("a workflow signals an actor that waits within its turn", async () => {
+    const long = await client.getOrCreate(Long, "told");
+    const travel = long.travel(outside.url);
+    expect(await client.run(tellActor.with("told", "west"))).toBeUndefined();
+    expect(await travel).toMatch(/ west /);
+    const error = await errorOf(client.run(tellActor.with("nowhere", "west")));
+    expect(error.code).toBe("actor-not-found");
+  });
+
+  it("an actor waits for an event that somebody outside decides by its token", async () => {
+    const asking = (await client.getOrCreate(Long, "asking")).ask();
+    const tokenOf = async (): Promise<unknown> => {
+      const events = await client.actorHistory("Long", "asking");
+      return events.find(({ type }) => type === "published")?.data["value"];
+    };
+    await until("it has a token", async () => (await tokenOf()) !== undefined);
+    const decide = async () =>
+      ask(server, "POST", `/v1/events/${await tokenOf()}`, { json: { value: "go on" } });
+    expect((await decide()).body).toEqual({ duplicate: false });
+    expect(await asking).toEqual(["go on"]);
+    expect((await decide()).body).toEqual({ duplicate: true });
   });
 
   it("an actor signals a workflow in order, and a callee knows its caller", async () => {

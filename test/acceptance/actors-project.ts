@@ -2,6 +2,7 @@
 import {
   actor,
   context,
+  externalEvent,
   forgetReminder,
   type Graph,
   handle,
@@ -11,6 +12,7 @@ import {
   run,
   type Self,
   signal,
+  signalActor,
   sleep,
   start,
   step,
@@ -128,6 +130,12 @@ class LongTurns {
     const second = await effect(`${url}/second`);
     return `${first} ${word} ${second}`;
   }
+  async ask(): Promise<unknown> {
+    const event = await externalEvent("the boss", { timeout: "1 hour" });
+    publish("token", event.token);
+    this.seen.push(await event.result());
+    return this.seen;
+  }
   current(): number {
     return this.value;
   }
@@ -169,6 +177,11 @@ export const Relay = actor(
     }
   },
 );
+
+/** Tells an actor that waits within its turn. */
+export const tellActor = workflow("tellActor", async (key: string, word: string) => {
+  await signalActor(Long.get(key), "go", word);
+});
 
 export const shipping = workflow("shipping", async (items: number) => {
   await signal("carrier");
