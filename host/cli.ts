@@ -31,7 +31,6 @@ import { SporeError } from "../runtime/errors.ts";
 import type { CheckReport } from "../runtime/index.ts";
 import type { Sandbox } from "../runtime/ports.ts";
 import type { EdgeBuildResult } from "./edge-build.ts";
-import type { RunningServer } from "./node.ts";
 import { packageVersion } from "./own-files.ts";
 import { errorLines, printer } from "./print.ts";
 import { parseDuration } from "./waits.ts";

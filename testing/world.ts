@@ -183,12 +183,14 @@ export class World {
       const isPatient = isPatientRequest(url);
       const askedMs = performance.now();
       if (isPatient) url.searchParams.set("wait", "0ms");
-      const body = request.body === null ? null : await request.arrayBuffer();
+      // Read here and not by the host: until then nothing shows that something comes.
+      const body = await this.#life.activity.during(request.arrayBuffer());
       const { method, headers } = request;
       let seen: number | undefined;
       for (;;) {
         const life = await this.ready();
-        const again = new Request(url, { method, headers, body });
+        const init = { method, headers, ...(body.byteLength === 0 ? {} : { body }) };
+        const again = new Request(url, init);
         const response = await life.answer(again);
         if (response === undefined) return crashed();
         if (!isPatient) this.#changes += 1;

@@ -243,6 +243,17 @@ test("what a host had stored is there after a crash, and nothing else is", async
   expect(await run.result()).toMatchObject({ status: "shipped" });
 });
 
+test("a fork goes on with the mocks of the run that it comes from", async () => {
+  const spore = await open();
+  spore.mock(charge, (customer) => ({ receipt: customer }));
+  const run = await spore.client.start(order.with("Ada", 5), { id: "o" });
+  await run.signal("approve", true);
+  await run.result();
+  spore.mock(charge, () => ({ receipt: "again" }));
+  const fork = await run.fork("charge", { id: "f" });
+  expect(await fork.result()).toMatchObject({ receipt: "again" });
+});
+
 test("two hosts in one process know nothing of each other", async () => {
   const [left, right] = [await open(), await open()];
   left.mock(add, () => 1);
