@@ -135,7 +135,7 @@ const tsconfigJson = `{
 const clientTs = `import { createClient } from "sporeflow/client";
 import { Counter, order } from "./index.ts";
 
-const client = createClient();
+const client = createClient({ url: process.env.SPORE_URL });
 console.log(await client.run(order.with("Ada", 20)));
 
 const counter = await client.getOrCreate(Counter, "visits");
