@@ -33,7 +33,10 @@ test("no seed that ever found a bug finds one again", async () => {
   const text = readFileSync(new URL("./sim/seeds.txt", import.meta.url), "utf8");
   const seeds = text.split("\n").filter((line) => /^\d/.test(line));
   expect(seeds.length).toBeGreaterThan(5);
-  for (const line of seeds) await run({ seed: Number.parseInt(line, 10) });
+  for (const line of seeds) {
+    const isShared = line.includes(" --shared");
+    await run({ seed: Number.parseInt(line, 10), isShared });
+  }
 }, 120_000);
 
 test("the same seed gives the same trace", async () => {

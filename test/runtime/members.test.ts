@@ -2,7 +2,7 @@
  * Hosts that share a namespace: who joins gets a share, who leaves gives it away, who is gone
  * is replaced. The engine is the real one, in the simulated world (test/sim).
  */
-import { beforeEach, expect, test } from "vitest";
+import { beforeEach, expect, test, vi } from "vitest";
 import { decode, encode } from "../../guest/cbor.ts";
 import { actor, signal, sleep, workflow } from "../../guest/index.ts";
 import type { TenantHost } from "../../runtime/index.ts";
@@ -25,6 +25,8 @@ const Slow = actor(
 );
 void Slow;
 
+vi.setConfig({ testTimeout: 60_000 });
+
 const partitions = 6;
 let world: World;
 
@@ -34,7 +36,7 @@ beforeEach(() => {
     partitions,
     limits: { lingerMs: 5 },
     storeMs: 2,
-    hostOptions: (number) => ({ address: `h${number}` }),
+    isShared: true,
   });
 });
 

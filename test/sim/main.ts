@@ -1,5 +1,5 @@
 /**
- * `npm run sim -- --seeds N [--from S] [--seed S] [--job name] [--crash-at OP] [--crash-all] [--verbose]`
+ * `npm run sim -- --seeds N [--from S] [--seed S] [--job name] [--shared | --alone] [--crash-at OP] [--crash-all] [--verbose]`
  * or `--mutants`.
  * Prints each violation with the one command that replays it; exit code 1 if there is any.
  */
@@ -17,6 +17,8 @@ const { values } = parseArgs({
     "crash-all": { type: "boolean", default: false },
     "keep-going": { type: "boolean", default: false },
     mutants: { type: "boolean", default: false },
+    shared: { type: "boolean", default: false },
+    alone: { type: "boolean", default: false },
     verbose: { type: "boolean", default: false },
   },
 });
@@ -25,11 +27,12 @@ if (values.mutants) await findMutants();
 const first = Number(values.seed ?? values.from);
 const count = values.seed === undefined ? Number(values.seeds) : 1;
 const crashAtOp = values["crash-at"] === undefined ? undefined : Number(values["crash-at"]);
+const isShared = values.shared ? true : values.alone ? false : undefined;
 const total = new Map<string, number>();
 const startMs = performance.now();
 let bad = 0;
 for (let seed = first; seed < first + count; seed += 1) {
-  const options = { seed, isVerbose: values.verbose, job: values.job, crashAtOp };
+  const options = { seed, isVerbose: values.verbose, job: values.job, crashAtOp, isShared };
   const result = await simulate(options);
   for (const [name, value] of result.counts) total.set(name, (total.get(name) ?? 0) + value);
   total.set("events", (total.get("events") ?? 0) + result.events);
@@ -83,5 +86,6 @@ function report(result: SimResult, crashAt: number | undefined): void {
   }
   const job = values.job === undefined ? "" : ` --job ${values.job}`;
   const crash = crashAt === undefined ? "" : ` --crash-at ${crashAt}`;
-  console.log(`  replay: npm run sim -- --seed ${result.seed}${job}${crash} --verbose`);
+  const hosts = values.shared ? " --shared" : values.alone ? " --alone" : "";
+  console.log(`  replay: npm run sim -- --seed ${result.seed}${job}${hosts}${crash} --verbose`);
 }

@@ -22,6 +22,8 @@ export interface Mutant {
   readonly isMeasured?: boolean;
   /** Looked for with this job alone. */
   readonly job?: string;
+  /** Looked for among hosts that share the partitions. */
+  readonly isShared?: boolean;
   readonly bucket?: {
     /** `ifAbsent` is ignored. */
     readonly overwrites?: boolean;

@@ -20,6 +20,8 @@ export interface SimOptions {
   /** Only this job. */
   readonly job?: string | undefined;
   readonly crashAtOp?: number | undefined;
+  /** Whether hosts share the partitions, or each new one takes them all; by the seed. */
+  readonly isShared?: boolean | undefined;
 }
 
 export interface SimResult {
@@ -39,8 +41,13 @@ const quietMs = 6 * 3_600_000;
 export async function simulate(options: SimOptions): Promise<SimResult> {
   const { seed } = options;
   const random = new SimRandom(seed, 7);
+  // Of its own, so that a seed's other choices stay what they are.
+  const isSharedBySeed = new SimRandom(seed, 11).chance(0.5);
+  const isPlain = options.crashAtOp === undefined && options.mutant === undefined;
+  const isShared = options.isShared ?? (isPlain && isSharedBySeed);
   const world = new World({
     seed,
+    isShared,
     partitions: random.pick([1, 2, 2, 3]),
     limits: {
       lingerMs: random.pick([0, 5, 25, 100]),
@@ -80,10 +87,11 @@ export async function hunt(
 ): Promise<Pick<SimResult, "seed" | "violations"> | undefined> {
   for (let seed = 1; seed <= mutant.seedsMax; seed += 1) {
     const { law, job } = mutant;
+    const { isShared = false } = mutant;
     const { violations } =
       mutant.isMeasured === true
         ? await flat({ seed, mutant })
-        : await simulate({ seed, mutant, job });
+        : await simulate({ seed, mutant, job, isShared });
     const found = violations.filter((each) => law === undefined || each.law === law);
     if (found.length > 0) return { seed, violations: found };
   }
@@ -246,8 +254,8 @@ class Chaos {
       outbound: share() * 3,
       evict: random.pick([0, 0.05, 0.5]),
       messages: random.pick([0, 0.05, 0.5]),
-      peers: share(),
       guest: random.pick([0, 0, 0.02, 0.2]),
+      peers: this.#world.isShared ? share() : 0,
     };
     const everyMs = random.pick([50, 300, 1500, 10_000, Number.POSITIVE_INFINITY]);
     if (withHostFaults && Number.isFinite(everyMs)) this.#next(everyMs);
@@ -262,6 +270,11 @@ class Chaos {
     for (const host of world.liveHosts) {
       if (this.#random.chance(0.3)) host.crash();
       else host.wake();
+    }
+    if (world.isShared) {
+      const isMore = this.#random.chance(0.5);
+      if (isMore || world.liveHosts.every((host) => host.isLeaving)) world.startHost();
+      return;
     }
     for (const host of world.liveHosts) host.crash();
     world.startHost();
@@ -281,7 +294,7 @@ class Chaos {
     const live = world.liveHosts;
     if (live.length === 0) return;
     const host = random.pick(live);
-    switch (random.below(8)) {
+    switch (random.below(world.isShared ? 11 : 8)) {
       case 0:
       case 1:
         host.crash();
@@ -304,6 +317,15 @@ class Chaos {
         host.pause();
         world.startHost();
         world.at(random.latency(random.pick([50, 500, 5000])), () => host.wake());
+        return;
+      case 8:
+      case 9:
+        host.leave();
+        return;
+      case 10:
+        // Longer than it takes to be thought dead.
+        host.pause();
+        world.at(random.latency(30_000), () => host.wake());
         return;
       default:
         this.#burst();
@@ -328,7 +350,9 @@ class Chaos {
       for (const host of world.liveHosts) {
         if (host.hasMoved && this.#random.chance(0.5)) host.crash();
       }
-      const isServed = world.liveHosts.some((host) => !host.hasMoved && !host.isPaused);
+      const isServed = world.liveHosts.some(
+        (host) => !host.hasMoved && !host.isPaused && !host.isLeaving,
+      );
       if (!isServed && !this.#isOver) world.startHost();
       if (!this.#isOver || world.liveHosts.length === 0) this.tend();
       else this.#watch();

@@ -49,6 +49,8 @@ export interface FaultRates {
 
 /** More than any simulation needs: something turns in circles. */
 const eventsMax = 400_000;
+/** Hosts that share talk all the time. */
+const sharedEventsMax = 4_000_000;
 
 export const noFaults: FaultRates = {
   failBefore: 0,
@@ -72,6 +74,8 @@ export interface WorldOptions {
   readonly mutant?: Mutant | undefined;
   /** Crash the host that makes the store call with this number. */
   readonly crashAtOp?: number | undefined;
+  /** Hosts share the partitions; else each new one takes them all. */
+  readonly isShared?: boolean;
   /** What is special about the host of that number, from 1. */
   readonly hostOptions?: (number: number) => Partial<HostOptions>;
 }
@@ -166,8 +170,8 @@ export class World {
         return false;
       }
       if (event.isCancelled) continue;
-      if (this.events >= eventsMax) {
-        this.laws.violate("liveness", `${eventsMax} events, and no end`);
+      if (this.events >= (this.isShared ? sharedEventsMax : eventsMax)) {
+        this.laws.violate("liveness", `${this.events} events, and no end`);
         return false;
       }
       this.nowMs = event.atMs;
@@ -184,13 +188,18 @@ export class World {
   /** Brings up one more host, which takes all partitions that it can. */
   startHost(): SimHost {
     this.#hostCount += 1;
+    const id = `h${this.#hostCount}`;
     const options = this.options.hostOptions?.(this.#hostCount) ?? {};
-    const host = new SimHost(this, `h${this.#hostCount}`, options);
+    const host = new SimHost(this, id, { ...(this.isShared ? { address: id } : {}), ...options });
     this.hosts.push(host);
     this.trace(`host ${host.id} starts`);
     this.count("hosts");
     host.boot();
     return host;
+  }
+
+  get isShared(): boolean {
+    return this.options.isShared === true;
   }
 
   get liveHosts(): SimHost[] {
@@ -269,6 +278,7 @@ export class SimHost {
   isReady = false;
   /** Lost a partition: to be dropped or replaced. */
   hasMoved = false;
+  isLeaving = false;
   offsetMs = 0;
   rate = 1;
   readonly #options: Partial<HostOptions>;
@@ -334,6 +344,21 @@ export class SimHost {
     await this.host.start();
     world.trace(`host ${this.id} is ready`);
     this.isReady = true;
+  }
+
+  /** Hands over and ends, as on SIGTERM. */
+  leave(): void {
+    const { world, host } = this;
+    if (host === undefined || this.isLeaving) return;
+    world.trace(`host ${this.id} leaves`);
+    world.count("leaves");
+    this.isLeaving = true;
+    this.enter(() => {
+      void host
+        .drain(7000)
+        .then(() => host.stop())
+        .then(() => this.crash());
+    });
   }
 
   crash(): void {
