@@ -1133,8 +1133,14 @@ function requester(options: ClientOptions): Requester {
       }
       if (response.ok) return response;
       const isBusy = response.status === 503 || response.status === 429;
-      if (!isBusy || isLast) throw await failureOf(response);
-      await response.body?.cancel();
+      if (!isBusy || attempt >= attemptsMax) throw await failureOf(response);
+      if (isLast) {
+        // Not to be sent twice, unless it surely wasn't executed.
+        const failure = await failureOf(response);
+        if ((failure as { code?: unknown }).code !== "peer-refused") throw failure;
+      } else {
+        await response.body?.cancel();
+      }
       const askedMs = Number(response.headers.get("retry-after") ?? 0) * 1000;
       const firstMs = backoffOf(attempt, options);
       const waitMs = Math.max(firstMs, Math.min(askedMs, backoffDefaults.maxMs) || 0);

@@ -17,7 +17,7 @@ import { type ComponentMaps, createComponentMaps } from "./component-maps.ts";
 import { isLoopback, isLoopbackHost } from "./loopback.ts";
 import { createMetrics, type Metrics } from "./metrics.ts";
 import { createOutbound, type OutboundOptions } from "./outbound.ts";
-import { answerPeer, createPeers } from "./peers.ts";
+import { createPeers, peerAnswers } from "./peers.ts";
 import { createThreadSandbox, type ThreadSandboxOptions } from "./sandbox/threads.ts";
 import { observedStore } from "./store/observed.ts";
 import { openStore } from "./store/open.ts";
@@ -131,7 +131,8 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
     limits: options.limits,
     ...(keys.length === 0 ? { isHostAllowed: isLoopbackHost } : {}),
   });
-  answer = async (request, env) => (await answerPeer(host, request)) ?? app.fetch(request, env);
+  const answerPeer = peerAnswers(host);
+  answer = async (request, env) => (await answerPeer(request)) ?? app.fetch(request, env);
   try {
     await host.start();
   } catch (error) {

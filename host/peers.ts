@@ -13,6 +13,8 @@ export const peerPath = "/internal/peer";
 
 /** A request with all that it carries; a value has at most 64 MiB (PROTOCOL 1.3). */
 const peerBytesMax = 66 * 1024 * 1024;
+/** All that strangers, too, can make this host read at a time before it looks at the seal. */
+const readingBytesMax = 4 * peerBytesMax;
 /** Hosts talk all the time: connections stay open, and this many of them for each host. */
 const socketsMax = 256;
 /** What another server, or one that doesn't know us, answers: nothing was executed. */
@@ -77,16 +79,31 @@ function exchange(
   });
 }
 
-/** Answers a request to `peerPath`; undefined for any other. */
-export async function answerPeer(host: Host, request: Request): Promise<Response | undefined> {
-  if (!request.url.endsWith(peerPath) || new URL(request.url).pathname !== peerPath) {
-    return undefined;
-  }
-  if (request.method !== "POST") return plain(405);
-  const length = Number(request.headers.get("content-length") ?? Number.NaN);
-  if (!(length <= peerBytesMax)) return plain(413);
+/** Answers requests to `peerPath`; undefined for any other. */
+export function peerAnswers(host: Host): (request: Request) => Promise<Response | undefined> {
+  let readingBytes = 0;
+  return async (request) => {
+    if (!request.url.endsWith(peerPath) || new URL(request.url).pathname !== peerPath) {
+      return undefined;
+    }
+    if (request.method !== "POST") return plain(405);
+    const length = Number(request.headers.get("content-length") ?? Number.NaN);
+    if (!(length <= peerBytesMax)) return plain(413);
+    if (readingBytes + length > readingBytesMax) return plain(503);
+    readingBytes += length;
+    let bytes: Uint8Array;
+    try {
+      bytes = new Uint8Array(await request.arrayBuffer());
+    } finally {
+      readingBytes -= length;
+    }
+    return answerTo(host, bytes);
+  };
+}
+
+async function answerTo(host: Host, request: Uint8Array): Promise<Response> {
   try {
-    const answer = await host.serve(new Uint8Array(await request.arrayBuffer()));
+    const answer = await host.serve(request);
     return new Response(answer as Uint8Array<ArrayBuffer>, {
       headers: { "content-type": "application/octet-stream" },
     });

@@ -349,7 +349,7 @@ export class Members {
       this.#kill(member);
     }
     if (said === undefined && !isLive(member)) this.#members.delete(member.id);
-    else if (member.looks === looksKept) await store.delete(this.#key(member.id));
+    else if (member.looks >= looksKept) await store.delete(this.#key(member.id));
   }
 
   #meet(id: string, said: { address: string; beat: number; isDraining: boolean }): Member {

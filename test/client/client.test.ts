@@ -128,6 +128,8 @@ describe("running", () => {
       .start(wait.with(), { id: "a", ifExists: "terminate" })
       .catch((thrown: unknown) => thrown);
     expect(error).toMatchObject({ code: "host-stopping", kind: "unavailable" });
+    kit.host.failNext = new SporeError("peer-refused", "nobody took it");
+    await client.start(wait.with(), { id: "b", ifExists: "terminate" });
   }, 10_000);
 
   it("says what to do when no host answers", async () => {
