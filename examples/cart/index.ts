@@ -2,9 +2,9 @@
  * A shopping cart in its good and its bad forms. A cart is an actor; its shipment takes days.
  * An actor serves one call after the other, so what takes days must not be a part of a call.
  *
- *     $ npx spore call Cart order_1 addItem '{"name":"book","price":12}'
- *     $ npx spore call Cart order_1 checkout
- *     $ npx spore run show ship_order_1
+ *     $ npx spore actor call Cart order_1 addItem '{"name":"book","price":12}'
+ *     $ npx spore actor call Cart order_1 checkout
+ *     $ npx spore status ship_order_1
  */
 import { actor, context, type Graph, sleep, start, step, workflow } from "sporeflow/guest";
 

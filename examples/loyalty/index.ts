@@ -3,8 +3,8 @@
  * It collects points through any number of messages, keeps nothing but its state, and needs
  * no loop, no history limit and nobody to start it again.
  *
- *     $ npx spore call Customer ada addPoints 600
- *     $ npx spore call Customer ada message
+ *     $ npx spore actor call Customer ada addPoints 600
+ *     $ npx spore actor call Customer ada message
  */
 import { actor, context, remind, sleep, start, step, workflow } from "sporeflow/guest";
 
