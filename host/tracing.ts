@@ -33,6 +33,7 @@ export interface Work<T> extends Pick<EndedSpan, "name" | "kind" | "attributes">
 type Environment = Readonly<Record<string, string | undefined>>;
 
 const closeMsMax = 2_000;
+const sendEveryMs = 5_000;
 const form = /^[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})/;
 const nothing = /^0+$/;
 
@@ -65,7 +66,12 @@ async function startTracing(env: Environment): Promise<Tracing> {
     resource: resources
       .resourceFromAttributes({ "service.name": "spore", "process.pid": process.pid })
       .merge(resources.detectResources({ detectors: [resources.envDetector] })),
-    spanProcessors: [new sdk.BatchSpanProcessor({ exporter: new exporter.OTLPTraceExporter() })],
+    spanProcessors: [
+      new sdk.BatchSpanProcessor({
+        exporter: new exporter.OTLPTraceExporter(),
+        scheduledDelayMillis: Number(env.OTEL_BSP_SCHEDULE_DELAY) || sendEveryMs,
+      }),
+    ],
   });
   const tracer = provider.getTracer("sporeflow");
   const kinds = {

@@ -116,7 +116,12 @@ export async function launch(setup: ServerSetup): Promise<ServerProcess> {
   const command = [...(setup.command ?? ["serve"]), ...storage];
   const child = spawnCli([...command, "--port", String(setup.port ?? 0)], setup);
   let printed = "";
-  child.stdout?.on("data", (chunk: Buffer) => (printed += chunk));
+  // The log on standard error may name other servers.
+  let told = "";
+  child.stdout?.on("data", (chunk: Buffer) => {
+    told += chunk;
+    printed += chunk;
+  });
   child.stderr?.on("data", (chunk: Buffer) => (printed += chunk));
   const exited = once(child, "exit").then(
     ([code, signal]): ExitStatus => ({ code, signal }) as ExitStatus,
@@ -128,7 +133,7 @@ export async function launch(setup: ServerSetup): Promise<ServerProcess> {
     running.delete(server);
     return status;
   };
-  const portOf = (): number => Number(addressPattern.exec(printed)?.[1]);
+  const portOf = (): number => Number(addressPattern.exec(told)?.[1]);
   const urlOf = (): string => `http://127.0.0.1:${portOf()}`;
   let client: Client | undefined;
   const server: ServerProcess = {
@@ -153,7 +158,7 @@ export async function launch(setup: ServerSetup): Promise<ServerProcess> {
   running.add(server);
   await until("the server prints its address", () => {
     if (!isRunning()) throw new Error(`the server ended:\n${printed}`);
-    return addressPattern.test(printed);
+    return addressPattern.test(told);
   });
   return server;
 }

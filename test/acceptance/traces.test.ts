@@ -8,6 +8,8 @@ import { ask, folderOfTest, putAway, startProject, startServer, until } from "./
 afterAll(putAway);
 
 interface Span {
+  /** Path that it was sent to, without the usual end. */
+  readonly sender: string;
   readonly trace: string;
   readonly id: string;
   readonly parent: string;
@@ -43,13 +45,14 @@ function fieldsOf(bytes: Buffer): Map<number, Buffer[]> {
 const below = (messages: readonly Buffer[], field: number): Buffer[] =>
   messages.flatMap((message) => fieldsOf(message).get(field) ?? []);
 
-function spansIn(request: Buffer): Span[] {
+function spansIn(request: Buffer, sender: string): Span[] {
   // resource_spans (1) → scope_spans (2) → spans (2)
   return below(below(below([request], 1), 2), 2).map((span) => {
     const fields = fieldsOf(span);
     const text = (field: number, encoding: "hex" | "utf8"): string =>
       fields.get(field)?.[0]?.toString(encoding) ?? "";
     return {
+      sender,
       trace: text(1, "hex"),
       id: text(2, "hex"),
       parent: text(4, "hex"),
@@ -65,7 +68,8 @@ async function startReceiver() {
   const server = createServer(async (request, response) => {
     const chunks: Buffer[] = [];
     for await (const chunk of request) chunks.push(chunk);
-    if (request.url === "/v1/traces") spans.push(...spansIn(Buffer.concat(chunks)));
+    const sender = /^(.*)\/v1\/traces$/.exec(request.url ?? "")?.[1];
+    if (sender !== undefined) spans.push(...spansIn(Buffer.concat(chunks), sender));
     else effects.push(request.headers.traceparent as string | undefined);
     response.end("ok");
   });
@@ -89,7 +93,11 @@ const traceparent = `00-${trace}-b7ad6b7169203331-01`;
 it("one trace goes from the client's request over kill -9 to the run's end and its fetches", async () => {
   const receiver = await startReceiver();
   try {
-    const env = { OTEL_EXPORTER_OTLP_ENDPOINT: receiver.url, OTEL_SERVICE_NAME: "spore-test" };
+    const env = {
+      OTEL_EXPORTER_OTLP_ENDPOINT: receiver.url,
+      OTEL_SERVICE_NAME: "spore-test",
+      OTEL_BSP_SCHEDULE_DELAY: "100",
+    };
     const first = await startProject({ folder: await folderOfTest(), env });
     const started = await ask(first, "POST", "/v1/workflows/waiter", {
       headers: { traceparent },
@@ -131,6 +139,42 @@ it("one trace goes from the client's request over kill -9 to the run's end and i
     await receiver.close();
   }
 });
+
+it("a run that another host owns than the one that was asked is in the same trace", async () => {
+  const receiver = await startReceiver();
+  try {
+    const envOf = (name: string) => ({ OTEL_EXPORTER_OTLP_ENDPOINT: `${receiver.url}/${name}` });
+    const first = await startProject({ folder: await folderOfTest(), env: envOf("first") });
+    const second = await startServer({ folder: first.folder, env: envOf("second") });
+    await until("both serve partitions", async () => {
+      const { body } = await ask(second, "GET", "/v1/cluster");
+      const hosts = body.hosts as readonly { readonly partitions: readonly number[] }[];
+      return hosts.length === 2 && hosts.every(({ partitions }) => partitions.length === 2);
+    });
+    for (let index = 0; index < 12; index++) {
+      const started = await ask(second, "POST", "/v1/workflows/echo?wait=30s", {
+        headers: { traceparent },
+        json: { id: `echo-${index}`, args: [1] },
+      });
+      expect(started.status).toBeLessThan(300);
+    }
+    await first.stop();
+    await second.stop();
+    const spans = receiver.spans.filter(({ trace: id }) => id === trace);
+    const asked = new Set(
+      spans.filter(({ sender, name }) => sender === "/second" && name.startsWith("POST")).map(idOf),
+    );
+    expect(asked.size).toBe(12);
+    const runs = spans.filter(({ name }) => name === "run echo");
+    expect(runs).toHaveLength(12);
+    for (const { parent } of runs) expect(asked).toContain(parent);
+    expect(new Set(runs.map(({ sender }) => sender))).toEqual(new Set(["/first", "/second"]));
+  } finally {
+    await receiver.close();
+  }
+});
+
+const idOf = ({ id }: Span): string => id;
 
 it("without OTEL_ variables nothing is sent, and effects carry no traceparent", async () => {
   const receiver = await startReceiver();
