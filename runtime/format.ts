@@ -83,7 +83,9 @@ export function entityOfRow(rowKey: string): EntityKey | undefined {
   switch (rowKey.slice(0, 2)) {
     case "e/":
     case "h/":
-    case "g/": {
+    case "g/":
+    case "k/":
+    case "b/": {
       const parts = rowKey.slice(2).split("/");
       return parts.slice(0, parts[1] === "a" ? 4 : 3).join("/") as EntityKey; // written by rowKeys
     }

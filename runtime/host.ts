@@ -13,12 +13,11 @@ import { decideEvent, type EventView, viewEvent } from "./events.ts";
 import { type Admission, encodeRow, type StartMessage } from "./format.ts";
 import { Generations } from "./generations.ts";
 import { checkTenant, partitionOf } from "./ids.ts";
-import type { ClusterView, GarbageReport, Host, HostStatus, TenantHost } from "./index.ts";
+import type { ClusterView, GarbageReport, HostStatus, TenantHost } from "./index.ts";
 import { Keyring } from "./keyring.ts";
 import type { Layout, Layouts } from "./layout.ts";
 import { ok } from "./machine.ts";
 import { Members } from "./members.ts";
-import { openNamespace } from "./namespace.ts";
 import type { Envelope } from "./outbox.ts";
 import { Partition, type PartitionLimits, partitionLimits } from "./partition.ts";
 import type { Ports } from "./ports.ts";
@@ -73,24 +72,27 @@ export interface Placement {
 
 /** How long a deployment waits for other hosts to hear of it. */
 const tellMsMax = 1000;
-const partitionsDefault = 4;
+/** As long as a hand-over may take. */
+const pauseMsMax = 20_000;
 
-/** Makes the namespace if there is none, and a host on it. `start()` takes the partitions. */
-export async function createHost(ports: Ports, options: HostOptions): Promise<Host> {
-  const prefix = options.prefix ?? "";
-  const retrier = new Retrier(ports.clock, ports.observer);
-  const partitions = options.partitions ?? partitionsDefault;
-  const layouts = await openNamespace({ ...ports, prefix }, partitions);
-  const layout = await layouts.current();
-  return new EngineHost(ports, options, { retrier, prefix, layout, layouts });
+export interface EnginePlace {
+  readonly prefix: string;
+  readonly layout: Layout;
+  readonly layouts: Layouts;
+  /** A log of the layout is sealed: there will be a newer version of it. */
+  readonly onSealed: () => void;
+  /** Another host is on a newer version. */
+  readonly onNewerLayout: () => void;
 }
 
-class EngineHost implements Host {
+/** A host on one layout of its namespace (moving.ts makes it). */
+export class EngineHost {
   readonly #ports: Ports;
   readonly #options: HostOptions;
   readonly #prefix: string;
   readonly #layout: Layout;
   readonly #layouts: Layouts;
+  readonly #onNewerLayout: () => void;
   readonly #retrier: Retrier;
   readonly #keys: Keyring;
   readonly #tokens: EventTokens;
@@ -110,26 +112,18 @@ class EngineHost implements Host {
   readonly #admissions = new Map<string, Admissions>();
   #isStopped = false;
 
-  constructor(
-    ports: Ports,
-    options: HostOptions,
-    place: {
-      readonly retrier: Retrier;
-      readonly prefix: string;
-      readonly layout: Layout;
-      readonly layouts: Layouts;
-    },
-  ) {
+  constructor(ports: Ports, options: HostOptions, place: EnginePlace) {
     const { partitions } = place.layout;
     this.#layout = place.layout;
     this.#layouts = place.layouts;
+    this.#onNewerLayout = place.onNewerLayout;
     this.#ports = ports;
     this.#options = options;
     this.#prefix = place.prefix;
-    this.#retrier = place.retrier;
-    this.#keys = new Keyring(ports, place.prefix, place.retrier);
+    this.#retrier = new Retrier(ports.clock, ports.observer);
+    this.#keys = new Keyring(ports, place.prefix, this.#retrier);
     this.#tokens = new EventTokens(this.#keys, ports.clock);
-    this.#stored = new Components(ports.store, place.prefix, place.retrier);
+    this.#stored = new Components(ports.store, place.prefix, this.#retrier);
     this.#generations = new Generations({ ...ports, prefix: place.prefix });
     const { clock, observer } = ports;
     const { placement } = options;
@@ -141,6 +135,7 @@ class EngineHost implements Host {
       clock,
       observer,
       onMoved: (index, error) => this.#onMoved(index, error),
+      onSealed: place.onSealed,
     });
     this.#seals = new Seals(this.#keys, options.hostId);
     const isShared = options.address !== undefined && ports.peers !== undefined;
@@ -152,8 +147,10 @@ class EngineHost implements Host {
         store: ports.store,
         clock,
         observer,
-        retrier: place.retrier,
+        retrier: this.#retrier,
         seats: this.#seats,
+        layout: place.layout.number,
+        onNewerLayout: place.onNewerLayout,
         ask: (peer, request, timeoutMs) => this.#call(peer, request, timeoutMs),
       });
     }
@@ -395,19 +392,19 @@ class EngineHost implements Host {
   async #call(peer: Peer, request: PeerRequest, timeoutMs: number): Promise<unknown> {
     const { peers } = this.#ports;
     if (peers === undefined) throw new SporeError("peer-refused", "this host knows no other");
-    const body = encodeRequest(request);
+    const body = encodeRequest(request, this.#layout.number);
     if (this.#members === undefined) {
       return valueOfAnswer(await peers.call(peer.address, body, { timeoutMs }));
     }
-    return this.#callMember(this.#members, { peer, request, timeoutMs });
+    return this.#callMember(this.#members, { peer, body, timeoutMs });
   }
 
   async #callMember(
     members: Members,
-    asked: { readonly peer: Peer; readonly request: PeerRequest; readonly timeoutMs: number },
+    asked: { readonly peer: Peer; readonly body: Uint8Array; readonly timeoutMs: number },
   ): Promise<unknown> {
-    const { peer, request, timeoutMs } = asked;
-    const { bytes, mac } = await this.#seals.seal(peer.id, encodeRequest(request));
+    const { peer, body, timeoutMs } = asked;
+    const { bytes, mac } = await this.#seals.seal(peer.id, body);
     let sealed: Uint8Array;
     try {
       const answering = this.#ports.peers?.call(peer.address, bytes, { timeoutMs });
@@ -434,10 +431,20 @@ class EngineHost implements Host {
 
   async #answer(request: Uint8Array): Promise<Uint8Array> {
     try {
-      return encodeAnswer({ kind: "ok", value: await this.#execute(decodeRequest(request)) });
+      const { layout, request: asked } = decodeRequest(request);
+      this.#checkLayout(asked, layout);
+      return encodeAnswer({ kind: "ok", value: await this.#execute(asked) });
     } catch (error) {
       return encodeAnswer(answerOf(error));
     }
+  }
+
+  /** Partitions of one layout are others than those of another, though they share their numbers. */
+  #checkLayout({ kind }: PeerRequest, layout: number): void {
+    const own = this.#layout.number;
+    if (layout > own) this.#onNewerLayout();
+    if (layout === own || kind === "hello" || kind === "deployed") return;
+    throw new SporeError("peer-refused", `layout ${own} is served here, not ${layout}`);
   }
 
   async #execute(request: PeerRequest): Promise<unknown> {
@@ -463,11 +470,27 @@ class EngineHost implements Host {
         return this.#membersNow().greeted(request.news);
       case "handOver":
         return this.#membersNow().handOver(request.partition, request.to);
+      case "pause":
+        return this.#pause(request.partition);
       case "deployed":
         return this.#tenant(request.tenant).learn(request.deployed);
       default:
         return unreachable(request);
     }
+  }
+
+  /** Whoever serves the partition stops for a moment, so that its log can be sealed. */
+  async pause(partition: number): Promise<void> {
+    if (this.#seats.has(partition)) return this.#pause(partition);
+    const owner = this.#ownerOf(partition);
+    if (owner !== undefined) await this.#call(owner, { kind: "pause", partition }, pauseMsMax);
+  }
+
+  async #pause(partition: number): Promise<void> {
+    if (!this.#seats.has(partition)) return;
+    this.#members?.lost(partition);
+    await this.#seats.close(partition);
+    if (this.#members === undefined) this.#seats.openLater(partition);
   }
 
   #membersNow(): Members {

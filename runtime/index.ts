@@ -23,7 +23,7 @@ export { type CollectorPorts, collect } from "./collector.ts";
 export { copyNamespace } from "./copy.ts";
 export type { Overlap, ScheduledRun, ScheduleSpec } from "./format.ts";
 export type { HostOptions, Placement } from "./host.ts";
-export { createHost } from "./host.ts";
+export { createHost } from "./moving.ts";
 export { findNamespace } from "./namespace.ts";
 export { statuses } from "./run.ts";
 export { type FoundHost, surveyHosts } from "./survey.ts";
@@ -463,6 +463,13 @@ export interface ComponentUse {
   readonly isPartial: boolean;
 }
 
+export interface RepartitionProgress {
+  /** `sealed`: the old partitions have ended, the new ones don't serve yet. */
+  readonly phase: "copying" | "following" | "sealed" | "done";
+  /** Rows written to new partitions so far. */
+  readonly rows: number;
+}
+
 export interface Host {
   /** Takes the partitions that it can and serves them. Resolves when ready. */
   start(): Promise<void>;
@@ -493,6 +500,15 @@ export interface Host {
    * host-busy if another collection has just begun.
    */
   collect(options: { readonly isDryRun?: boolean | undefined }): Promise<GarbageReport>;
+  /**
+   * Puts the namespace into another number of partitions while hosts serve it, and resolves
+   * when the new layout holds. Requests wait or are refused for the moment in which the logs
+   * end. Throws layout-changing if another change is under way or this one took too long.
+   */
+  repartition(
+    partitions: number,
+    onProgress?: (progress: RepartitionProgress) => void,
+  ): Promise<{ readonly partitions: number }>;
 }
 
 export interface Garbage {

@@ -29,6 +29,9 @@ export interface MembersParts {
   readonly observer: Observer;
   readonly retrier: Retrier;
   readonly seats: Seats;
+  /** Version of the layout whose partitions these are. */
+  readonly layout: number;
+  readonly onNewerLayout: () => void;
   /** Throws peer-refused, peer-unavailable, or what was answered. */
   readonly ask: (member: Peer, request: PeerRequest, timeoutMs: number) => Promise<unknown>;
 }
@@ -385,6 +388,7 @@ export class Members {
       address,
       isDraining: this.#isDraining,
       isGone: this.#isStopped,
+      layout: this.#parts.layout,
       owned: this.#isStopped ? [] : seats.owned,
     };
   }
@@ -444,8 +448,10 @@ export class Members {
       member.risesSinceRefusal = undefined;
       member.death = newDeath();
     }
-    member.owned = new Map(owned);
-    for (const [partition, epoch] of owned) {
+    const isOfLayout = news.layout === this.#parts.layout;
+    if (news.layout > this.#parts.layout) this.#parts.onNewerLayout();
+    member.owned = new Map(isOfLayout ? owned : []);
+    for (const [partition, epoch] of member.owned) {
       // A later claim than ours: this host has slept, and doesn't know yet.
       if (epoch > (seats.epochOf(partition) ?? epoch)) seats.verify(partition);
     }

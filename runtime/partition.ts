@@ -298,9 +298,7 @@ export class Partition {
     const { claimInfo, layout } = this.#options;
     const claim = await this.#log.claim(claimInfo, (last) => sealOf(last) <= layout.number);
     if (claim.kind === "sealed") {
-      throw new SporeError("layout-changing", `partition ${this.index} is being moved`, {
-        hint: "Try again in a moment.",
-      });
+      throw this.#sealed();
     }
     if (claim.kind === "lost") {
       throw new SporeError(
@@ -1267,6 +1265,10 @@ export class Partition {
   }
 
   #moved(by: Uint8Array | undefined): void {
+    if (by !== undefined && sealOf(by) > this.#options.layout.number) {
+      this.#fail("moved", this.#sealed());
+      return;
+    }
     const owner = by === undefined ? "" : ` by ${claimName(by)}`;
     this.#fail(
       "moved",
@@ -1274,6 +1276,12 @@ export class Partition {
         hint: "Send the request to the new owner.",
       }),
     );
+  }
+
+  #sealed(): SporeError {
+    return new SporeError("layout-changing", `partition ${this.index} is being moved`, {
+      hint: "Try again in a moment.",
+    });
   }
 
   #maybeCheckpoint(): void {

@@ -14,6 +14,8 @@ export interface SeatsParts {
   readonly observer: Observer;
   /** Another host has taken the partition over. */
   readonly onMoved: (index: number, error: SporeError) => void;
+  /** A partition's log is sealed: it is being put into another layout. */
+  readonly onSealed: () => void;
 }
 
 /** A partition that stopped on a fault of ours is opened again after this. */
@@ -22,6 +24,8 @@ const reopenDelayMs = 250;
 const closeMsMax = 5000;
 /** Somebody may put a damaged object back, or the store may have been wrong. */
 const damagedDelayMs = 5000;
+/** How long a partition that was paused isn't served. */
+const pauseMs = 10_000;
 
 interface Seat {
   partition: Partition;
@@ -134,11 +138,23 @@ export class Seats {
       await partition.open();
     } catch (error) {
       if (!(error instanceof SporeError)) throw error;
+      if (error.code === "layout-changing") {
+        seat.trouble = error;
+        this.#parts.onSealed();
+        return;
+      }
       seat.trouble = error;
       if (error.kind !== "corrupt") throw error;
       this.#parts.observer.log("error", error.message, { code: error.code });
       this.#reopenAfter(damagedDelayMs, index);
     }
+  }
+
+  /** Takes a partition that was let go again, unless somebody else has done so. */
+  openLater(index: number): void {
+    this.#parts.clock.after(pauseMs, () => {
+      if (!this.#isStopped && !this.has(index)) void this.#reopenNow(index);
+    });
   }
 
   /** What a partition says when it can't go on (`Neighbours.lost`). */
@@ -160,6 +176,10 @@ export class Seats {
   /** After a fault of ours: a new partition object recovers from the log. */
   async #reopen(index: number): Promise<void> {
     if (this.#isStopped || !this.#seats.has(index)) return;
+    await this.#reopenNow(index);
+  }
+
+  async #reopenNow(index: number): Promise<void> {
     try {
       await this.open(index);
     } catch (error) {

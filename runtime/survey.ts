@@ -49,7 +49,8 @@ async function newsOf(
   seals: Seals,
   { hostId, address }: { readonly hostId: string; readonly address: string },
 ): Promise<HostNews | undefined> {
-  const { bytes, mac } = await seals.seal(hostId, encodeRequest({ kind: "hello" }));
+  // Who only asks means no partitions, whatever the layout.
+  const { bytes, mac } = await seals.seal(hostId, encodeRequest({ kind: "hello" }, 0));
   const sealed = await peers?.call(address, bytes, { timeoutMs: answerMsMax });
   if (sealed === undefined) return undefined;
   // Written by `Members.greeted` of a host that has the key.

@@ -35,6 +35,8 @@ export interface HostNews extends Peer {
   readonly isDraining: boolean;
   /** It has stopped: don't look for it any more. */
   readonly isGone: boolean;
+  /** Version of the layout whose partitions it means. */
+  readonly layout: number;
   /** Partitions that it serves, each with the epoch of its claim. */
   readonly owned: readonly (readonly [partition: number, epoch: number])[];
 }
@@ -56,6 +58,8 @@ export type PeerRequest =
   /** Asks for news, and brings some, unless it comes from somebody who only looks. */
   | { readonly kind: "hello"; readonly news?: HostNews | undefined }
   | { readonly kind: "handOver"; readonly partition: number; readonly to: string }
+  /** Not to be served for a moment: its log is being sealed. */
+  | { readonly kind: "pause"; readonly partition: number }
   | { readonly kind: "deployed"; readonly tenant: string; readonly deployed: Deployed };
 
 export type PeerAnswer =
@@ -70,8 +74,9 @@ export type PeerAnswer =
       readonly cause?: unknown;
     };
 
-export function encodeRequest(request: PeerRequest): Uint8Array {
-  return encode(request);
+/** `layout`: version of the layout in which the asker counts partitions. */
+export function encodeRequest(request: PeerRequest, layout: number): Uint8Array {
+  return encode({ layout, request });
 }
 
 const kinds: ReadonlySet<string> = new Set<PeerRequest["kind"]>([
@@ -80,19 +85,26 @@ const kinds: ReadonlySet<string> = new Set<PeerRequest["kind"]>([
   "deliver",
   "hello",
   "handOver",
+  "pause",
   "deployed",
 ]);
 
 /** Of a peer that was let in: its shape is trusted, once its kind is known. */
-export function decodeRequest(bytes: Uint8Array): PeerRequest {
+export function decodeRequest(bytes: Uint8Array): {
+  readonly layout: number;
+  readonly request: PeerRequest;
+} {
   let value: unknown;
   try {
     value = decode(bytes);
   } catch (cause) {
     throw new SporeError("invalid-cbor", "a peer's request can't be read", { cause });
   }
-  const kind = (value as { kind?: unknown } | null)?.kind;
-  if (typeof kind === "string" && kinds.has(kind)) return value as PeerRequest;
+  const { layout, request } = (value ?? {}) as { layout?: unknown; request?: unknown };
+  const kind = (request as { kind?: unknown } | null | undefined)?.kind;
+  if (typeof layout === "number" && typeof kind === "string" && kinds.has(kind)) {
+    return { layout, request: request as PeerRequest };
+  }
   throw new SporeError("invalid-request", "a peer asks for something that isn't known here");
 }
 

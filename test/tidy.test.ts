@@ -153,7 +153,8 @@ const layers: readonly (readonly string[])[] = [
   ["asking", "deployments", "seats", "collector", "admissions", "cut", "check", "copy"],
   ["runs", "forks", "actors", "schedules", "queues", "bulk", "routing", "members"],
   ["tenant"],
-  ["host", "survey"],
+  ["host", "survey", "reshard"],
+  ["moving"],
 ];
 
 describe("imports", () => {

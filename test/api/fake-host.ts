@@ -60,6 +60,7 @@ export function createFakeHost(): FakeHost {
       const objects = { count: 2, bytes: 300 };
       return { isDryRun, objects, components: none, maps: none, segments: none, condemned: 0 };
     },
+    repartition: () => Promise.reject(new Error("unused")),
     async event(token) {
       if (token !== "good") throw new SporeError("event-not-found", "there is no such event");
       return { name: "<b>ship</b>", expiresAtMs: 1, isDecided: false };

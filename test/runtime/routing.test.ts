@@ -9,6 +9,7 @@ import { actor, externalEvent, publish, signal, update, workflow } from "../../g
 import { SporeError } from "../../runtime/errors.ts";
 import { partitionOf, runKey } from "../../runtime/ids.ts";
 import type { Host, RunSummary, TenantHost } from "../../runtime/index.ts";
+import { encodeRequest } from "../../runtime/wire.ts";
 import { World } from "../sim/world.ts";
 
 const partitions = 3;
@@ -312,12 +313,8 @@ test("a request waits for a host that comes back, and else says that it can be r
 
 test("a host refuses what isn't for its partitions, and executes nothing", async () => {
   const [, second = ""] = idsOf(2);
-  const request = encode({
-    kind: "tenant",
-    tenant: "t",
-    method: "startRun",
-    args: [{ id: second, workflow: "quick" }],
-  });
+  const args = [{ id: second, workflow: "quick" }];
+  const request = encodeRequest({ kind: "tenant", tenant: "t", method: "startRun", args }, 0);
   const answer = decode(
     (await finished(hosts[0]?.serve(request) ?? Promise.reject())) as Uint8Array,
   );
@@ -325,12 +322,23 @@ test("a host refuses what isn't for its partitions, and executes nothing", async
   expect(await codeOf(front.getRun(second))).toBe("run-not-found");
 });
 
+test("a host refuses what counts partitions in another layout, and executes nothing", async () => {
+  const [first = ""] = idsOf(1);
+  const args = [{ id: first, workflow: "quick" }];
+  const request = encodeRequest({ kind: "tenant", tenant: "t", method: "startRun", args }, 1);
+  const answer = decode(
+    (await finished(hosts[0]?.serve(request) ?? Promise.reject())) as Uint8Array,
+  );
+  expect(answer).toMatchObject({ kind: "refused" });
+  expect(await codeOf(front.getRun(first))).toBe("run-not-found");
+});
+
 test.each([
   ["no CBOR", new Uint8Array([0xff]), "invalid-cbor"],
   ["an unknown kind", encode({ kind: "else" }), "invalid-request"],
   [
     "an unknown method",
-    encode({ kind: "tenant", tenant: "t", method: "toString", args: [] }),
+    encodeRequest({ kind: "tenant", tenant: "t", method: "toString", args: [] }, 0),
     "invalid-request",
   ],
 ])("a host answers %s with an error", async (_what, request, code) => {
