@@ -28,17 +28,27 @@ export function defineWorker(bundled: BundledEngine): EdgeWorker {
   // True of the namespace whoever asks, so it may be kept between requests.
   let partitions: number | undefined;
   let roundAtMs = Number.NEGATIVE_INFINITY;
-  /** Starts every partition's object: one that nobody asks for has sleepers of its own. */
-  const round = async (env: Env, takesOver: boolean): Promise<void> => {
+  /**
+   * Starts every partition's object: one that nobody asks for has sleepers of its own. Says
+   * whether all are served.
+   */
+  const round = async (env: Env, takesOver: boolean): Promise<boolean> => {
     roundAtMs = Date.now();
-    partitions = await stubOf(env, objectName(0)).wake(takesOver);
-    const others = Array.from({ length: partitions - 1 }, (_, index) => objectName(index + 1));
-    await Promise.all(others.map((name) => stubOf(env, name).wake(takesOver)));
+    const first = await stubOf(env, objectName(0)).wake(takesOver);
+    partitions = first.partitions;
+    const names = Array.from({ length: partitions - 1 }, (_, index) => objectName(index + 1));
+    const others = await Promise.all(names.map((name) => stubOf(env, name).wake(takesOver)));
+    return [first, ...others].every(({ isServed }) => isServed);
   };
   const answer = async (request: Request, env: Env, context: HandlerContext): Promise<Response> => {
-    // Ready is a host when all of it is; asking so is what hands a bucket over, too.
-    if (new URL(request.url).pathname === "/readyz") await round(env, true);
-    else if (Date.now() - roundAtMs > roundMs) {
+    if (new URL(request.url).pathname === "/readyz") {
+      // A host is ready when all of it is; asking so is what hands a bucket over, too.
+      if (!(await round(env, true))) {
+        throw new SporeError("partition-moved", "another host serves a partition", {
+          hint: "docs/EDGE.md says how a bucket is handed over",
+        });
+      }
+    } else if (Date.now() - roundAtMs > roundMs) {
       // What fails is in the objects' own logs, and the next round asks again.
       context.waitUntil(round(env, false).catch(() => undefined));
     }
@@ -51,6 +61,7 @@ export function defineWorker(bundled: BundledEngine): EdgeWorker {
         try {
           return await answer(request, env, context);
         } catch (cause) {
+          if (cause instanceof SporeError) return problemResponse(cause, request);
           // The object was lost with the request in it: perhaps it was carried out.
           const message = "the partition's object went away";
           return problemResponse(new SporeError("peer-unavailable", message, { cause }), request);

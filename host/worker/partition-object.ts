@@ -37,6 +37,7 @@ import {
   random,
 } from "./engine.ts";
 import {
+  type Awake,
   type Env,
   indexOfName,
   type ObjectState,
@@ -133,13 +134,18 @@ export function partitionObject(bundled: BundledEngine): PartitionClass {
       return (await this.#run()).host.serve(request);
     }
 
-    async wake(takesOver: boolean): Promise<number> {
+    async wake(takesOver: boolean): Promise<Awake> {
       const isLeft = this.#movedAtMs !== undefined && !takesOver;
       if (!isLeft && this.#heldBy() === undefined) {
         await this.#guard();
         await this.#run();
       }
-      return (await this.ctx.storage.get<number>(stored.partitions)) ?? partitionsOf(this.env);
+      const partitions = await this.ctx.storage.get<number>(stored.partitions);
+      const running = await this.#running;
+      return {
+        partitions: partitions ?? partitionsOf(this.env),
+        isServed: running?.host.isReady === true,
+      };
     }
 
     async alarm(): Promise<void> {

@@ -54,9 +54,15 @@ export interface PartitionStub {
   serve(request: Uint8Array): Promise<Uint8Array>;
   /**
    * Opens the partition if it isn't, so that its timers run; one that another host has taken
-   * over only if `takesOver`. Answers how many partitions there are.
+   * over only if `takesOver`.
    */
-  wake(takesOver: boolean): Promise<number>;
+  wake(takesOver: boolean): Promise<Awake>;
+}
+
+export interface Awake {
+  /** Of the namespace. */
+  readonly partitions: number;
+  readonly isServed: boolean;
 }
 
 /** The name of a partition's object: its address, too. */
