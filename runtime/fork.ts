@@ -148,6 +148,7 @@ export interface ForkPlan {
   readonly nextSignal: number;
   /** The queues that the other run has passed: the fork is one more run. */
   readonly admission?: Admission | undefined;
+  readonly retentionMs?: number | undefined;
   /** The other run's events up to here. */
   readonly history: readonly HistoryItem[];
   readonly past: readonly Extract<PastItem, { kind: "activation" }>[];
@@ -161,6 +162,7 @@ export function createFork(key: EntityKey, plan: ForkPlan, sink: Sink): Entity {
   const head = {
     ...newRunHead(plan, sink.nowMs),
     forkedFrom: plan.forkedFrom,
+    retentionMs: plan.retentionMs,
     tags: stand.tags,
     version,
     applied: version,
@@ -192,8 +194,13 @@ export function createFork(key: EntityKey, plan: ForkPlan, sink: Sink): Entity {
     sink.changes.put(rowKeys.signal(key, row.index), () => encodeRow(row));
   }
   tellOrigin(entity, sink, "fork", plan.forkedFrom.id);
-  goOn(entity, sink, plan);
-  if (plan.admission !== undefined) passQueues(entity, sink, plan.admission);
+  if (plan.admission === undefined) {
+    goOn(entity, sink, plan);
+  } else {
+    passQueues(entity, sink, plan.admission);
+    // What it asks the world for goes out when they have let it through.
+    goOn(entity, { ...sink, perform: () => undefined }, plan);
+  }
   return entity;
 }
 

@@ -4,7 +4,7 @@
  * it, and then changes what is durable in one transition.
  */
 import { encode } from "../guest/cbor.ts";
-import type { Encoded, Input, ReusedStep, StepRecord } from "../guest/protocol.ts";
+import type { Encoded, Input, QueueOptions, ReusedStep, StepRecord } from "../guest/protocol.ts";
 import { ask } from "./asking.ts";
 import { type Deployments, definitionOf, printable } from "./deployments.ts";
 import { firstDifference } from "./difference.ts";
@@ -17,6 +17,7 @@ import type { MoveRequest, MoveResult, StartResult } from "./index.ts";
 import { machineOf, type Partition } from "./partition.ts";
 import { activationOf, Replay, readPast, type Traced } from "./past.ts";
 import type { Ports } from "./ports.ts";
+import { queueOfAll } from "./queue.ts";
 import { headOf, isClosed } from "./run.ts";
 import type { Entity } from "./state.ts";
 
@@ -43,6 +44,9 @@ export interface RerunOrigin {
   readonly root?: Encoded | undefined;
   readonly tags: Readonly<Record<string, string>>;
   readonly metadata?: Encoded | undefined;
+  readonly retentionMs?: number | undefined;
+  /** The queue of its own that it has passed. */
+  readonly queue?: QueueOptions | undefined;
   readonly reuse?: readonly ReusedStep[] | undefined;
 }
 
@@ -96,6 +100,7 @@ export class Forks {
         forkedFrom: { id, step },
         stand: standing.stand(),
         nextSignal: head.nextSignal,
+        retentionMs: head.retentionMs,
         admission: head.gate && {
           queues: head.gate.queues,
           priority: head.gate.priority,
@@ -179,13 +184,15 @@ export class Forks {
   /** What a repetition begins with. */
   async again(id: string, isReusing: boolean): Promise<RerunOrigin> {
     const { key, partition, snapshot } = await this.#look(id);
-    const { name, tags, metadata } = snapshot.head;
+    const { name, tags, metadata, gate, retentionMs } = snapshot.head;
     const traced = await readPast(partition, key);
     const input = firstInput(traced[0], snapshot);
     if (input === undefined) throw tooLong(id);
     const reuse = isReusing ? await reusable(partition, key, traced) : undefined;
     const what = input.kind === "start" ? { args: input.args } : { root: input.root };
-    return { name, tags, metadata, reuse, ...what };
+    const own = gate?.queues.find((queue) => queue.name !== queueOfAll);
+    const queue = own && { ...own, priority: gate?.priority };
+    return { name, tags, metadata, retentionMs, queue, reuse, ...what };
   }
 
   // -------------------------------------------------------------- move

@@ -554,7 +554,7 @@ export class Tenant {
 
   async #rerun(routed: Keyed, id: string, request: RerunRequest): Promise<StartResult> {
     const origin = await routed.rerunOrigin(id, request.reuse === true);
-    const { name, args, root, tags, metadata, reuse } = origin;
+    const { name, args, root, reuse, ...kept } = origin;
     const isGraph = root !== undefined;
     if (isGraph ? request.args !== undefined : request.root !== undefined) {
       const [is, take] = isGraph ? ["graph", "a root"] : ["workflow", "args"];
@@ -565,7 +565,7 @@ export class Tenant {
       : { workflow: name, args: request.args ?? args };
     const component = request.component ?? (await this.#deployments.currentId());
     return routed.startAgain(
-      { ...what, id: request.id ?? this.#idHere(), ifExists: "fail", component, tags, metadata },
+      { ...what, ...kept, id: request.id ?? this.#idHere(), ifExists: "fail", component },
       { rerunOf: id, ...(reuse === undefined ? {} : { reuse }) },
     );
   }

@@ -164,3 +164,14 @@ export const updated = workflow("updated", async (url: string) => {
   await note(url, "closing");
   return names;
 });
+
+/** One at a time. */
+export const narrow = workflow(
+  "narrow",
+  async (url: string, id: string) => {
+    await note(url, `narrow-${id}`);
+    await signal("pass");
+    return note(url, `narrow-${id}-end`);
+  },
+  { queue: { name: "narrow", concurrency: 1 } },
+);

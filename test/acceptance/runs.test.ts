@@ -193,6 +193,26 @@ describe("a fork", () => {
     expect((await rerun.steps())[0]).toMatchObject({ step: "sum", reused: true });
   });
 
+  it("passes the queue that its run has passed, and asks for nothing before", async () => {
+    const one = await client.start(project("narrow", outside.url, "1"), { id: "narrow-1" });
+    await one.signal("pass");
+    await one.result();
+    const two = await client.start(project("narrow", outside.url, "2"), { id: "narrow-2" });
+    await waitingFor("narrow-2", "signal pass");
+    const fork = await one.fork("note");
+    const rerun = await one.rerun();
+    for (const run of [fork, rerun]) {
+      const { status, waiting } = await run.info();
+      expect([status, waiting?.for]).toEqual(["PENDING", expect.stringContaining("narrow")]);
+    }
+    expect([calls("narrow-1"), calls("narrow-1-end")]).toEqual([1, 1]);
+    await two.signal("pass");
+    expect(await fork.result()).toBe("/narrow-1-end");
+    await rerun.signal("pass");
+    expect(await rerun.result()).toBe("/narrow-1-end");
+    expect(calls("narrow-1")).toBe(3);
+  });
+
   it("survives the death of its host like any run", async () => {
     await journeyOf("j3");
     const fork = await client.handle("j3").fork("note", { id: "j3-fork" });

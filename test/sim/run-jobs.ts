@@ -36,6 +36,18 @@ async function fork(client: Client, id: string, step: string, forkId: string): P
   }
 }
 
+/** Asks until the step has begun; a clock that was set back may take an hour for that. */
+async function forkOnceBegun(
+  client: Client,
+  id: string,
+  step: string,
+  forkId: string,
+): Promise<void> {
+  for (let pauseMs = 50; !(await fork(client, id, step, forkId)); pauseMs *= 1.5) {
+    await client.world.sleep(client.random.latency(pauseMs));
+  }
+}
+
 /** Effects before the step are those of the run, the others those of the fork. */
 export const forking: Job = async (client, id) => {
   const { random, world } = client;
@@ -47,7 +59,7 @@ export const forking: Job = async (client, id) => {
   const at = random.below(n + 1);
   const step = at === 0 ? "effect" : `effect_${at}`;
   const forkId = `${id}-f`;
-  while (!(await fork(client, id, step, forkId))) await world.sleep(random.latency(50));
+  await forkOnceBegun(client, id, step, forkId);
   const output = (await client.value(forkId)) as unknown[] | undefined;
   const owners = Array.from({ length: n + 2 }, (_, i) => (i < at ? id : forkId));
   const wanted = owners.map((owner, i) => `${owner}/1/effect${i === 0 ? "" : `_${i}`}`);
@@ -85,7 +97,7 @@ async function forkAgain(
   const at = client.random.below(n + 1);
   const forkId = `${id}f`;
   const step = at === 0 ? "effect" : `effect_${at}`;
-  while (!(await fork(client, id, step, forkId))) await client.world.sleep(50);
+  await forkOnceBegun(client, id, step, forkId);
   const wanted = owners.map((owner, i) => {
     return `${i < at ? owner : forkId}/1/effect${i === 0 ? "" : `_${i}`}`;
   });
@@ -102,7 +114,7 @@ export const branching: Job = async (client, id) => {
   const at = random.below(count);
   const step = at === 0 ? "add" : `add_${at}`;
   const forkId = `${id}-f`;
-  while (!(await fork(client, id, step, forkId))) await world.sleep(random.latency(300));
+  await forkOnceBegun(client, id, step, forkId);
   // What the fork hasn't had yet is sent to it again; its own come behind those.
   for (let i = 1; i <= count; i += 1) {
     await forgiving(client.signal(forkId, "item", `f${i}`, `${id}-f${i}`), "run-closed");
