@@ -9,7 +9,7 @@ import { fileURLToPath } from "node:url";
 import { type Client, createClient } from "../client/index.ts";
 import type { Caught, Step } from "../guest/define.ts";
 import { type Duration, durationMs } from "../guest/time.ts";
-import { type BuildResult, build, projectMap } from "../host/build.ts";
+import { type BuildResult, build } from "../host/build.ts";
 import { createThreadSandbox } from "../host/sandbox/threads.ts";
 import type { Observer, Sandbox } from "../runtime/ports.ts";
 import { testUrl } from "./life.ts";
@@ -60,6 +60,8 @@ export interface TestHost extends AsyncDisposable {
     answer: (this: MockContext, ...args: Args) => BodyOut<Out> | Promise<BodyOut<Out>>,
   ): void;
   mock(step: string, answer: (this: MockContext, ...args: never[]) => unknown): void;
+  /** Deploys another entry: new runs take it, those that go on keep theirs, actors upgrade. */
+  deploy(entry: string | URL): Promise<void>;
   /** The host is gone, in the middle of whatever it does, and another one takes over. */
   crash(): void;
   stop(): Promise<void>;
@@ -100,20 +102,21 @@ export async function openTest(
     },
   });
   await world.start();
-  await deploy(world, built);
-  world.count();
-  return { host: hostOf(world, built), world };
-}
-
-async function deploy(world: World, { prepared, code, map, outDir, cwd }: BuildResult) {
-  const { host, maps } = world.life;
-  await host.tenant("default").deploy({ kind: "javascript", code });
-  await maps.keep("default", prepared.id, projectMap(map, { outDir, cwd }));
-}
-
-function hostOf(world: World, { prepared }: BuildResult): TestHost {
   const steps = new Set<string>();
-  for (const { kind, name } of prepared.manifest.definitions) if (kind === "step") steps.add(name);
+  const deploy = async (next: BuildResult): Promise<void> => {
+    for (const { kind, name } of next.prepared.manifest.definitions) {
+      if (kind === "step") steps.add(name);
+    }
+    await world.deploy(next);
+  };
+  await deploy(built);
+  world.count();
+  const deployEntry = async (entry: string | URL): Promise<void> =>
+    deploy(await builtOnce(entry, sandbox));
+  return { host: hostOf(world, steps, deployEntry), world };
+}
+
+function hostOf(world: World, steps: ReadonlySet<string>, deploy: TestHost["deploy"]): TestHost {
   const client = createClient({
     url: testUrl,
     fetch: (request) => world.request(request),
@@ -125,7 +128,7 @@ function hostOf(world: World, { prepared }: BuildResult): TestHost {
   ): void => {
     const name = typeof step === "string" ? step : step.stepName;
     if (typeof step !== "string" && !steps.has(name)) {
-      throw new Error(`step "${name}" is not defined in the entry of this test`);
+      throw new Error(`step "${name}" is not defined in what this test has deployed`);
     }
     world.mocks.set(name, answer);
   };
@@ -135,6 +138,7 @@ function hostOf(world: World, { prepared }: BuildResult): TestHost {
     now: () => new Date(world.time.nowMs()),
     sleep: (duration) => world.sleep(durationMs(duration, "sleep")),
     mock,
+    deploy,
     crash: () => world.crash(),
     stop: () => world.close(),
     [Symbol.asyncDispose]: () => world.close(),

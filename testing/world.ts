@@ -8,6 +8,7 @@
  */
 import { AsyncLocalStorage } from "node:async_hooks";
 import { randomSource } from "../guest/random.ts";
+import { type BuildResult, projectMap } from "../host/build.ts";
 import { createOutbound } from "../host/outbound.ts";
 import { MemoryStore } from "../host/store/memory.ts";
 import type { Observer, Outbound, Sandbox, Store } from "../runtime/ports.ts";
@@ -101,6 +102,23 @@ export class World {
   async start(): Promise<void> {
     this.#ready = this.#life.start();
     await this.#ready;
+  }
+
+  /** Makes it what new runs take. Repeated if a crash comes between. */
+  deploy(built: BuildResult): Promise<void> {
+    const { prepared, code, map, outDir, cwd } = built;
+    return this.waitFor(async () => {
+      for (;;) {
+        const life = await this.ready();
+        const { host, maps } = life;
+        const deployed = host
+          .tenant("default")
+          .deploy({ kind: "javascript", code })
+          .then(() => maps.keep("default", prepared.id, projectMap(map, { outDir, cwd })))
+          .then(() => true);
+        if (await life.untilOver(deployed)) return;
+      }
+    });
   }
 
   /** From here on points are counted, and the host may crash. */

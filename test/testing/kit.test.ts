@@ -159,7 +159,7 @@ test("a step that the entry doesn't define can't be mocked", async () => {
   const spore = await open();
   const stranger = Object.assign(async () => 1, { stepName: "stranger" });
   expect(() => spore.mock(stranger as unknown as typeof slow, () => 1)).toThrow(
-    'step "stranger" is not defined in the entry of this test',
+    'step "stranger" is not defined in what this test has deployed',
   );
 });
 
@@ -252,6 +252,17 @@ test("a fork goes on with the mocks of the run that it comes from", async () => 
   spore.mock(charge, () => ({ receipt: "again" }));
   const fork = await run.fork("charge", { id: "f" });
   expect(await fork.result()).toMatchObject({ receipt: "again" });
+});
+
+test("other code can be deployed: new runs take it, a run that goes on keeps its own", async () => {
+  const spore = await open();
+  spore.mock(charge, () => receipt);
+  const before = await spore.client.start(order.with("Ada", 5));
+  await spore.deploy(new URL("./project-2.ts", import.meta.url));
+  const after = await spore.client.start(order.with("Ada", 5));
+  await before.signal("approve", true);
+  expect(await before.result()).toMatchObject({ status: "shipped" });
+  expect(await after.result()).toEqual({ status: "version 2", receipt: "" });
 });
 
 test("two hosts in one process know nothing of each other", async () => {
