@@ -3,7 +3,7 @@
  * so it works in Node, browsers and Workers. Values travel as CBOR and arrive as what
  * they were. Requests are repeated when that is safe: each carries its own key.
  */
-import { assignErrorFields, decode, encode, hide, makeError } from "../guest/cbor.ts";
+import { assignErrorFields, decode, encode, hide, makeError, Ref } from "../guest/cbor.ts";
 import type { Actor, ActorHandle, Invocation, StepNode } from "../guest/define.ts";
 import type { Definition } from "../guest/protocol.ts";
 import { type ErrorKind, errorCodes } from "../runtime/errors.ts";
@@ -12,6 +12,7 @@ import { type QueueOptions, type Queues, queuesOver } from "./queues.ts";
 import { type Schedules, schedulesOver } from "./schedules.ts";
 import { readEvents } from "./sse.ts";
 
+export { Ref } from "../guest/cbor.ts";
 export type { QueueInfo, QueueLimits, QueueOptions, QueuePage, Queues } from "./queues.ts";
 export type {
   BackfillInfo,
@@ -444,6 +445,18 @@ export interface Client {
   }): Promise<readonly { readonly id: string; readonly status: RunStatus }[]>;
   cancel(id: string, reason?: string): Promise<RunInfo>;
   deleteRun(id: string): Promise<void>;
+
+  /**
+   * Stores a value, so that runs can be given its Ref: `client.put(new Uint8Array(1e8))`. It is
+   * kept for a day, and from then on as long as something refers to it.
+   */
+  put<Value>(value: Value): Promise<Ref<Value>>;
+  /** A stored value; of bytes also a part. */
+  get<Value>(ref: Ref<Value>): Promise<Value>;
+  get(
+    ref: Ref<Uint8Array>,
+    part: { readonly offset?: number; readonly length: number },
+  ): Promise<Uint8Array>;
 
   /** A component's bytes, or a bundled JavaScript module's text. */
   deploy(source: Uint8Array | string): Promise<ComponentInfo>;
@@ -1009,6 +1022,15 @@ export function createClient(options: ClientOptions = {}): Client {
     },
     cancel: (id, reason) => handle(id).cancel(reason),
     deleteRun: (id) => handle(id).delete(),
+    async put<Value>(value: Value) {
+      const isBytes = value instanceof Uint8Array;
+      const { hash, size } = await ask<{ hash: string; size: number }>("POST", "/v1/objects", {
+        bytes: isBytes ? value : encode(value),
+        contentType: isBytes ? "application/octet-stream" : "application/cbor",
+      });
+      return new Ref<Value>(hash, size);
+    },
+    get,
     deploy: (source) =>
       ask<ComponentInfo>("PUT", "/v1/components", {
         bytes: typeof source === "string" ? new TextEncoder().encode(source) : source,
@@ -1028,6 +1050,19 @@ export function createClient(options: ClientOptions = {}): Client {
     componentUse: () => ask<ComponentUse>("GET", "/v1/components/use"),
     collectGarbage: (given = {}) => ask<GarbageReport>("POST", "/v1/gc", { body: given }),
   };
+
+  async function get<Value>(
+    { hash }: Ref<Value>,
+    part?: { readonly offset?: number; readonly length: number },
+  ): Promise<Value> {
+    const { offset = 0, length } = part ?? { length: 0 };
+    const headers =
+      part === undefined ? undefined : { range: `bytes=${offset}-${offset + length - 1}` };
+    const response = await ask.raw("GET", `/v1/objects/${hash}`, { headers });
+    const bytes = new Uint8Array(await response.arrayBuffer());
+    if (response.headers.get("content-type") === "application/octet-stream") return bytes as Value;
+    return (decode(bytes) as { value: Value }).value;
+  }
 
   async function getMetadata(id: string, step?: string): Promise<RunInfo | StepInfo> {
     if (step === undefined) return handle(id).info();

@@ -10,13 +10,15 @@
  *   undefined   {"$undefined": true}
  *   NaN, ±Infinity, -0   {"$number": "NaN"}
  *   RegExp      {"$regexp": ["source", "flags"]}
+ *   Ref         {"$object": ["hash", size]}
  *   Error       {"$error": {"name", "message", "code"?, "stack"?, "cause"?, …own fields}}
  */
+import { Ref } from "../guest/cbor.ts";
 import { SporeError } from "../runtime/errors.ts";
 
 export const jsonDepthMax = 200;
 
-const tagNames = "date|bigint|bytes|map|set|undefined|number|regexp|error";
+const tagNames = "date|bigint|bytes|map|set|undefined|number|regexp|error|object";
 const looksLikeTag = new RegExp(`^\\$+(?:${tagNames})$`);
 
 // ---------------------------------------------------------------- value → JSON
@@ -59,6 +61,7 @@ function jsonOfObject(value: object, depth: number): unknown {
   }
   if (value instanceof Set) return { $set: [...value].map(inner) };
   if (value instanceof RegExp) return { $regexp: [value.source, value.flags] };
+  if (value instanceof Ref) return { $object: [value.hash, value.size] };
   if (value instanceof Error) return { $error: errorFields(value, inner) };
   if (value instanceof URL) return value.href;
   if (ArrayBuffer.isView(value) || value instanceof ArrayBuffer) {
@@ -151,6 +154,9 @@ function untagged(tag: string, payload: unknown, inner: (item: unknown) => unkno
     case "$regexp":
       if (Array.isArray(payload) && payload.length === 2) return regexpOf(payload);
       break;
+    case "$object":
+      if (Array.isArray(payload) && payload.length === 2) return refOf(payload);
+      break;
     case "$error":
       if (typeof payload === "object" && payload !== null) return errorOf(payload, inner);
       break;
@@ -159,6 +165,11 @@ function untagged(tag: string, payload: unknown, inner: (item: unknown) => unkno
 }
 
 const specialNumbers = new Set(["NaN", "Infinity", "-Infinity", "-0"]);
+
+function refOf([hash, size]: readonly unknown[]): Ref {
+  if (typeof hash === "string" && typeof size === "number") return new Ref(hash, size);
+  throw malformed("$object holds no hash and size");
+}
 
 function regexpOf(payload: readonly unknown[]): RegExp {
   try {

@@ -49,6 +49,7 @@ export {
   type MapOptions,
   map,
   type OtherRun,
+  type Part,
   publish,
   put,
   query,

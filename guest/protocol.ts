@@ -251,8 +251,13 @@ export type Command =
     }
   /** Stores a large value by content; resolves with { hash, size }: what a Ref carries. */
   | { readonly kind: "put"; readonly id: number; readonly value: Encoded }
-  /** Reads a stored value back; resolves with the value itself. */
-  | { readonly kind: "get"; readonly id: number; readonly hash: string }
+  /** Reads a stored value back; resolves with the value itself, or with a part of its bytes. */
+  | {
+      readonly kind: "get";
+      readonly id: number;
+      readonly hash: string;
+      readonly range?: { readonly offset: number; readonly length: number } | undefined;
+    }
   /** Answer to an `update`, `query` or `turn` input. */
   | { readonly kind: "reply"; readonly id: string; readonly outcome: Outcome }
   /** An actor's state after a method (also intermediate, in a turn that returns a graph of its methods). */

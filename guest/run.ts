@@ -369,13 +369,29 @@ export async function put<Value>(value: Value): Promise<Ref<Value>> {
   return new Ref<Value>(hash, size);
 }
 
-/** The value that `put` stored. */
-export async function get<Value>(ref: Ref<Value>): Promise<Value> {
+/** Bytes of a stored Uint8Array: from `offset`, and as many as there are up to `length`. */
+export interface Part {
+  /** Default 0. */
+  readonly offset?: number;
+  readonly length: number;
+}
+
+/**
+ * The value that `put` stored, or a part of it if it is a Uint8Array: so it may be larger than
+ * the memory of a run (`await get(ref, { offset: 0, length: 1 << 20 })`).
+ */
+export function get<Value>(ref: Ref<Value>): Promise<Value>;
+export function get(ref: Ref<Uint8Array>, part: Part): Promise<Uint8Array>;
+export async function get(ref: Ref, part?: Part): Promise<unknown> {
   if (!(ref instanceof Ref)) throw new TypeError("get needs a Ref that put has given");
   const { hash } = ref;
+  const range = part === undefined ? undefined : { offset: part.offset ?? 0, length: part.length };
   return decode(
-    await currentMachine().command((id) => ({ kind: "get", id, hash }), "get"),
-  ) as Value;
+    await currentMachine().command(
+      (id) => ({ kind: "get", id, hash, ...(range === undefined ? undefined : { range }) }),
+      "get",
+    ),
+  );
 }
 
 // ---- steps

@@ -483,6 +483,35 @@ export const routes = {
     tag: "host",
     answers: { 200: { description: "As this host sees it", schema: cluster } },
   },
+  putObject: {
+    method: "post",
+    path: "/v1/objects",
+    summary: "Store a value for runs; a body that is no JSON or CBOR is stored as its bytes",
+    tag: "objects",
+    rawBody: ["application/octet-stream", "application/cbor", "application/json"],
+    answers: {
+      201: {
+        description: "Stored; `ref` stands for it in arguments",
+        schema: z.object({
+          hash: z.string(),
+          size: z.number().int(),
+          expiresAt: z.iso.datetime(),
+          ref: value,
+        }),
+      },
+    },
+  },
+  getObject: {
+    method: "get",
+    path: "/v1/objects/{object}",
+    summary: "A stored value: bytes as they are, also in ranges; another as `{ value }`",
+    tag: "objects",
+    params: z.object({ object: z.string().regex(/^[0-9a-f]{64}(\.[0-9a-f]{1,12})?$/) }),
+    answers: {
+      200: { description: "The value", contentType: "application/octet-stream" },
+      206: { description: "The range", contentType: "application/octet-stream" },
+    },
+  },
   deploy: {
     method: "put",
     path: "/v1/components",

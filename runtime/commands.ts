@@ -50,7 +50,11 @@ export function applyCommon(entity: Entity, sink: Sink, command: CommonCommand):
       sink.perform(entity, command.id);
       return;
     case "get":
-      addPending(entity, sink, command.id, { kind: "get", hash: command.hash });
+      addPending(entity, sink, command.id, {
+        kind: "get",
+        hash: command.hash,
+        range: command.range,
+      });
       sink.perform(entity, command.id);
       return;
     case "wait": {

@@ -7,8 +7,9 @@ import { SporeError } from "./errors.ts";
 import type { Pending } from "./format.ts";
 import { type EntityKey, nameOf, tenantOf, toHex } from "./ids.ts";
 import { failed, hostError, ok, okEncoded } from "./machine.ts";
-import type { AbortSignalLike, Ports } from "./ports.ts";
-import { hashOfName, isObjectName, objectKey, objectName } from "./refs.ts";
+import { Objects } from "./objects.ts";
+import type { AbortSignalLike, ByteRange, Ports } from "./ports.ts";
+import { objectKey, objectName } from "./refs.ts";
 import { Retrier } from "./retry.ts";
 import type { TokenClaims } from "./tokens.ts";
 
@@ -54,20 +55,18 @@ async function perform(
       // may it be asked which generation is the current one (collector.ts C1).
       const hash = toHex(ports.digest.sha256(pending.value));
       const name = objectName(hash, await generation());
-      await retrying(ports, signal, "object put", () =>
+      await retrierOf(ports, signal).run("object put", () =>
         ports.store.put(objectKey(prefix, tenantOf(key), name), pending.value, { ifAbsent: true }),
       );
       return ok({ hash: name, size: pending.value.length });
     }
     case "get": {
-      if (!isObjectName(pending.hash)) return missing(pending.hash);
-      const place = objectKey(prefix, tenantOf(key), pending.hash);
-      const bytes = await retrying(ports, signal, "object get", () => ports.store.get(place));
-      if (bytes === undefined) return missing(pending.hash);
-      if (toHex(ports.digest.sha256(bytes)) !== hashOfName(pending.hash)) {
-        return failed(hostError("corrupt-segment", `object ${pending.hash} is damaged`));
-      }
-      return okEncoded(bytes);
+      const { hash: name, range } = pending;
+      const tenant = tenantOf(key);
+      const objects = new Objects({ store: ports.store, prefix, digest: ports.digest });
+      const retrier = retrierOf(ports, signal);
+      if (range === undefined) return okEncoded(await objects.read(retrier, tenant, name));
+      return ok(await objects.readPart(retrier, { tenant, name }, checkedRange(range)));
     }
     case "token":
       return issueToken({ key, ...pending.claims });
@@ -80,24 +79,22 @@ async function perform(
 }
 
 /** A store that doesn't answer is no business of the guest's. */
-function retrying<T>(
-  ports: Ports,
-  signal: Abort,
-  what: string,
-  work: () => Promise<T>,
-): Promise<T> {
+function retrierOf(ports: Ports, signal: Abort): Retrier {
   const retrier = new Retrier(ports.clock, ports.observer);
   signal.addEventListener("abort", () => retrier.close());
-  return retrier.run(what, work);
+  return retrier;
 }
 
-function missing(hash: string): Outcome {
-  return failed(hostError("object-not-found", `there is no object ${hash}`));
+/** A guest can ask for anything. */
+function checkedRange({ offset, length }: ByteRange): ByteRange {
+  const isSound = [offset, length].every((value) => Number.isSafeInteger(value) && value >= 0);
+  if (isSound) return { offset, length };
+  throw new SporeError("invalid-request", "offset and length of a part are whole numbers");
 }
 
 function outcomeOfError(error: unknown): Outcome {
   if (error instanceof SporeError) {
-    const isFinal = error.kind === "denied" || error.kind === "limit" || error.kind === "invalid";
+    const isFinal = ["denied", "limit", "invalid", "missing", "corrupt"].includes(error.kind);
     return failed(hostError(error.code, error.message, !isFinal));
   }
   const message = error instanceof Error ? error.message : String(error);

@@ -43,6 +43,7 @@ export const errorCodes = {
   "value-not-published": "missing",
   "event-not-found": "missing",
   "schedule-not-found": "missing",
+  "object-not-found": "missing",
   "queue-not-found": "missing",
   "component-not-found": "missing",
   "route-not-found": "missing",

@@ -17,6 +17,7 @@ import type {
 import { SporeError } from "./errors.ts";
 import type { EntityKey } from "./ids.ts";
 import type { Status } from "./index.ts";
+import type { ByteRange } from "./ports.ts";
 import type { TokenClaims } from "./tokens.ts";
 
 export const formatVersion = 1;
@@ -367,7 +368,7 @@ export type Pending =
   | { readonly kind: "fetch"; readonly request: FetchRequest }
   | { readonly kind: "wait"; readonly signal: string }
   | { readonly kind: "put"; readonly value: Encoded }
-  | { readonly kind: "get"; readonly hash: string }
+  | { readonly kind: "get"; readonly hash: string; readonly range?: ByteRange | undefined }
   /** Somebody outside decides it; `serial` tells it from all others of the entity. */
   | {
       readonly kind: "event";

@@ -18,6 +18,7 @@ import { Keyring } from "./keyring.ts";
 import type { Layout, Layouts } from "./layout.ts";
 import { ok } from "./machine.ts";
 import { Members } from "./members.ts";
+import { Objects } from "./objects.ts";
 import type { Envelope } from "./outbox.ts";
 import { Partition, type PartitionLimits, partitionLimits } from "./partition.ts";
 import type { Ports } from "./ports.ts";
@@ -98,6 +99,7 @@ export class EngineHost {
   readonly #tokens: EventTokens;
   readonly #generations: Generations;
   readonly #stored: Components;
+  readonly #objects: Objects;
   readonly #seats: Seats;
   readonly #here: readonly number[];
   readonly #routing: Routing;
@@ -124,6 +126,8 @@ export class EngineHost {
     this.#keys = new Keyring(ports, place.prefix, this.#retrier);
     this.#tokens = new EventTokens(this.#keys, ports.clock);
     this.#stored = new Components(ports.store, place.prefix, this.#retrier);
+    const { store, digest } = ports;
+    this.#objects = new Objects({ store, prefix: place.prefix, digest });
     this.#generations = new Generations({ ...ports, prefix: place.prefix });
     const { clock, observer } = ports;
     const { placement } = options;
@@ -374,6 +378,9 @@ export class EngineHost {
       routing: this.#routing,
       manifest: (id) => this.#manifest(id),
       components: this.#stored,
+      objects: this.#objects,
+      generations: this.#generations,
+      retrier: this.#retrier,
       onDeployed: (deployed) => this.#tellDeployed(name, deployed),
       know: (id, manifest) => {
         this.#manifests.set(id, manifest);

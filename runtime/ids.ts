@@ -57,6 +57,16 @@ export function queueKey(tenant: string, name: string): EntityKey {
   return `${tenant}/q/${name}` as EntityKey;
 }
 
+/** Of a value that a client has stored: it has no entity, but a partition. */
+export function uploadKey(tenant: string, hash: string, expiresAtMs: number): EntityKey {
+  return `${tenant}/u/${hash}.${expiresAtMs.toString(16)}` as EntityKey;
+}
+
+/** The hash of such a key; undefined for one of an entity. */
+export function hashOfUpload(key: EntityKey): string | undefined {
+  return key[key.indexOf("/") + 1] === "u" ? nameOf(key).slice(0, 64) : undefined;
+}
+
 export function tenantOf(key: EntityKey): string {
   return key.slice(0, key.indexOf("/"));
 }

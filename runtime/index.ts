@@ -15,7 +15,7 @@ import type {
 import type { SporeError } from "./errors.ts";
 import type { EventView } from "./events.ts";
 import type { Overlap, ScheduledRun, ScheduleSpec } from "./format.ts";
-import type { AbortSignalLike, ComponentSource } from "./ports.ts";
+import type { AbortSignalLike, ByteRange, ComponentSource } from "./ports.ts";
 
 export type { QueueLimits, QueueOptions } from "../guest/protocol.ts";
 export { check } from "./check.ts";
@@ -511,6 +511,15 @@ export interface Host {
   ): Promise<{ readonly partitions: number }>;
 }
 
+/** A stored value: `hash` and `size` are what a Ref to it carries. */
+export interface StoredObject {
+  readonly hash: string;
+  /** Of the encoded value. */
+  readonly size: number;
+  /** Kept until then even if nothing refers to it. */
+  readonly expiresAtMs: number;
+}
+
 export interface Garbage {
   readonly count: number;
   readonly bytes: number;
@@ -608,6 +617,15 @@ export interface TenantHost {
   rollBack(to?: string): Promise<DeploymentView>;
   /** Open runs and actors by component. */
   componentUse(): Promise<ComponentUse>;
+
+  /** Stores a value for a day, and from then on as long as something refers to it. */
+  putObject(value: Encoded): Promise<StoredObject>;
+  /** A stored value by the name in its Ref. Throws object-not-found. */
+  getObject(name: string): Promise<Encoded>;
+  /** How many bytes the value is, if it is bytes; undefined for another. Throws object-not-found. */
+  objectBytes(name: string): Promise<number | undefined>;
+  /** A part of a value that is bytes. Throws object-not-found, invalid-request. */
+  getObjectPart(name: string, range: ByteRange): Promise<Uint8Array>;
 
   startRun(request: StartRequest): Promise<StartResult>;
   getRun(id: string): Promise<RunView>;

@@ -46,7 +46,15 @@ import {
   type StartMessage,
   systemTimers,
 } from "./format.ts";
-import { type EntityKey, isActorKey, isScheduleKey, nameOf, partitionOf, tenantOf } from "./ids.ts";
+import {
+  type EntityKey,
+  hashOfUpload,
+  isActorKey,
+  isScheduleKey,
+  nameOf,
+  partitionOf,
+  tenantOf,
+} from "./ids.ts";
 import type { Layout } from "./layout.ts";
 import { Log } from "./log.ts";
 import {
@@ -1075,6 +1083,8 @@ export class Partition {
       if (entity !== undefined) this.#fire(entity, sink, timer);
       // Of an actor that was deleted: nobody else would ever remove it.
       else sink.changes.delete(rowKeys.timer(timer.atMs, timer.key, timer.id));
+      const upload = hashOfUpload(timer.key);
+      if (upload !== undefined) sink.changes.delete(rowKeys.hold(timer.key, upload));
     });
     this.#dismiss(timer.key); // a timer of what has ended since has woken it in vain
   }

@@ -14,7 +14,17 @@ import { Deployments, definitionOf } from "./deployments.ts";
 import { SporeError } from "./errors.ts";
 import type { ForkPlan } from "./fork.ts";
 import { Forks, type RerunOrigin } from "./forks.ts";
-import { actorKey, checkId, checkName, type EntityKey, partitionOf, runKey, toHex } from "./ids.ts";
+import type { Generations } from "./generations.ts";
+import {
+  actorKey,
+  checkId,
+  checkName,
+  type EntityKey,
+  partitionOf,
+  runKey,
+  toHex,
+  uploadKey,
+} from "./ids.ts";
 import type {
   ActorView,
   CallRequest,
@@ -38,15 +48,18 @@ import type {
   TenantHost,
 } from "./index.ts";
 import { mergePages, pageLimit, positionOfRun } from "./listing.ts";
+import type { Objects } from "./objects.ts";
 import type { Partition } from "./partition.ts";
 import type { AbortSignalLike, Ports } from "./ports.ts";
 import { declaredQueues, keyOfQueue, Queues } from "./queues.ts";
 import type { Register } from "./register.ts";
+import type { Retrier } from "./retry.ts";
 import type { Routing } from "./routing.ts";
 import { statuses } from "./run.ts";
 import { Runs } from "./runs.ts";
 import { keyOfSchedule, Schedules } from "./schedules.ts";
 import type { Seats } from "./seats.ts";
+import { holdUpload, Uploads } from "./uploads.ts";
 import type { Deployed, TenantRequest } from "./wire.ts";
 
 export interface TenantParts {
@@ -60,6 +73,9 @@ export interface TenantParts {
   readonly onCurrent: (componentId: string) => void;
   readonly deployments: Register;
   readonly components: Components;
+  readonly objects: Objects;
+  readonly generations: Generations;
+  readonly retrier: Retrier;
   readonly admissions: Admissions;
   /** Tells other hosts what was deployed here; resolves when they know, or can't be told. */
   readonly onDeployed: (deployed: Deployed) => Promise<void>;
@@ -72,6 +88,8 @@ interface Local {
   readonly actors: Actors;
   readonly schedules: Schedules;
   readonly queues: Queues;
+  readonly tenant: string;
+  readonly partition: (key: EntityKey) => Partition;
 }
 
 // ---------------------------------------------------------------- who executes what
@@ -90,8 +108,13 @@ type Keyed = Omit<
   | "rerunRun"
   | "deployments"
   | "rollBack"
+  | "putObject"
+  | "getObject"
+  | "objectBytes"
+  | "getObjectPart"
   | Spread
 > & {
+  holdObject(hash: string, expiresAtMs: number): Promise<void>;
   runOrigin(id: string, step: string): Promise<ForkPlan>;
   plantRun(id: string, plan: ForkPlan): Promise<StartResult>;
   rerunOrigin(id: string, isReusing: boolean): Promise<RerunOrigin>;
@@ -248,6 +271,14 @@ const ways: {
   },
   putSchedule: { key: ofSchedule, act: ({ schedules }, ...args) => schedules.put(...args) },
   getSchedule: { key: ofSchedule, act: ({ schedules }, id) => schedules.get(id), isReading: true },
+  holdObject: {
+    key: (tenant, hash, expiresAtMs) => uploadKey(tenant, hash, expiresAtMs),
+    act: ({ tenant, partition }, hash, expiresAtMs) => {
+      const key = uploadKey(tenant, hash, expiresAtMs);
+      return holdUpload(partition(key), key, { hash, expiresAtMs });
+    },
+    isReading: true,
+  },
   deleteSchedule: { key: ofSchedule, act: ({ schedules }, id) => schedules.delete(id) },
   pauseSchedule: { key: ofSchedule, act: ({ schedules }, id, note) => schedules.pause(id, note) },
   resumeSchedule: { key: ofSchedule, act: ({ schedules }, id, note) => schedules.resume(id, note) },
@@ -325,7 +356,10 @@ export class Tenant {
     const partition = (key: EntityKey): Partition => seats.partition(partitionOf(key, seats.count));
     const local = { tenant, partition, deployments, ...rest };
     this.#deployments = deployments;
+    const uploads = new Uploads(local);
     this.#local = {
+      tenant,
+      partition,
       runs: new Runs({ ...local, explain: (queue, runId) => routed.explainQueue(queue, runId) }),
       forks: new Forks(local),
       actors: new Actors(local),
@@ -339,7 +373,7 @@ export class Tenant {
       }),
       queues: new Queues(local),
     };
-    this.host = this.#hostOf(routed);
+    this.host = this.#hostOf(routed, uploads);
   }
 
   /** Another host's request. Throws peer-refused before anything is done if it isn't for us. */
@@ -372,9 +406,14 @@ export class Tenant {
     ) as unknown as Keyed; // each method as `ways` has it
   }
 
-  #hostOf(routed: Keyed): TenantHost {
+  #hostOf(routed: Keyed, uploads: Uploads): TenantHost {
     const host: TenantHost = {
       ...routed,
+      putObject: (value) =>
+        uploads.put(value, (hash, expiresAtMs) => routed.holdObject(hash, expiresAtMs)),
+      getObject: (name) => uploads.get(name),
+      objectBytes: (name) => uploads.bytesIn(name),
+      getObjectPart: (name, range) => uploads.getPart(name, range),
       deploy: async (source) => {
         const made = await this.#deployments.deploy(source);
         const { known } = this.#deployments;

@@ -121,6 +121,7 @@ const layers: readonly (readonly string[])[] = [
     "trace",
     "refs",
     "components",
+    "objects",
   ],
   [
     "log",
@@ -151,7 +152,7 @@ const layers: readonly (readonly string[])[] = [
   ["partition"],
   ["history", "steps", "listing", "past", "difference"],
   ["asking", "deployments", "seats", "collector", "admissions", "cut", "check", "copy"],
-  ["runs", "forks", "actors", "schedules", "queues", "bulk", "routing", "members"],
+  ["runs", "forks", "uploads", "actors", "schedules", "queues", "bulk", "routing", "members"],
   ["tenant"],
   ["host", "survey", "reshard"],
   ["moving"],

@@ -192,11 +192,13 @@ describe("the HTTP tables", () => {
     expect(apiLimits).toEqual({
       bodyBytesMax: 2 ** 20,
       componentBytesMax: 16 * 2 ** 20,
+      objectBytesMax: 256 * 2 ** 20,
       heartbeatMs: 15_000,
       updateWaitMs: 60_000,
     });
     expect(section("2.3 ")).toContain("at most 1 MiB");
     expect(section("2.3 ")).toContain("A component has at most 16 MiB");
+    expect(section("2.17 ")).toContain("at most 256 MiB");
     expect(section("2.8 ")).toContain("A comment every 15 s");
     expect(section("2.7 ")).toContain("an update 60 s");
     expect(waitMsMax).toBe(300_000);
