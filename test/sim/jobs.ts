@@ -548,6 +548,29 @@ const working: Job = async (client, id) => {
   same(client, "J-effect keys differ", new Set(keys).size, keys.length, `${id}: ${keys}`);
 };
 
+/** Calls that nobody named are executed once each at most, whoever hands over what meanwhile. */
+const nameless: Job = async (client, id) => {
+  const key = `${id}-n`;
+  let asked = 0;
+  let answered = 0;
+  const call = async (n: number): Promise<void> => {
+    const isSlow = client.random.chance(0.6);
+    const method = isSlow ? "work" : "mark";
+    const args = encode([isSlow ? `call${n}` : n]);
+    const result = await client.ask(`${method} ${key} ${n}`, (tenant) => {
+      asked += 1;
+      return tenant.callActor({ type: "Worker", key, method, args });
+    });
+    if (result.kind === "done" && result.outcome.kind === "ok") answered += 1;
+  };
+  const count = client.random.between(2, 6);
+  await Promise.all(Array.from({ length: count }, (_, n) => call(n)));
+  const { length } = (await client.call("Worker", key, "list", [])) as string[];
+  const isSound = answered <= length && length <= asked;
+  const told = `${key}: ${answered} answered, ${length} done, ${asked} asked`;
+  client.world.laws.check(isSound, "I4 a call without a name is executed once", told);
+};
+
 const deletingActors: Job = async (client, id) => {
   const key = `${id}-d`;
   await client.ask(`ensure ${key}`, (tenant) => tenant.ensureActor("Counter", key, encode([])));
@@ -838,3 +861,6 @@ export const jobs: Readonly<Record<string, Job>> = {
   undoing,
   queueing,
 };
+
+/** Only where hosts share the partitions, so that the others keep their seeds. */
+export const jobsOfMany: Readonly<Record<string, Job>> = { nameless };

@@ -9,6 +9,7 @@ import type { Probe } from "../../runtime/format.ts";
 import { Log } from "../../runtime/log.ts";
 import { Outbox } from "../../runtime/outbox.ts";
 import { Partition } from "../../runtime/partition.ts";
+import { Routing } from "../../runtime/routing.ts";
 import { SegmentWriter } from "../../runtime/segment.ts";
 import { Changes } from "../../runtime/state.ts";
 
@@ -298,5 +299,21 @@ export const mutants: readonly Mutant[] = [
     seedsMax: 100,
     job: "collecting",
     sandbox: { keepsDiscarded: true },
+  },
+  {
+    name: "another host is asked again for what it may have done",
+    seedsMax: 60,
+    law: "I4 a call without a name is executed once",
+    job: "nameless",
+    isShared: true,
+    patch: () =>
+      replace(
+        Routing.prototype,
+        "at",
+        (original) =>
+          async function (this: Routing, partition, operation) {
+            return original.call(this, partition, { ...operation, isReading: true }) as never;
+          },
+      ),
   },
 ];

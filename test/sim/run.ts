@@ -6,7 +6,7 @@ import { partitionOf, runKey } from "../../runtime/ids.ts";
 import { audit } from "./audit.ts";
 import { Client, type Job } from "./clients.ts";
 import { flat } from "./flat.ts";
-import { allShared, jobs } from "./jobs.ts";
+import { allShared, jobs, jobsOfMany } from "./jobs.ts";
 import type { Violation } from "./laws.ts";
 import type { Mutant } from "./mutants.ts";
 import { disturb } from "./network.ts";
@@ -122,7 +122,8 @@ async function live(world: World, random: SimRandom, options: SimOptions): Promi
     await world.runUntil(() => isDeployed, 120_000);
   }
   let busy = 0;
-  const names = options.job === undefined ? Object.keys(jobs) : [options.job];
+  const all = world.isShared ? { ...jobs, ...jobsOfMany } : jobs;
+  const names = options.job === undefined ? Object.keys(all) : [options.job];
   const clientCount = random.between(1, 4);
   for (let c = 1; c <= clientCount; c += 1) {
     const tenant = random.pick(tenants);
@@ -175,7 +176,7 @@ async function live(world: World, random: SimRandom, options: SimOptions): Promi
 }
 
 async function runJob(client: Client, name: string, id: string): Promise<void> {
-  const job: Job | undefined = jobs[name];
+  const job: Job | undefined = jobs[name] ?? jobsOfMany[name];
   if (job === undefined) throw new Error(`there is no job ${name}`);
   try {
     await job(client, id);
