@@ -379,7 +379,9 @@ export class Actors {
     key: EntityKey,
     component: string,
   ): Promise<string | undefined> {
-    const current = await this.#parts.deployments.currentId();
+    const { deployments } = this.#parts;
+    await deployments.currentId();
+    const current = deployments.actorsMoveTo;
     if (current === undefined || current === component) return undefined;
     const definition = await this.#definition(current, key);
     if (!movesByItself(definition)) return undefined;

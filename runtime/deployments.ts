@@ -25,8 +25,8 @@ export interface DeploymentsParts {
   readonly register: Register;
   readonly manifest: (componentId: string) => Promise<Manifest>;
   readonly know: (componentId: string, manifest: Manifest) => void;
-  /** Told whenever the current component is looked up. */
-  readonly onCurrent: (componentId: string) => void;
+  /** Told what actors move to whenever the current component is looked up. */
+  readonly onCurrent: (componentId: string | undefined) => void;
   /** Makes the queues that its workflows declare. */
   readonly declare: (manifest: Manifest) => Promise<void>;
 }
@@ -64,13 +64,16 @@ export class Deployments {
     const value = encode({ component: id, atMs: ports.clock.nowMs() });
     let latest = await register.readLatest();
     for (;;) {
-      if (latest !== undefined && deployedComponent(latest.value) === id) {
-        this.#remember(latest.seq, id);
-        return;
+      if (latest !== undefined) {
+        const present = deployedOf(latest);
+        if (present.component === id && present.isRollback !== true) {
+          this.#remember(present);
+          return;
+        }
       }
       const result = await register.append(value, latest?.seq ?? 0);
       if (result.kind === "written") {
-        this.#remember(result.seq, id);
+        this.#remember({ seq: result.seq, component: id });
         return;
       }
       latest = result.found;
@@ -109,7 +112,7 @@ export class Deployments {
         hint: "Look at what is current now, and decide again.",
       });
     }
-    this.#remember(result.seq, target.component);
+    this.#remember({ seq: result.seq, component: target.component, isRollback: true });
     await components.keep(stored);
     return viewOf({ seq: result.seq, value: encode(value) }, result.seq);
   }
@@ -159,29 +162,37 @@ export class Deployments {
     const latest = await (known === undefined
       ? register.readLatest()
       : register.readAfter(known.seq));
-    if (latest !== undefined) return this.#remember(latest.seq, deployedComponent(latest.value));
-    return known === undefined ? undefined : this.#remember(known.seq, known.component);
+    if (latest !== undefined) return this.#remember(deployedOf(latest));
+    return known === undefined ? undefined : this.#remember(known);
   }
 
   /** What this host knows; undefined if it hasn't looked yet. */
   get known(): Deployed | undefined {
     if (this.#latest === undefined) return undefined;
-    const { seq, component } = this.#latest;
-    return { seq, component };
+    const { readAtMs: _own, ...deployed } = this.#latest;
+    return deployed;
   }
 
   /** What another host knows. */
-  learn({ seq, component }: Deployed): void {
-    if (this.#latest === undefined || seq > this.#latest.seq) this.#remember(seq, component);
+  learn(deployed: Deployed): void {
+    if (this.#latest === undefined || deployed.seq > this.#latest.seq) this.#remember(deployed);
   }
 
-  #remember(seq: number, component: string): string {
+  #remember({ seq, component, isRollback }: Deployed): string {
     const readAtMs = this.#parts.ports.clock.nowMs();
     if (this.#latest === undefined || seq >= this.#latest.seq) {
-      this.#latest = { seq, component, readAtMs };
-      this.#parts.onCurrent(component);
+      this.#latest = { seq, component, readAtMs, ...(isRollback === true ? { isRollback } : {}) };
+      this.#parts.onCurrent(this.actorsMoveTo);
     }
     return this.#latest.component;
+  }
+
+  /**
+   * What actors of other components move to by themselves, by what is known; not to what a
+   * rollback went back to: its migration is for the state of an earlier component.
+   */
+  get actorsMoveTo(): string | undefined {
+    return this.#latest?.isRollback === true ? undefined : this.#latest?.component;
   }
 
   /** The component that was asked for, else the current one. Throws no-component. */
@@ -210,8 +221,9 @@ function deploymentOf(value: Uint8Array): Pointer {
   return decode(value) as Pointer; // written by deploy and rollBack
 }
 
-function deployedComponent(value: Uint8Array): string {
-  return deploymentOf(value).component;
+function deployedOf({ seq, value }: RegisterVersion): Deployed {
+  const { component, of } = deploymentOf(value);
+  return of === undefined ? { seq, component } : { seq, component, isRollback: true };
 }
 
 function viewOf({ seq, value }: RegisterVersion, latest: number): DeploymentView {

@@ -109,8 +109,8 @@ export class EngineHost {
   readonly #components = new Map<string, Promise<Manifest>>();
   readonly #manifests = new Map<string, Manifest>();
   readonly #tenants = new Map<string, Tenant>();
-  /** Current component of each tenant, as last looked up. */
-  readonly #currents = new Map<string, string>();
+  /** What each tenant's actors move to, as last looked up. */
+  readonly #currents = new Map<string, string | undefined>();
   readonly #admissions = new Map<string, Admissions>();
   #isStopped = false;
 

@@ -70,7 +70,7 @@ export interface TenantParts {
   readonly routing: Routing;
   readonly manifest: (componentId: string) => Promise<Manifest>;
   readonly know: (componentId: string, manifest: Manifest) => void;
-  readonly onCurrent: (componentId: string) => void;
+  readonly onCurrent: (componentId: string | undefined) => void;
   readonly deployments: Register;
   readonly components: Components;
   readonly objects: Objects;

@@ -22,6 +22,8 @@ export interface TenantRequest {
 export interface Deployed {
   readonly seq: number;
   readonly component: string;
+  /** It was deployed before, and what came after it was taken back. */
+  readonly isRollback?: boolean | undefined;
 }
 
 /** A host, as others reach it. */

@@ -256,3 +256,22 @@ test("a workflow that waits for an actor that is deleted is told so", async () =
   expect(outcome).toMatchObject({ kind: "error" });
   expect(JSON.stringify(outcome)).toContain("actor-not-found");
 });
+
+test("actors move forward by themselves, and stay where they are when a deployment is taken back", async () => {
+  const add = async (): Promise<unknown> => {
+    await finished(world.sleep(3000)); // what a host knows of deployments is that old at most
+    const request = { type: "Nomad", key: "n", method: "add", args: encode([]) };
+    return answerOf(await finished(tenant.callActor(request)));
+  };
+  const deploy = (code: string) => finished(tenant.deploy({ kind: "javascript", code }));
+  expect(await add()).toEqual([1, 0]);
+  const { id: second } = await deploy("export {}; // second");
+  expect(await add()).toEqual([2, 1]);
+  await deploy("export {}; // third");
+  expect(await add()).toEqual([3, 2]);
+  expect((await finished(tenant.rollBack())).component).toBe(second);
+  expect(await add()).toEqual([4, 2]);
+  // Deployed again it is meant to be moved to.
+  await deploy("export {}; // second");
+  expect(await add()).toEqual([5, 3]);
+});
