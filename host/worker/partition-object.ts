@@ -57,6 +57,16 @@ const heldMs = 30_000;
 const partitionsDefault = 4;
 const partitionsMax = 1024;
 
+/**
+ * Objects come and go: each start reads what was committed since the last checkpoint, one
+ * call for each commit. And what is held in memory has to fit beside the guests.
+ */
+const engineLimits = Object.freeze({
+  checkpointEntries: 100,
+  checkpointBytes: 2 * 1024 * 1024,
+  residentMax: 1_000,
+});
+
 interface Running {
   readonly host: Host;
   readonly fetch: (request: Request) => Response | Promise<Response>;
@@ -153,10 +163,14 @@ export function partitionObject(bundled: BundledEngine): PartitionClass {
       if (this.#movedAtMs !== undefined) return;
       // The next one is set before anything can fail: a lost object is always started again.
       await this.#guard();
-      const { host, activity } = await this.#run();
-      if (!(await settled(activity))) return;
+      const running = await this.#run().catch((error: unknown) => {
+        // Not thrown: the platform gives an alarm up that fails too often, and ours is set.
+        this.#log("error", "the object can't start", { error });
+        return undefined;
+      });
+      if (running === undefined || !(await settled(running.activity))) return;
       await this.#rest();
-      const atMs = nextTimerOf(host);
+      const atMs = nextTimerOf(running.host);
       if (atMs === undefined) await this.ctx.storage.deleteAlarm();
       else await this.#setAlarm(Math.max(atMs, clock.nowMs()));
     }
@@ -216,6 +230,7 @@ export function partitionObject(bundled: BundledEngine): PartitionClass {
         hostId: `worker-${this.ctx.id.toString().slice(0, 12)}`,
         address: objectName(index),
         partitions: partitionsOf(env),
+        limits: engineLimits,
         placement: { here: [index], addressOf: objectName },
         ...(env.SPORE_PUBLIC_URL === undefined ? {} : { publicUrl: env.SPORE_PUBLIC_URL }),
         onMoved: () => void this.#leave(host),

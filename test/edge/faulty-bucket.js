@@ -7,16 +7,16 @@ import { WorkerEntrypoint } from "cloudflare:workers";
 /** Of one in a thousand: failing before, failing after, and how long a call is held back. */
 let plan = { before: 0, after: 0, delayMs: 0 };
 let state = 1;
-let calls = 0;
 let failures = 0;
+let calls = { head: 0, get: 0, put: 0, delete: 0, list: 0 };
 
 function chance() {
   state = (state * 1664525 + 1013904223) >>> 0;
   return state / 2 ** 32;
 }
 
-async function faulty(work) {
-  calls += 1;
+async function faulty(kind, work) {
+  calls[kind] += 1;
   if (plan.delayMs > 0) await scheduler.wait(chance() * plan.delayMs);
   if (chance() * 1000 < plan.before) {
     failures += 1;
@@ -34,13 +34,16 @@ export class FaultyBucket extends WorkerEntrypoint {
   disturb(asked) {
     plan = { ...plan, ...asked };
     if (asked.seed !== undefined) state = asked.seed;
-    return { calls, failures };
+    const seen = { failures, calls };
+    failures = 0;
+    calls = { head: 0, get: 0, put: 0, delete: 0, list: 0 };
+    return seen;
   }
   head(key) {
-    return faulty(async () => plain(await this.env.REAL.head(key)));
+    return faulty("head", async () => plain(await this.env.REAL.head(key)));
   }
   get(key, options) {
-    return faulty(async () => {
+    return faulty("get", async () => {
       const object = await this.env.REAL.get(key, options);
       if (object === null) return null;
       const bytes = await object.arrayBuffer();
@@ -48,13 +51,13 @@ export class FaultyBucket extends WorkerEntrypoint {
     });
   }
   put(key, value, options) {
-    return faulty(async () => plain(await this.env.REAL.put(key, value, options)));
+    return faulty("put", async () => plain(await this.env.REAL.put(key, value, options)));
   }
   delete(key) {
-    return faulty(() => this.env.REAL.delete(key));
+    return faulty("delete", () => this.env.REAL.delete(key));
   }
   list(options) {
-    return faulty(async () => {
+    return faulty("list", async () => {
       const { objects, truncated } = await this.env.REAL.list(options);
       return { objects: objects.map(plain), truncated };
     });

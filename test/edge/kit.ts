@@ -44,12 +44,17 @@ export interface EdgeHost {
   store(): Promise<R2Store>;
   /**
    * Makes the bucket bound as FAULTY fail so often of a thousand calls: without having done
-   * it, or with the answer lost. Answers how often it has failed by now.
+   * it, or with the answer lost. Answers what it was asked for since the last time.
    */
-  disturb(plan: FaultPlan): Promise<number>;
+  disturb(plan: FaultPlan): Promise<BucketUse>;
   /** Ends a partition's object in the middle of whatever it does. */
   crash(index: number): Promise<void>;
   stop(): Promise<void>;
+}
+
+export interface BucketUse {
+  readonly failures: number;
+  readonly calls: Readonly<Record<"head" | "get" | "put" | "delete" | "list", number>>;
 }
 
 export interface FaultPlan {
@@ -116,7 +121,7 @@ export async function startEdge(setup: EdgeSetup = {}): Promise<EdgeHost> {
     async disturb(plan) {
       const body = JSON.stringify(plan);
       const answer = await fetch(`${url}/disturb`, { method: "POST", body });
-      return ((await answer.json()) as { failures: number }).failures;
+      return (await answer.json()) as BucketUse; // of our own faulty-bucket.js
     },
     async crash(index) {
       await (await fetch(`${url}/crash/${index}`)).text();

@@ -71,7 +71,7 @@ it("both at once take from each other, and nothing that one acknowledged is lost
   const node = await startNodeOn(edge);
   const acknowledged: number[] = [];
   const owners = new Set<string>();
-  const endMs = Date.now() + 50_000;
+  const endMs = Date.now() + 40_000;
   const add = async (name: string, client: Client): Promise<void> => {
     const purse = client.actor(Purse, "shared");
     for (let turn = 0; Date.now() < endMs; turn++) {
