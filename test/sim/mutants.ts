@@ -10,6 +10,7 @@ import { Log } from "../../runtime/log.ts";
 import { Outbox } from "../../runtime/outbox.ts";
 import { Partition } from "../../runtime/partition.ts";
 import { Routing } from "../../runtime/routing.ts";
+import { QueueMembers } from "../../runtime/queue-members.ts";
 import { SegmentWriter } from "../../runtime/segment.ts";
 import { Changes } from "../../runtime/state.ts";
 
@@ -134,6 +135,47 @@ function losingRows(): () => void {
         if (count % 20 !== 0) original.call(this, key, value);
       },
   );
+}
+
+/** A queue's count of those who run is one too low. */
+function withoutOnePlace(): () => void {
+  const original = Object.getOwnPropertyDescriptor(QueueMembers.prototype, "running");
+  if (original?.get === undefined) throw new Error("a queue counts who runs");
+  const { get } = original;
+  Object.defineProperty(QueueMembers.prototype, "running", {
+    ...original,
+    get(this: QueueMembers) {
+      return Math.max(0, Number(get.call(this)) - 1);
+    },
+  });
+  return () => Object.defineProperty(QueueMembers.prototype, "running", original);
+}
+
+/** Once somebody has left a queue, nobody is next in it any more. */
+function withoutNext(): () => void {
+  const left = new WeakSet<QueueMembers>();
+  const undo = [
+    replace(
+      QueueMembers.prototype,
+      "remove",
+      (original) =>
+        function (this: QueueMembers, member) {
+          left.add(this);
+          original.call(this, member);
+        },
+    ),
+    replace(
+      QueueMembers.prototype,
+      "next",
+      (original) =>
+        function (this: QueueMembers, limit) {
+          return left.has(this) ? undefined : original.call(this, limit);
+        },
+    ),
+  ];
+  return () => {
+    for (const each of undo) each();
+  };
 }
 
 export const mutants: readonly Mutant[] = [
@@ -293,6 +335,43 @@ export const mutants: readonly Mutant[] = [
     seedsMax: 50,
     job: "bursting",
     sandbox: { runsAheadOnOldState: true },
+    name: "a queue lets one more run",
+    seedsMax: 60,
+    law: "L-queue",
+    job: "queueing",
+    patch: withoutOnePlace,
+  },
+  {
+    name: "who waits in a queue is not kept",
+    seedsMax: 60,
+    job: "queueing",
+    patch: withoutRows(/^e\/[^/]+\/q\/[^/]+\/q\//),
+  },
+  {
+    name: "the last one in a queue comes first",
+    seedsMax: 100,
+    law: "L-queue order",
+    job: "queueing",
+    patch: () =>
+      replace(
+        QueueMembers.prototype,
+        "next",
+        (original) =>
+          function (this: QueueMembers, limit) {
+            const keyed = this.first(1000).filter(
+              ({ key }) =>
+                key === undefined || limit === undefined || this.runningWith(key) < limit,
+            );
+            return original.call(this, limit) && keyed.at(-1);
+          },
+      ),
+  },
+  {
+    name: "a place that was given back is given to nobody",
+    seedsMax: 20,
+    law: "liveness",
+    job: "queueing",
+    patch: withoutNext,
   },
   {
     name: "queries run on the live memory",
