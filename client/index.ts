@@ -108,6 +108,14 @@ export interface RunInfo extends RunSummary {
   readonly journalLength: number;
 }
 
+/** An event of a run that somebody outside may still decide by its token. */
+export interface OpenEventInfo {
+  /** Its number in the run: what `revokeEvent` takes. */
+  readonly event: number;
+  readonly name: string;
+  readonly expiresAt: string;
+}
+
 export interface RemoteError {
   readonly name: string;
   readonly message: string;
@@ -272,6 +280,10 @@ export interface Handle<Out = unknown> {
   /** The latest value published under that name, or the first one when it comes. */
   published<Value = unknown>(name: string, options?: WaitOptions): Promise<Value>;
   signal(name: string, value?: unknown): Promise<void>;
+  /** Events that somebody with a token may still decide, oldest first. */
+  openEvents(): Promise<readonly OpenEventInfo[]>;
+  /** Makes the token of one worthless; who waits for it gets an error. */
+  revokeEvent(event: number): Promise<void>;
   query<Result = unknown>(name: string, ...args: readonly unknown[]): Promise<Result>;
   update<Result = unknown>(name: string, ...args: readonly unknown[]): Promise<Result>;
   /** Resolves when the update's validator let it pass; rejects if it did not. */
@@ -424,6 +436,8 @@ export interface Client {
   readonly schedules: Schedules;
   /** Flow control: how many runs go on at a time, and how fast they begin. */
   readonly queues: Queues;
+  /** Signs tokens with a new key from now on; for operators. Old tokens stay good. */
+  rotateEventKeys(): Promise<{ readonly key: number }>;
 
   getStatus(id: string): Promise<RunStatus>;
   /** Waits while the run, or the named step, is not done. */
@@ -564,6 +578,9 @@ export function createClient(options: ClientOptions = {}): Client {
         const body = { value, messageId: randomId() };
         await ask("POST", `${path}/signals/${encodeURIComponent(name)}`, { body });
       },
+      openEvents: async () =>
+        (await ask<{ events: readonly OpenEventInfo[] }>("GET", `${path}/open-events`)).events,
+      revokeEvent: (event: number) => ask("DELETE", `${path}/open-events/${event}`),
       query: async <Result>(name: string, ...args: readonly unknown[]) => {
         const url = `${path}/queries/${encodeURIComponent(name)}`;
         const { result } = await ask<{ result?: unknown }>("POST", url, { body: { args } });
@@ -1000,6 +1017,7 @@ export function createClient(options: ClientOptions = {}): Client {
     },
     schedules: schedulesOver(ask, randomId),
     queues: queuesOver(ask),
+    rotateEventKeys: () => ask("POST", "/v1/event-keys", { body: {}, isRepeatable: false }),
     rollBackActor: (type, key) => controlActor([type, key], "rollback"),
     getStatus: (id) => handle(id).status(),
     getOutput: (id, wait = {}) => waitForOutput(`/v1/runs/${encodeURIComponent(id)}`, wait),

@@ -201,7 +201,10 @@ export type Command =
    * back to where they were. Before the machine ends.
    */
   | { readonly kind: "unread"; readonly signals: readonly UnreadSignal[] }
-  /** The result of pending command `id` is no longer wanted; a waiting signal stays buffered. */
+  /**
+   * The result of pending command `id` is no longer wanted; a waiting signal stays buffered. Of
+   * an `event` that was resolved: its value was looked at.
+   */
   | { readonly kind: "drop"; readonly id: number }
   /** Starts a run. Resolves with { runId, created } once accepted. */
   | {

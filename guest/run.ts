@@ -114,9 +114,20 @@ export async function externalEvent<Value = unknown>(
   const expiresAtMs = Math.min(machine.nowMs() + timeoutMs, instantMsMax);
   let timerId = 0;
   let waitId = 0;
+  let isLookedAt = false;
+  let isSettled = false;
+  let isTold = false;
+  // What nobody looked at in this life belongs to the next one that asks for it.
+  const forget = (): void => {
+    if (isTold || !isLookedAt || !isSettled) return;
+    isTold = true;
+    machine.emit({ kind: "drop", id: waitId });
+  };
   const result = new Promise<Value>((resolve, reject) => {
     const settle = (act: () => void): void => {
       machine.drop(timerId);
+      isSettled = true;
+      forget();
       act();
     };
     waitId = machine.ask((id) => ({ kind: "event", id, name, expiresAtMs }), {
@@ -137,7 +148,15 @@ export async function externalEvent<Value = unknown>(
   result.catch(() => undefined);
   const answer = await machine.command((id) => ({ kind: "token", id, wait: waitId }), "a token");
   const { token, url } = decode(answer) as { token: string; url: string };
-  return { token, url, result: () => result };
+  return {
+    token,
+    url,
+    result: () => {
+      isLookedAt = true;
+      forget();
+      return result;
+    },
+  };
 }
 
 /** Answers `client.query(run, name, ...args)`: reads, and never changes anything. */

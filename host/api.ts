@@ -1106,6 +1106,19 @@ const handlers: Handlers = {
     const options = sent === undefined ? {} : { messageId: sent };
     return send(exchange, 202, await exchange.tenant.signalRun(id, name, encoded, options));
   },
+  async openEvents(exchange) {
+    const events = await exchange.tenant.openEvents(exchange.params.id ?? "");
+    return send(exchange, 200, { events: events.map(views.openEventView) });
+  },
+  async revokeEvent(exchange) {
+    const { id = "", event } = exchange.params;
+    await exchange.tenant.revokeEvent(id, Number(event));
+    return noContent(exchange);
+  },
+  async rotateEventKeys(exchange) {
+    requireOperator(exchange);
+    return send(exchange, 200, await exchange.options.host.rotateEventKeys());
+  },
   async query(exchange) {
     const { id = "", name = "" } = exchange.params;
     const args = encodedArgs(exchange.body.args);

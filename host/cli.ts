@@ -180,6 +180,7 @@ function programOf(ports: CliPorts): Command {
   addOriginVerbs(verb, ports);
   addVersionVerbs(verb, ports);
   addMessageVerbs(verb, ports);
+  addTokenVerbs(verb, ports);
   addActorVerbs(verb, ports);
   addScheduleVerbs(verb, ports);
   addQueueVerbs(verb, ports);
@@ -884,6 +885,39 @@ function addScheduleVerbs(verb: Verb, ports: CliPorts): void {
     action(ports, async ({ print, client }, id: string) => {
       await client().schedules.delete(id);
       print.result({ id, deleted: true }, () => [`${pc.green("✓")} ${id} is gone`]);
+    }),
+  );
+}
+
+function addTokenVerbs(verb: Verb, ports: CliPorts): void {
+  const tokens = verb("tokens", "events that somebody outside decides by a token");
+  const sub = (usage: string, text: string): Command =>
+    tokens
+      .command(usage)
+      .description(text)
+      .exitOverride()
+      .addOption(new Option("--json").hideHelp())
+      .addOption(new Option("--url <url>").hideHelp())
+      .addOption(new Option("--key <key>").hideHelp());
+  sub("list <id>", "events of a run that may still be decided").action(
+    action(ports, async ({ print, client }, id: string) => {
+      const events = await client().handle(id).openEvents();
+      print.rows(
+        events.map((event) => ({ ...event })),
+        ["event", "name", "expiresAt"],
+      );
+    }),
+  );
+  sub("revoke <id> <event>", "make the token of one worthless").action(
+    action(ports, async ({ print, client }, id: string, event: string) => {
+      await client().handle(id).revokeEvent(wholeNumber(event));
+      print.result({ id, event, revoked: true }, () => [`${pc.green("✓")} ${event} is revoked`]);
+    }),
+  );
+  sub("rotate", "sign with a new key from now on; old tokens stay good").action(
+    action(ports, async ({ print, client }) => {
+      const made = await client().rotateEventKeys();
+      print.result(made, () => [`${pc.green("✓")} key ${made.key} signs from now on`]);
     }),
   );
 }

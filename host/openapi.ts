@@ -826,6 +826,43 @@ export const routes = {
       202: { description: "Durable", schema: z.object({ duplicate: z.boolean() }) },
     },
   },
+  openEvents: {
+    method: "get",
+    path: "/v1/runs/{id}/open-events",
+    summary: "Events of a run that somebody with a token may still decide; without the tokens",
+    tag: "messages",
+    params: runParams,
+    answers: {
+      200: {
+        description: "Oldest first",
+        schema: z.object({
+          events: z.array(
+            z.object({
+              event: z.number().int(),
+              name: z.string(),
+              expiresAt: z.iso.datetime(),
+            }),
+          ),
+        }),
+      },
+    },
+  },
+  revokeEvent: {
+    method: "delete",
+    path: "/v1/runs/{id}/open-events/{event}",
+    summary: "Make an event's token worthless; who waits for it gets `event-revoked`",
+    tag: "messages",
+    params: z.object({ id, event: z.string().regex(/^\d{1,12}$/, "a whole number") }),
+    answers: { 204: { description: "Revoked" } },
+  },
+  rotateEventKeys: {
+    method: "post",
+    path: "/v1/event-keys",
+    summary: "Sign tokens with a new key from now on (operators); old tokens stay good",
+    tag: "messages",
+    body: z.strictObject({}),
+    answers: { 200: { description: "Its number", schema: z.object({ key: z.number().int() }) } },
+  },
   query: {
     method: "post",
     path: "/v1/runs/{id}/queries/{name}",

@@ -4,6 +4,7 @@ import type {
   ActorView,
   DeploymentView,
   HistoryEvent,
+  OpenEvent,
   QueueView,
   RunSummary,
   RunView,
@@ -149,6 +150,10 @@ export function scheduleView(schedule: ScheduleView, show: Show): object {
     skipped: schedule.skipped,
     missed: schedule.missed,
   };
+}
+
+export function openEventView({ expiresAtMs, ...event }: OpenEvent): object {
+  return { ...event, expiresAt: isoOf(expiresAtMs) };
 }
 
 export function queueView(queue: QueueView): object {

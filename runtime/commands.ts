@@ -4,7 +4,7 @@
  */
 import type { ActorRef, Command, Encoded, UnreadSignal } from "../guest/protocol.ts";
 import { SporeError, unreachable } from "./errors.ts";
-import { askForToken, awaitEvent } from "./events.ts";
+import { askForToken, awaitEvent, dropEvent } from "./events.ts";
 import { encodeRow, type ReplyTo, rowKeys, type SignalRow } from "./format.ts";
 import { actorKey, checkId, type EntityKey, nameOf, runKey, tenantOf } from "./ids.ts";
 import {
@@ -76,6 +76,7 @@ export function applyCommon(entity: Entity, sink: Sink, command: CommonCommand):
       takeBackUnread(entity, sink, command.signals);
       return;
     case "drop":
+      dropEvent(entity, sink, command.id);
       if (removePending(entity, sink, command.id) === undefined) {
         returnSignals(entity, sink, (id) => id === command.id);
       }

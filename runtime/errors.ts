@@ -65,6 +65,7 @@ export const errorCodes = {
   "run-canceled": "conflict",
   "call-failed": "conflict",
   "event-decided": "conflict",
+  "event-revoked": "conflict",
   "actor-exists": "conflict",
   "actor-init-failed": "conflict",
   "actor-busy": "conflict",

@@ -30,6 +30,7 @@ export const rowKeys = {
   command: (key: EntityKey, id: number) => `e/${key}/c/${hex(id, 8)}`,
   call: (key: EntityKey, index: number) => `e/${key}/d/${hex(index, 10)}`,
   image: (key: EntityKey) => `e/${key}/i`,
+  event: (key: EntityKey, serial: number) => `e/${key}/k/${hex(serial, 10)}`,
   journal: (key: EntityKey, index: number) => `e/${key}/j/${hex(index, 10)}`,
   mail: (key: EntityKey, index: number) => `e/${key}/m/${hex(index, 10)}`,
   input: (key: EntityKey, index: number) => `e/${key}/n/${hex(index, 10)}`,
@@ -370,12 +371,7 @@ export type Pending =
   | { readonly kind: "put"; readonly value: Encoded }
   | { readonly kind: "get"; readonly hash: string; readonly range?: ByteRange | undefined }
   /** Somebody outside decides it; `serial` tells it from all others of the entity. */
-  | {
-      readonly kind: "event";
-      readonly name: string;
-      readonly serial: number;
-      readonly expiresAtMs: number;
-    }
+  | ({ readonly kind: "event" } & EventOrigin)
   | { readonly kind: "token"; readonly claims: Omit<TokenClaims, "key"> }
   /** The answer comes as a `resolve` message; with `awaits`, when that entity is done with it. */
   | {
@@ -444,6 +440,25 @@ export interface CallRow {
   readonly outcome?: Outcome | undefined;
   /** An update that is going on passed its validator. */
   readonly isAccepted?: boolean | undefined;
+}
+
+/** An event that an earlier life of the run has awaited, for the next one that asks by its name. */
+export interface EventRow extends EventOrigin {
+  /** Decided since. */
+  readonly outcome?: Outcome | undefined;
+  /** The command that it was the result of, in this life; nobody has looked at it yet. */
+  readonly heardBy?: number | undefined;
+}
+
+/** An event that somebody outside decides: what its token names, and until when it is good. */
+export interface EventOrigin {
+  /** Never the same again in one run. */
+  readonly serial: number;
+  readonly name: string;
+  readonly expiresAtMs: number;
+  /** The command that awaited it first, and the life of that. */
+  readonly wait: number;
+  readonly life: number;
 }
 
 export interface WatcherRow {

@@ -319,6 +319,10 @@ export class EngineHost {
     );
   }
 
+  async rotateEventKeys(): Promise<{ key: number }> {
+    return { key: await this.#keys.rotate() };
+  }
+
   async #atEvent<T>(
     request: Extract<PeerRequest, { kind: "event" }>,
     here: (claims: TokenClaims) => Promise<T>,

@@ -13,7 +13,7 @@ import type {
   QueueOptions,
 } from "../guest/protocol.ts";
 import type { SporeError } from "./errors.ts";
-import type { EventView } from "./events.ts";
+import type { EventView, OpenEvent } from "./events.ts";
 import type { Overlap, ScheduledRun, ScheduleSpec } from "./format.ts";
 import type { AbortSignalLike, ByteRange, ComponentSource } from "./ports.ts";
 
@@ -21,6 +21,7 @@ export type { QueueLimits, QueueOptions } from "../guest/protocol.ts";
 export { check } from "./check.ts";
 export { type CollectorPorts, collect } from "./collector.ts";
 export { copyNamespace } from "./copy.ts";
+export type { OpenEvent } from "./events.ts";
 export type { Overlap, ScheduledRun, ScheduleSpec } from "./format.ts";
 export type { HostOptions, Placement } from "./host.ts";
 export { createHost } from "./moving.ts";
@@ -481,6 +482,8 @@ export interface Host {
   event(token: string): Promise<EventView>;
   /** Decides it, once. Throws event-not-found and event-decided. */
   decideEvent(token: string, outcome: Outcome): Promise<{ readonly duplicate: boolean }>;
+  /** Signs tokens with a new key from now on; what older ones have signed stays good. */
+  rotateEventKeys(): Promise<{ readonly key: number }>;
   status(): HostStatus;
   /** The hosts of the namespace as this one sees them, and who serves what. */
   cluster(): ClusterView;
@@ -672,6 +675,10 @@ export interface TenantHost {
     value: Encoded,
     options?: { messageId?: string },
   ): Promise<{ duplicate: boolean }>;
+  /** Events of a run that somebody with a token may still decide, oldest first. */
+  openEvents(id: string): Promise<readonly OpenEvent[]>;
+  /** Makes the token of one worthless. Throws event-not-found. */
+  revokeEvent(id: string, event: number): Promise<void>;
   queryRun(id: string, name: string, args: Encoded): Promise<Outcome>;
   updateRun(
     id: string,

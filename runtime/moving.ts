@@ -88,6 +88,10 @@ class MovingHost implements Host {
     return this.#engine.decideEvent(token, outcome);
   }
 
+  rotateEventKeys(): Promise<{ readonly key: number }> {
+    return this.#engine.rotateEventKeys();
+  }
+
   cluster(): ClusterView {
     return this.#engine.cluster();
   }

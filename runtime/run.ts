@@ -16,6 +16,7 @@ import type {
 } from "../guest/protocol.ts";
 import { applyCommon, returnSignals } from "./commands.ts";
 import { assert, SporeError } from "./errors.ts";
+import { forgetEvents, returnEvents } from "./events.ts";
 import {
   type Admission,
   encodeRow,
@@ -497,6 +498,7 @@ function rewindToFailure(entity: Entity, sink: Sink): void {
   assert(head.version === head.resumeVersion + 1, `${entity.key} failed right after its step`);
   const inputs = takeBackActivation(entity, sink);
   const resumeCommand = head.resumeCommand;
+  returnEvents(entity, sink, (id) => id > resumeCommand);
   for (const id of [...entity.pending.keys()]) {
     if (id > resumeCommand) removePending(entity, sink, id);
   }
@@ -570,6 +572,7 @@ export function close(entity: Entity, sink: Sink, asked: Status, given: Outcome)
   leaveQueues(entity, sink);
   refuseUpdates(entity, sink);
   if (status !== "FAILED") forgetResumePoint(head);
+  if (head.resumeVersion === undefined) forgetEvents(entity, sink);
   if (head.resumeVersion !== undefined) {
     // Memory, pending commands and their results stay, for `resume`.
   } else if (head.queries.length > 0) {
@@ -787,6 +790,7 @@ function continueAsNew(entity: Entity, sink: Sink, args: Encoded): void {
   // What this life has accepted and not seen belongs to the next one (I4).
   returnSignals(entity, sink, () => true);
   const inherited = entity.inputs.map(({ input }) => input).filter(isInherited);
+  returnEvents(entity, sink, () => true);
   forgetMemory(entity, sink);
   beginNewPast(entity);
   head.progress = undefined;

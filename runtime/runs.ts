@@ -18,6 +18,7 @@ import {
 } from "./asking.ts";
 import { type Deployments, definitionOf, printable } from "./deployments.ts";
 import { assert, SporeError } from "./errors.ts";
+import { type OpenEvent, openEvents, revokeEvent } from "./events.ts";
 import { decodeRow, type PublishedRow, rowKeys, type StartMessage } from "./format.ts";
 import { foldStep, readHistory } from "./history.ts";
 import { checkId, checkName, type EntityKey, nameOf, runKey, toHex } from "./ids.ts";
@@ -213,6 +214,14 @@ export class Runs {
     }
     const { name, args, updateId = this.#randomId() } = update;
     return { kind: "update", id: updateId, name, args };
+  }
+
+  openEvents(id: string): Promise<readonly OpenEvent[]> {
+    return this.#onRun(id, (run, sink) => openEvents(run, sink.nowMs));
+  }
+
+  revokeEvent(id: string, event: number): Promise<void> {
+    return this.#onRun(id, (run, sink) => revokeEvent(run, sink, event));
   }
 
   /** One transition starts the run, or finds it, and delivers the message. */

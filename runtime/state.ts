@@ -17,6 +17,7 @@ import {
   actorEventsMax,
   type CallRow,
   decodeRow,
+  type EventRow,
   encodeRow,
   type Head,
   type HistoryItem,
@@ -62,6 +63,8 @@ export interface Entity {
   readonly reminders: Map<string, ReminderRow>;
   /** Queues: who waits and who runs. */
   members: QueueMembers | undefined;
+  /** Open events of earlier lives, by serial, oldest first. */
+  readonly events: Map<number, EventRow>;
   /** Last executed `seq` of each client session. */
   readonly sessions: Map<string, number>;
   image: Uint8Array | undefined;
@@ -108,6 +111,7 @@ export function newEntity(key: EntityKey, head: Head, nowMs: number): Entity {
     calls: new Map(),
     watchers: [],
     reminders: new Map(),
+    events: new Map(),
     sessions: new Map(),
     members: head.kind === "queue" ? new QueueMembers() : undefined,
     image: undefined,
@@ -161,6 +165,11 @@ function readRow(entity: Entity, rowKey: string, part: string, bytes: Uint8Array
       const row = decodeRow<JournalRow>(rowKey, bytes);
       entity.journal.push(row);
       entity.journalBytes += row.activation.length;
+      break;
+    }
+    case "k": {
+      const event = decodeRow<EventRow>(rowKey, bytes);
+      entity.events.set(event.serial, event);
       break;
     }
     case "m":

@@ -213,6 +213,8 @@ const ways: {
   },
   signalRun: { key: ofRun, act: ({ runs }, ...args) => runs.signal(...args) },
   queryRun: { key: ofRun, act: ({ runs }, ...args) => runs.query(...args), isReading: true },
+  openEvents: { key: ofRun, act: ({ runs }, id) => runs.openEvents(id), isReading: true },
+  revokeEvent: { key: ofRun, act: ({ runs }, ...args) => runs.revokeEvent(...args) },
   updateRun: {
     key: ofRun,
     act: ({ runs }, ...args) => runs.update(...args),

@@ -69,6 +69,7 @@ export function createFakeHost(): FakeHost {
       if (token !== "good") throw new SporeError("event-not-found", "there is no such event");
       return { duplicate: false };
     },
+    rotateEventKeys: async () => ({ key: 2 }),
     tenant(name) {
       let tenant = tenants.get(name);
       if (tenant === undefined) {

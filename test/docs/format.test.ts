@@ -139,6 +139,7 @@ describe("row keys in FORMAT", () => {
   /** Each function of `rowKeys` with arguments that can be told apart. */
   const written: Readonly<Record<keyof typeof rowKeys, string>> = {
     entity: rowKeys.entity(key),
+    event: rowKeys.event(key, 26),
     head: rowKeys.head(key),
     command: rowKeys.command(key, 26),
     call: rowKeys.call(key, 26),

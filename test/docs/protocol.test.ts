@@ -238,7 +238,7 @@ describe("the command line's tables", () => {
   }
 
   it("list the commands that there are, with their arguments", async () => {
-    const groups = ["actor", "schedule", "queue"];
+    const groups = ["tokens", "actor", "schedule", "queue"];
     const commands = (await help()).filter((usage) => !groups.includes(usage));
     for (const group of groups) {
       commands.push(...(await help(group)).map((usage) => `${group} ${usage}`));

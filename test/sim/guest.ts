@@ -9,11 +9,13 @@ import {
   CancelledError,
   context,
   continueAsNew,
+  externalEvent,
   forgetReminder,
   type Graph,
   GuestError,
   get,
   handle,
+  publish,
   put,
   query,
   remind,
@@ -580,4 +582,26 @@ export const queuing = workflow("queuing", (n: number) =>
 /** Its first run of a step fails while its switch is off: resumed, it passes the queue again. */
 export const queuedSwitch = workflow("queuedSwitch", (name: string) => guarded(name), {
   queue: "narrow",
+});
+
+/** Awaits one event over several lives; whoever has its token decides it, in any of them. */
+export const approving = workflow("approving", async (lives: number, life: number) => {
+  const event = await externalEvent<string>("approval");
+  publish("token", event.token);
+  if (life < lives) {
+    await signal("next");
+    continueAsNew(lives, life + 1);
+  }
+  const said = await event.result();
+  publish("said", said);
+  return said;
+});
+
+/** Waits, as its children do, until it is cancelled; then they are too. */
+export const ancestor = workflow("ancestor", async (count: number) => {
+  const { runId } = context().run;
+  for (let i = 0; i < count; i++) {
+    await start(cancellable.with(), { id: `${runId}-c${i}`, child: "cancel" });
+  }
+  await sleep("30 days");
 });

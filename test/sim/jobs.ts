@@ -6,6 +6,7 @@ import { decode, encode } from "../../guest/cbor.ts";
 import type { HistoryEvent, ScheduleView, StartRequest } from "../../runtime/index.ts";
 import { knotting, ringing, upgrading } from "./actor-jobs.ts";
 import { type Client, codeOf, forgiving, type Job, same } from "./clients.ts";
+import { approving, reaching, startingWith } from "./message-jobs.ts";
 import { branching, forking, moving, undoing } from "./run-jobs.ts";
 import { epochMs } from "./world.ts";
 
@@ -860,6 +861,9 @@ export const jobs: Readonly<Record<string, Job>> = {
   moving,
   undoing,
   queueing,
+  approving,
+  startingWith,
+  reaching,
 };
 
 /** Only where hosts share the partitions, so that the others keep their seeds. */

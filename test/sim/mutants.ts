@@ -335,6 +335,14 @@ export const mutants: readonly Mutant[] = [
     seedsMax: 50,
     job: "bursting",
     sandbox: { runsAheadOnOldState: true },
+  },
+  {
+    name: "events of earlier lives are not kept",
+    seedsMax: 100,
+    job: "approving",
+    patch: withoutRows(/^e\/.*\/k\//),
+  },
+  {
     name: "a queue lets one more run",
     seedsMax: 60,
     law: "L-queue",
