@@ -9,8 +9,8 @@ import type { Probe } from "../../runtime/format.ts";
 import { Log } from "../../runtime/log.ts";
 import { Outbox } from "../../runtime/outbox.ts";
 import { Partition } from "../../runtime/partition.ts";
-import { Routing } from "../../runtime/routing.ts";
 import { QueueMembers } from "../../runtime/queue-members.ts";
+import { Routing } from "../../runtime/routing.ts";
 import { SegmentWriter } from "../../runtime/segment.ts";
 import { Changes } from "../../runtime/state.ts";
 
