@@ -13,7 +13,14 @@ import { removeFolder, root, temporaryFolder, until } from "./kit.ts";
 
 const run = promisify(execFile);
 const copied = ["bin", "client", "docs", "guest", "host", "runtime", "testing"];
-const files = ["package.json", "tsconfig.json", "README.md", "CHANGELOG.md", "LICENSE"];
+const files = [
+  "package.json",
+  "tsconfig.json",
+  "wrangler.toml",
+  "README.md",
+  "CHANGELOG.md",
+  "LICENSE",
+];
 
 let folder = "";
 let app = "";
