@@ -7,14 +7,37 @@ const sizes = [1000, 10_000, 100_000] as const;
 const inFlight = 128;
 /** Calls of actors that aren't in memory, for each size. */
 const wakes = 1000;
+/** Of one actor's life: calls that are measured, and those between. */
+const turnsMeasured = 3000;
+const turnsBetween = 30_000;
 
 export const population: Question = {
   name: "population",
   asks: "What does an actor cost as they become 100,000: to make, to wake from storage, in memory?",
   async run(bench: Bench): Promise<readonly Figure[]> {
-    return [...(await cost(bench)), ...(await memory(bench))];
+    return [...(await cost(bench)), ...(await life(bench)), ...(await memory(bench))];
   },
 };
+
+/** One actor that has had many turns: a call costs what its first ones did. */
+async function life(bench: Bench): Promise<readonly Figure[]> {
+  const engine = await bench.open();
+  const add = async (): Promise<void> => void (await callCounter(engine, "old", "add"));
+  await each(200, add);
+  const early = await each(turnsMeasured, add);
+  await each(turnsBetween, add);
+  const late = await each(turnsMeasured, add);
+  await engine.stop();
+  return [
+    {
+      name: `a call of one actor after ${turnsBetween} turns`,
+      value: late,
+      unit: "us",
+      target: { below: early * 1.2 },
+      control: { name: "its first ones", value: early, unit: "us" },
+    },
+  ];
+}
 
 interface Cost {
   readonly madeUs: number;
