@@ -47,6 +47,8 @@ import { addHostEvent, type Entity, newEntity, type Sink, sessionRowKey } from "
 
 /** Calls that may wait in one mailbox before callers get `too-many-messages`. */
 export const mailMax = 1000;
+/** The same for calls of runs and actors: a one-way one that is refused is lost to its sender. */
+export const mailFromEntitiesMax = 10_000;
 export const remindersMax = 1000;
 /** Client sessions remembered per actor. */
 export const sessionsMax = 256;
@@ -94,10 +96,11 @@ export interface Call extends Pick<Mail, "upgradeTo" | "chain" | "caller" | "tra
 export function acceptCall(entity: Entity, sink: Sink, call: Call): void {
   const head = actorHead(entity);
   if (call.isRemembered && entity.calls.has(call.callId)) return;
-  if (entity.mail.length >= mailMax && call.upgradeTo === undefined) {
+  const most = call.caller === undefined ? mailMax : mailFromEntitiesMax;
+  if (entity.mail.length >= most && call.upgradeTo === undefined) {
     throw new SporeError(
       "too-many-messages",
-      `actor ${nameOf(entity.key)} has ${mailMax} waiting calls`,
+      `actor ${nameOf(entity.key)} has ${most} waiting calls`,
       {
         hint: "Wait for some of them, then call again.",
       },

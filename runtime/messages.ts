@@ -31,7 +31,7 @@ import {
   watch,
 } from "./run.ts";
 import { hearOutcome } from "./schedule.ts";
-import type { Entity, Sink } from "./state.ts";
+import { addHostEvent, type Entity, type Sink } from "./state.ts";
 import { spanBelow } from "./trace.ts";
 
 /** What a message needs of the partition to bring a new entity into the world. */
@@ -197,6 +197,10 @@ function applyCall(
   } catch (error) {
     if (!(error instanceof SporeError)) throw error;
     answer(sink, message.replyTo, failed(hostError(error.code, error.message, true)));
+    if (!message.isOneWay) return;
+    // Its sender may be past caring: this is where it can be seen.
+    const { method, caller } = message;
+    addHostEvent(actor, sink, "call.refused", { method, caller, error: error.code });
   }
 }
 

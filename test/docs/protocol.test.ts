@@ -19,7 +19,7 @@ import { engineLimits } from "../../host/sandbox/engine.ts";
 import { manifestLimits } from "../../host/sandbox/manifest.ts";
 import { threadSandboxDefaults } from "../../host/sandbox/threads.ts";
 import { waitMsMax } from "../../host/waits.ts";
-import { mailMax, sessionsMax } from "../../runtime/actor.ts";
+import { mailFromEntitiesMax, mailMax, sessionsMax } from "../../runtime/actor.ts";
 import { signalsMax } from "../../runtime/commands.ts";
 import { type ErrorCode, errorCodes, SporeError } from "../../runtime/errors.ts";
 import { callsRemembered, inputsMax } from "../../runtime/machine.ts";
@@ -78,6 +78,7 @@ describe("the guest protocol's tables", () => {
       ["bytes of a published value", publishedBytesMax],
       ["bytes of an actor's state", stateBytesMax],
       ["calls waiting in an actor's mailbox", mailMax],
+      ["calls of runs and actors waiting there", mailFromEntitiesMax],
       ["call and message ids remembered by a run or actor", callsRemembered],
       ["client sessions remembered by an actor", sessionsMax],
       ["bytes of an answer to fetch", outboundDefaults.responseBytesMax],

@@ -7,7 +7,7 @@ import { beforeEach, expect, test } from "vitest";
 import { decode, encode } from "../../guest/cbor.ts";
 import { actor, continueAsNew, signal, sleep, update, workflow } from "../../guest/index.ts";
 import type { Outcome } from "../../guest/protocol.ts";
-import { mailMax } from "../../runtime/actor.ts";
+import { mailFromEntitiesMax, mailMax } from "../../runtime/actor.ts";
 import type { CallResult, TenantHost } from "../../runtime/index.ts";
 import { effect, guarded } from "../sim/guest.ts";
 import { World } from "../sim/world.ts";
@@ -79,6 +79,13 @@ const Slow = actor(
     }
   },
 );
+
+/** One-way calls, all at once: how many of them are refused. */
+workflow("flood", async (key: string, count: number) => {
+  const sent = Array.from({ length: count }, () => Slow.getOrCreate(key).send.work(0));
+  const results = await Promise.allSettled(sent);
+  return results.filter(({ status }) => status === "rejected").length;
+});
 
 workflow("askSlow", (key: string) => Slow.getOrCreate(key).work(60_000));
 
@@ -228,6 +235,18 @@ test("a call that found the mailbox full is not taken for accepted when it is re
   expect(answerOf(await finished(first))).toBe(1);
   expect(answerOf(await finished(call("refused", 0)))).toBe(mailMax + 2);
 });
+
+test("what a run sends waits where a client is refused, and what is one too many is told", async () => {
+  const first = call("first", 5000);
+  await finished(world.sleep(500));
+  const count = mailFromEntitiesMax + 2;
+  await begin("flood", "flood", "k", count);
+  expect(resultOf(await outcomeOf("flood"))).toBe(2);
+  await expect(finished(call("client", 0))).rejects.toMatchObject({ code: "too-many-messages" });
+  expect(answerOf(await finished(first))).toBe(1);
+  await finished(world.sleep(60_000));
+  expect(answerOf(await finished(call("client", 0)))).toBe(mailFromEntitiesMax + 2);
+}, 60_000);
 
 test("a call that was there before its actor waited for the caller is refused as well", async () => {
   const args = encode([]);
