@@ -105,6 +105,10 @@ it("the README's code builds, runs and prints what its comments say", async () =
   const response = await fetch(url, { method: "POST", headers, body: curl?.[2] ?? "" });
   expect(await response.json()).toMatchObject({ status: "SUCCESSFUL", output: 55 });
   await server.stop();
+  const test = /```ts index\.test\.ts\n([\s\S]*?)```/.exec(readme)?.[1] ?? "";
+  await writeFile(join(folder, "index.test.ts"), test);
+  const tested = await run(process.execPath, ["--test", "index.test.ts"], { cwd: folder });
+  expect(tested.stdout).toMatch(/pass 1\b/);
 });
 
 it("a folder with state can be copied, and serves from its new place", async () => {

@@ -280,6 +280,15 @@ test("a stopped host answers nothing", async () => {
   await expect(spore.client.listAll()).rejects.toThrow("the test host was stopped");
 });
 
+test("a runner's fake timers don't stop it", async () => {
+  const spore = await open();
+  vi.useFakeTimers();
+  onTestFinished(() => {
+    vi.useRealTimers();
+  });
+  expect(await spore.client.run(nap.with(2))).toEqual(new Date("2030-01-03T00:00:00Z"));
+});
+
 test("it works under node:test too", () => {
   const file = fileURLToPath(new URL("./node-test.ts", import.meta.url));
   const { stdout, status } = spawnSync(process.execPath, ["--test", file], { encoding: "utf8" });
