@@ -8,6 +8,7 @@ import { join } from "node:path";
 import Table from "cli-table3";
 import { actors } from "./actors.ts";
 import { economy } from "./economy.ts";
+import { edge } from "./edge.ts";
 import { fanOut } from "./fan-out.ts";
 import { http } from "./http.ts";
 import { type Figure, openBench, type Question, resultsDir } from "./kit.ts";
@@ -34,6 +35,7 @@ const questions: readonly Question[] = [
   economy,
   storageLatency,
   http,
+  edge,
   peer,
 ];
 
