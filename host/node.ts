@@ -295,8 +295,10 @@ function closeServer(server: Server): Promise<void> {
 
 /** Longest wait for replies that the engine has already given. */
 const flushMsMax = 500;
-/** Of the time for a stop, what other hosts have to take the partitions over. */
+/** Of the time for a stop: what other hosts have to take the partitions over … */
 const drainShare = 0.7;
+/** … and what requests under way to them have to be answered. */
+const answerShare = 0.1;
 
 /**
  * Partitions go to other hosts while requests are still answered; then no new connections,
@@ -304,14 +306,17 @@ const drainShare = 0.7;
  * hang, long polls and event streams, are cut.
  */
 async function stopWithin(parts: StopParts): Promise<void> {
-  await parts.host.drain(parts.stopMsMax * drainShare);
-  const closed = closeServer(parts.server);
+  const { server, host, resources, stopMsMax } = parts;
+  const hasOthers = host.cluster().hosts.some(({ isSelf, state }) => !isSelf && state === "live");
+  await host.drain(stopMsMax * drainShare);
+  const closed = closeServer(server);
   try {
-    await within(parts.stopMsMax * (1 - drainShare), parts.host.stop());
+    if (hasOthers) await within(stopMsMax * answerShare, closed);
+    await within(stopMsMax * (1 - drainShare - answerShare), host.stop());
     await within(flushMsMax, closed);
   } finally {
-    parts.server.closeAllConnections();
-    await parts.resources.disposeAsync();
+    server.closeAllConnections();
+    await resources.disposeAsync();
   }
 }
 

@@ -385,6 +385,7 @@ export class EngineHost {
       objects: this.#objects,
       generations: this.#generations,
       retrier: this.#retrier,
+      isLeaving: () => this.#members?.isDraining === true,
       onDeployed: (deployed) => this.#tellDeployed(name, deployed),
       know: (id, manifest) => {
         this.#manifests.set(id, manifest);

@@ -30,6 +30,8 @@ export interface SpreadOperation<T> {
   readonly here: (partitions: readonly number[]) => Promise<T>;
   readonly there: (partitions: readonly number[]) => PeerRequest;
   readonly isReading?: boolean | undefined;
+  /** How long it may take, beyond what a read takes. Default 0. */
+  readonly waitMs?: number | undefined;
 }
 
 /** Partitions that one host is asked for at once. */
@@ -130,11 +132,14 @@ export class Routing {
     return [...groups.values()];
   }
 
-  async #group<T>({ owner, partitions }: Group, { here, there }: SpreadOperation<T>): Promise<T> {
+  async #group<T>(
+    { owner, partitions }: Group,
+    { here, there, waitMs = 0 }: SpreadOperation<T>,
+  ): Promise<T> {
     if (owner === undefined) throw nobody(partitions);
     if (owner === "here") return this.here(partitions, () => here(partitions));
     // As in `once`.
-    return (await this.#parts.call(owner, there(partitions), answerMsMax)) as T;
+    return (await this.#parts.call(owner, there(partitions), waitMs + answerMsMax)) as T;
   }
 
   #mayRepeat(

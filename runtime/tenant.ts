@@ -77,6 +77,8 @@ export interface TenantParts {
   readonly generations: Generations;
   readonly retrier: Retrier;
   readonly admissions: Admissions;
+  /** The host hands its partitions over, and will be gone: nobody begins to wait long here. */
+  readonly isLeaving: () => boolean;
   /** Tells other hosts what was deployed here; resolves when they know, or can't be told. */
   readonly onDeployed: (deployed: Deployed) => Promise<void>;
 }
@@ -307,6 +309,8 @@ const ways: {
 interface SpreadWay<Args extends unknown[], Result> {
   readonly act: (local: Local, partitions: readonly Partition[], ...args: Args) => Promise<Result>;
   readonly isReading?: true;
+  /** How long it may take. */
+  readonly waitMs?: number;
 }
 
 /** What one host says of its partitions; the asking one makes one answer of it. */
@@ -320,16 +324,21 @@ interface Parts {
   listQueues: SpreadWay<[ListQueuesRequest], ListQueuesResult>;
 }
 
+/** For what another host does to many runs or actors. */
+const manyMsMax = 300_000;
+
 const spreads: { readonly [Name in Spread]: Parts[Name] } = {
   componentUse: { act: ({ runs }, ...args) => runs.componentUse(...args), isReading: true },
   listRuns: { act: ({ runs }, ...args) => runs.list(...args), isReading: true },
-  resumeAll: { act: ({ runs }, ...args) => runs.resumeAll(...args) },
+  resumeAll: { act: ({ runs }, ...args) => runs.resumeAll(...args), waitMs: manyMsMax },
   listActors: { act: ({ actors }, ...args) => actors.list(...args), isReading: true },
-  upgradeActors: { act: ({ actors }, ...args) => actors.upgradeAll(...args) },
+  upgradeActors: { act: ({ actors }, ...args) => actors.upgradeAll(...args), waitMs: manyMsMax },
   listSchedules: { act: ({ schedules }, ...args) => schedules.list(...args), isReading: true },
   listQueues: { act: ({ queues }, ...args) => queues.list(...args), isReading: true },
 };
 
+/** How long a request may still wait at a host that is about to stop. */
+const lastWaitMs = 1000;
 /** One question for events; then the next. */
 const eventsWaitMs = 60_000;
 /** How long a request waits for a run's machine to be made again. */
@@ -546,6 +555,7 @@ export class Tenant {
       },
       there: (partitions) => ({ ...this.#requestOf(method, args), partitions }),
       isReading: spread.isReading,
+      waitMs: spread.waitMs,
     });
   }
 
@@ -629,11 +639,13 @@ export class Tenant {
     ask: (waitMs: number) => Promise<T>,
     isEarly: (result: T) => boolean,
   ): Promise<T> {
-    const left = this.#timer(waitMs ?? 0);
+    const { isLeaving } = this.#parts;
+    const left = this.#timer(Math.min(waitMs ?? 0, isLeaving() ? lastWaitMs : Infinity));
     try {
       for (;;) {
         const result = await ask(left.ms());
-        if (!isEarly(result) || left.ms() === 0) return result;
+        // Who is told "not yet" asks again, and somebody else if this host is gone by then.
+        if (!isEarly(result) || left.ms() === 0 || isLeaving()) return result;
       }
     } finally {
       left.stop();

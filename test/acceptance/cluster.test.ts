@@ -1,5 +1,5 @@
 /** Several server processes on one folder: who joins, leaves, dies or stands still. */
-import { afterAll, expect, it } from "vitest";
+import { afterAll, expect, it, vi } from "vitest";
 import { type Client, createClient } from "../../client/index.ts";
 import {
   ask,
@@ -12,6 +12,8 @@ import {
   until,
 } from "./kit.ts";
 import { account, approval, collector, echo, Ledger, nap, waiter } from "./project.ts";
+
+vi.setConfig({ testTimeout: 180_000 });
 
 afterAll(putAway);
 
@@ -188,7 +190,7 @@ it("a server that is stopped hands over, and no request through the others is lo
   const servers = await startCluster(3);
   const [first, second, third] = servers as [ServerProcess, ServerProcess, ServerProcess];
   const patient = [second, third].map(({ url }) => createClient({ url, attemptsMax: 1 }));
-  const work = traffic([...patient, ...patient]);
+  const work = traffic([...patient, ...patient, clientOfAll(servers)]);
   const sleeping = await first.client.start(nap.with(3000), { id: "sleeper" });
   await until(
     "there is traffic",

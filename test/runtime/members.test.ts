@@ -104,6 +104,16 @@ test("a host alone has everything at once", async () => {
   expect(world.nowMs).toBeLessThan(500);
 });
 
+test("an idle host costs one small write every five seconds, and a LIST every thirty", async () => {
+  await started(1);
+  await finished(world.sleep(60_000));
+  const before = { puts: world.bucket.puts, gets: world.bucket.gets, lists: world.bucket.lists };
+  await world.runUntil(() => false, world.nowMs + 3_600_000);
+  expect(world.bucket.puts - before.puts).toBe(720);
+  expect(world.bucket.lists - before.lists).toBe(120);
+  expect(world.bucket.gets - before.gets).toBeLessThan(10); // timers, once an hour
+});
+
 test("a host that joins gets its share within two seconds, by hand-over", async () => {
   const [first] = await started(1);
   const moved = world.counts.get("moved") ?? 0;

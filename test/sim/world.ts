@@ -480,6 +480,7 @@ export class Bucket {
   readonly objects = new Map<string, Uint8Array>();
   readonly #world: World;
   gets = 0;
+  lists = 0;
   puts = 0;
   putBytes = 0;
 
@@ -512,6 +513,7 @@ export class Bucket {
   }
 
   list(prefix: string, after: string, limit: number): ListResult {
+    this.lists += 1;
     const keys = [...this.objects.keys()].filter((key) => key.startsWith(prefix) && key > after);
     keys.sort();
     return {
