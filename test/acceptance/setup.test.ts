@@ -106,8 +106,8 @@ it("the README's code builds, runs and prints what its comments say", async () =
   expect(await response.json()).toMatchObject({ status: "SUCCESSFUL", output: 55 });
   await server.stop();
   const test = /```ts index\.test\.ts\n([\s\S]*?)```/.exec(readme)?.[1] ?? "";
-  await writeFile(join(folder, "index.test.ts"), test);
-  const tested = await run(process.execPath, ["--test", "index.test.ts"], { cwd: folder });
+  await writeFile(join(folder, "index.check.ts"), test);
+  const tested = await run(process.execPath, ["--test", "index.check.ts"], { cwd: folder });
   expect(tested.stdout).toMatch(/pass 1\b/);
 });
 
