@@ -146,7 +146,9 @@ export type MethodName<Instance> = {
     : never;
 }[keyof Instance];
 
-export type MethodArgs<Fn> = Fn extends (...args: infer Args) => unknown ? Args : never;
+export type MethodArgs<Fn> = Fn extends (...args: infer Args extends readonly unknown[]) => unknown
+  ? Args
+  : never;
 type MethodOut<Fn> = Fn extends (...args: never[]) => infer Out ? Resolved<Out> : never;
 
 export type ActorHandle<Instance> = {
@@ -403,7 +405,7 @@ function checkFunction(kind: string, name: string, fn: unknown): asserts fn is C
  * never again. `export const add = step("add", (a: number, b: number) => a + b);`
  */
 export function step<
-  Args extends unknown[],
+  Args extends readonly unknown[],
   Result,
   const Options extends StepOptions = StepOptions,
 >(
@@ -497,7 +499,7 @@ export function runOutside(node: GraphNode): Promise<unknown> {
 // ---- workflow
 
 /** Defines a workflow: code that survives crashes and waits for as long as it takes. */
-export function workflow<Args extends unknown[], Result>(
+export function workflow<Args extends readonly unknown[], Result>(
   name: string,
   fn: (...args: Args) => Result,
   options: WorkflowOptions = {},
@@ -590,7 +592,7 @@ function checkCount(what: string, value: unknown, min: number): void {
 const reservedMethods = new Set(["send", "ref", "then", "step"]);
 
 /** Defines an actor: an object with a key whose state is kept, and whose calls come one by one. */
-export function actor<Args extends unknown[], Instance extends object>(
+export function actor<Args extends readonly unknown[], Instance extends object>(
   name: string,
   maker: ActorClass<Args, Instance>,
   options: ActorOptions<Instance> = {},

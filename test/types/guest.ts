@@ -272,3 +272,26 @@ actor("Hidden", Hidden);
 same<StateOf<Hidden>, string[]>(true);
 // @ts-expect-error: hooks are no methods
 void actor("Hidden", Hidden).get("a").getState;
+
+// Rest parameters that are only read keep their types.
+const sumOf = step("sumOf", (...numbers: readonly number[]) => numbers.length);
+void sumOf(1, 2);
+// @ts-expect-error: this is no number
+void sumOf("1");
+const joined = workflow("joined", (...words: readonly string[]) => words.join());
+void joined.with("a", "b");
+// @ts-expect-error: these are no texts
+void joined.with(1, 2);
+const Rest = actor(
+  "Rest",
+  class {
+    take(...words: readonly string[]): number {
+      return words.length;
+    }
+  },
+);
+void Rest.getOrCreate("r").take("a", "b");
+// @ts-expect-error: these are no texts
+void Rest.getOrCreate("r").take(1);
+// @ts-expect-error: upgrades come lazily or by request
+actor("Rest", class {}, { upgrades: "never" });
