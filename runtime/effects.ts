@@ -2,15 +2,17 @@
  * Performs what the gate has released: a guest's fetch, and reads and writes of objects by
  * content. Each ends in exactly one outcome, never in a rejection.
  */
+import { encode } from "../guest/cbor.ts";
 import type { Outcome } from "../guest/protocol.ts";
 import { SporeError } from "./errors.ts";
 import type { Pending } from "./format.ts";
 import { type EntityKey, nameOf, tenantOf, toHex } from "./ids.ts";
 import { failed, hostError, ok, okEncoded } from "./machine.ts";
-import { Objects } from "./objects.ts";
+import type { Objects } from "./objects.ts";
 import type { AbortSignalLike, ByteRange, Ports } from "./ports.ts";
 import { objectKey, objectName } from "./refs.ts";
 import { Retrier } from "./retry.ts";
+import { storedValue } from "./stored.ts";
 import type { TokenClaims } from "./tokens.ts";
 
 export interface Effect {
@@ -23,6 +25,9 @@ export interface Effect {
 export interface EffectPlace {
   readonly ports: Ports;
   readonly prefix: string;
+  readonly objects: Objects;
+  /** Larger values that were read are answered by reference (stored.ts). */
+  readonly referBytes: number;
   readonly issueToken: (claims: TokenClaims) => Promise<Outcome>;
   /** Of whoever asks. */
   readonly trace: string | undefined;
@@ -40,21 +45,22 @@ export function performEffect(place: EffectPlace, key: EntityKey, pending: Pendi
 }
 
 async function perform(
-  { ports, prefix, issueToken, trace, generation }: EffectPlace,
+  place: EffectPlace,
   key: EntityKey,
   pending: Pending,
   signal: Abort,
 ): Promise<Outcome> {
+  const { ports, prefix, objects, referBytes } = place;
   switch (pending.kind) {
     case "fetch": {
-      const context = { tenant: tenantOf(key), runId: nameOf(key), signal, trace };
+      const context = { tenant: tenantOf(key), runId: nameOf(key), signal, trace: place.trace };
       return ok(await ports.outbound.fetch(pending.request, context));
     }
     case "put": {
       // The command is durable by now, and stands for the value until the answer is: only then
       // may it be asked which generation is the current one (collector.ts C1).
       const hash = toHex(ports.digest.sha256(pending.value));
-      const name = objectName(hash, await generation());
+      const name = objectName(hash, await place.generation());
       await retrierOf(ports, signal).run("object put", () =>
         ports.store.put(objectKey(prefix, tenantOf(key), name), pending.value, { ifAbsent: true }),
       );
@@ -63,13 +69,16 @@ async function perform(
     case "get": {
       const { hash: name, range } = pending;
       const tenant = tenantOf(key);
-      const objects = new Objects({ store: ports.store, prefix, digest: ports.digest });
       const retrier = retrierOf(ports, signal);
-      if (range === undefined) return okEncoded(await objects.read(retrier, tenant, name));
-      return ok(await objects.readPart(retrier, { tenant, name }, checkedRange(range)));
+      // Read all the same: whether it is there and whole is the answer.
+      const value =
+        range === undefined
+          ? await objects.read(retrier, tenant, name)
+          : encode(await objects.readPart(retrier, { tenant, name }, checkedRange(range)));
+      return okEncoded(value.length > referBytes ? storedValue(name, range) : value);
     }
     case "token":
-      return issueToken({ key, ...pending.claims });
+      return place.issueToken({ key, ...pending.claims });
     case "timer":
     case "wait":
     case "event":
@@ -85,11 +94,15 @@ function retrierOf(ports: Ports, signal: Abort): Retrier {
   return retrier;
 }
 
+/** What a guest can ask for at once; it has to fit into its memory. */
+const partBytesMax = 32 * 1024 * 1024;
+
 /** A guest can ask for anything. */
 function checkedRange({ offset, length }: ByteRange): ByteRange {
   const isSound = [offset, length].every((value) => Number.isSafeInteger(value) && value >= 0);
-  if (isSound) return { offset, length };
-  throw new SporeError("invalid-request", "offset and length of a part are whole numbers");
+  if (isSound && length <= partBytesMax) return { offset, length };
+  const most = `up to ${partBytesMax}`;
+  throw new SporeError("invalid-request", `offset and length of a part are whole, ${most}`);
 }
 
 function outcomeOfError(error: unknown): Outcome {

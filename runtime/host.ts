@@ -28,6 +28,7 @@ import { Routing } from "./routing.ts";
 import { Seals } from "./seal.ts";
 import { Seats } from "./seats.ts";
 import type { Entity, Sink } from "./state.ts";
+import { withStoredValues } from "./stored.ts";
 import { Tenant } from "./tenant.ts";
 import { EventTokens, type TokenClaims } from "./tokens.ts";
 import {
@@ -119,15 +120,16 @@ export class EngineHost {
     this.#layout = place.layout;
     this.#layouts = place.layouts;
     this.#onNewerLayout = place.onNewerLayout;
-    this.#ports = ports;
+    const { store, digest } = ports;
+    this.#objects = new Objects({ store, prefix: place.prefix, digest });
+    this.#retrier = new Retrier(ports.clock, ports.observer);
+    const sandbox = withStoredValues(ports.sandbox, this.#objects, this.#retrier);
+    this.#ports = { ...ports, sandbox };
     this.#options = options;
     this.#prefix = place.prefix;
-    this.#retrier = new Retrier(ports.clock, ports.observer);
     this.#keys = new Keyring(ports, place.prefix, this.#retrier);
     this.#tokens = new EventTokens(this.#keys, ports.clock);
     this.#stored = new Components(ports.store, place.prefix, this.#retrier);
-    const { store, digest } = ports;
-    this.#objects = new Objects({ store, prefix: place.prefix, digest });
     this.#generations = new Generations({ ...ports, prefix: place.prefix });
     const { clock, observer } = ports;
     const { placement } = options;
@@ -193,6 +195,7 @@ export class EngineHost {
         admissionOf: (tenant, start) => this.#admissionOf(tenant, start),
         deliver: (target, source, messages) => this.#deliver(target, source, messages),
         issueToken: (claims) => this.#issueToken(claims),
+        objects: this.#objects,
         generation: () => this.#generations.current(),
         lost: (partition, error) => this.#seats.lost(partition, error),
       },

@@ -8,6 +8,8 @@ import type { ByteRange, Digest, Store } from "./ports.ts";
 import { hashOfName, isObjectName, objectKey } from "./refs.ts";
 import type { Retrier } from "./retry.ts";
 
+/** Of values and parts that were read last: a run's `get` reads, and then its machine is given it. */
+const cacheBytesMax = 64 * 1024 * 1024;
 /** The largest head of an encoded byte string. */
 const headBytesMax = 11;
 
@@ -19,6 +21,9 @@ export interface ObjectsOptions {
 
 export class Objects {
   readonly #options: ObjectsOptions;
+  /** Oldest first, by object and range. */
+  readonly #cache = new Map<string, Uint8Array>();
+  #cacheBytes = 0;
 
   constructor(options: ObjectsOptions) {
     this.#options = options;
@@ -26,9 +31,15 @@ export class Objects {
 
   /** The encoded value. Throws object-not-found, corrupt-segment. */
   async read(retrier: Retrier, tenant: string, name: string): Promise<Uint8Array> {
+    const key = `${tenant}/${name}`;
+    const cached = this.#cached(key);
+    if (cached !== undefined) return cached;
     const bytes = await this.#get(retrier, tenant, name);
-    if (toHex(this.#options.digest.sha256(bytes)) === hashOfName(name)) return bytes;
-    throw new SporeError("corrupt-segment", `object ${name} is damaged`);
+    if (toHex(this.#options.digest.sha256(bytes)) !== hashOfName(name)) {
+      throw new SporeError("corrupt-segment", `object ${name} is damaged`);
+    }
+    this.#keep(key, bytes);
+    return bytes;
   }
 
   /** How many bytes the value is, if it is bytes; else undefined. Throws object-not-found. */
@@ -46,13 +57,38 @@ export class Objects {
     { offset, length }: ByteRange,
   ): Promise<Uint8Array> {
     const { tenant, name } = object;
+    const key = `${tenant}/${name} ${offset} ${length}`;
+    const cached = this.#cached(key);
+    if (cached !== undefined) return cached;
     const place = await this.#place(retrier, tenant, name);
     if (place === undefined) {
       throw new SporeError("invalid-request", `object ${name} holds no bytes to read a part of`);
     }
     const end = Math.min(offset + length, place.length);
     if (offset >= end) return new Uint8Array(0);
-    return this.#get(retrier, tenant, name, { offset: place.at + offset, length: end - offset });
+    const range = { offset: place.at + offset, length: end - offset };
+    const bytes = await this.#get(retrier, tenant, name, range);
+    this.#keep(key, bytes);
+    return bytes;
+  }
+
+  #cached(key: string): Uint8Array | undefined {
+    const bytes = this.#cache.get(key);
+    if (bytes === undefined) return undefined;
+    this.#cache.delete(key);
+    this.#cache.set(key, bytes);
+    return bytes;
+  }
+
+  #keep(key: string, bytes: Uint8Array): void {
+    if (bytes.length > cacheBytesMax / 4 || this.#cache.has(key)) return;
+    this.#cache.set(key, bytes);
+    this.#cacheBytes += bytes.length;
+    for (const [oldest, { length }] of this.#cache) {
+      if (this.#cacheBytes <= cacheBytesMax) return;
+      this.#cache.delete(oldest);
+      this.#cacheBytes -= length;
+    }
   }
 
   async #place(

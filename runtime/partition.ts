@@ -68,6 +68,7 @@ import {
   resolveCommand,
 } from "./machine.ts";
 import { applyMessage } from "./messages.ts";
+import type { Objects } from "./objects.ts";
 import { type Envelope, Outbox } from "./outbox.ts";
 import type { ActivateRequest, ActivateResult, JournalEntry, Ports } from "./ports.ts";
 import { disarmQueue, tickQueue } from "./queue.ts";
@@ -102,6 +103,7 @@ export interface Neighbours {
   admissionOf(tenant: string, start: StartMessage): Promise<Admission | undefined>;
   /** The answer to a guest that wants a token for an event. */
   issueToken(claims: TokenClaims): Promise<Outcome>;
+  readonly objects: Objects;
   /** Current generation of the namespace's objects, asked for after the call. */
   generation(): Promise<number>;
   /** The partition can't go on: moved to another owner, or a fault of ours. */
@@ -144,6 +146,8 @@ export interface PartitionLimits {
   readonly imageAfterMs: number;
   /** Journal bytes after which the same. */
   readonly imageAfterBytes: number;
+  /** A stored value that is larger is kept by reference where a machine was given it. */
+  readonly referBytes: number;
 }
 
 export const partitionLimits: PartitionLimits = {
@@ -156,6 +160,7 @@ export const partitionLimits: PartitionLimits = {
   residentMax: 10_000,
   imageAfterMs: 2,
   imageAfterBytes: 64 * 1024,
+  referBytes: 16 * 1024,
 };
 
 const confirmDelayMs = 100;
@@ -972,10 +977,11 @@ export class Partition {
       if (resident === undefined || resident.pending.get(id) !== pending) return;
       if (resident.inFlight.has(id)) return;
       const { prefix } = this.#options;
-      const { issueToken, generation } = this.#neighbours;
+      const { issueToken, generation, objects } = this.#neighbours;
+      const { referBytes } = this.#options.limits;
       const trace = traceOf(resident);
-      const place = { ports: this.#ports, prefix, issueToken, generation, trace };
-      const effect = performEffect(place, key, pending);
+      const parts = { ports: this.#ports, prefix, objects, referBytes };
+      const effect = performEffect({ ...parts, issueToken, generation, trace }, key, pending);
       resident.inFlight.set(id, effect.abort);
       void this.#background(
         effect.outcome.then(async (outcome) => {
@@ -1372,6 +1378,7 @@ const hostFaults: ReadonlySet<string> = new Set([
   "guest-diverged",
   "corrupt-image",
   "component-not-found",
+  "object-not-found",
 ]);
 
 function isOver({ head }: Entity): boolean {

@@ -147,7 +147,8 @@ export type ActivateResult =
         | "guest-output"
         | "guest-diverged"
         | "corrupt-image"
-        | "component-not-found";
+        | "component-not-found"
+        | "object-not-found";
       readonly message: string;
     };
 

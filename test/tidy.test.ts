@@ -145,6 +145,7 @@ const layers: readonly (readonly string[])[] = [
     "actor",
     "schedule",
     "queue",
+    "stored",
     "effects",
   ],
   ["deadlock", "outbox", "alarms"],

@@ -55,6 +55,7 @@ export async function simulate(options: SimOptions): Promise<SimResult> {
       residentMax: random.pick([0, 1, 3, 100]),
       imageAfterMs: random.pick([0, 0.5, 2, 10, Number.POSITIVE_INFINITY]),
       imageAfterBytes: random.pick([500, 2000, 64 * 1024]),
+      referBytes: random.pick([0, 100, 16 * 1024]),
     },
     storeMs: random.pick([0.5, 5, 20]),
     isVerbose: options.isVerbose === true,
