@@ -31,15 +31,14 @@ export function createPeers(): NodePeers {
     async call(address, request, { timeoutMs }) {
       const url = new URL(peerPath, address);
       const isTls = url.protocol === "https:";
-      const { status, body } = await exchange((answer) => {
+      const { status, body } = await exchange(timeoutMs, (answer) => {
         const agent = isTls ? agents["https:"] : agents["http:"];
         const headers = {
           "content-type": "application/octet-stream",
           "content-length": request.length,
         };
-        const signal = AbortSignal.timeout(timeoutMs);
         const send = isTls ? tlsRequest : plainRequest;
-        const sent = send(url, { method: "POST", agent, headers, signal }, answer);
+        const sent = send(url, { method: "POST", agent, headers }, answer);
         sent.end(request);
         return sent;
       });
@@ -59,10 +58,12 @@ interface Answer {
 }
 
 function exchange(
+  timeoutMs: number,
   send: (answer: (response: IncomingMessage) => void) => ReturnType<typeof plainRequest>,
 ): Promise<Answer> {
   return new Promise((resolve, reject) => {
     const fail = (cause: NodeJS.ErrnoException): void => {
+      clearTimeout(timer);
       // Only this one says that nobody listens there; whatever else may have got through.
       const code = cause.code === "ECONNREFUSED" ? "peer-refused" : "peer-unavailable";
       reject(new SporeError(code, `a host can't be asked: ${cause.message}`, { cause }));
@@ -72,10 +73,15 @@ function exchange(
       response.on("data", (part: Buffer) => parts.push(part));
       response.on("error", fail);
       response.on("end", () => {
+        clearTimeout(timer);
         resolve({ status: response.statusCode ?? 0, body: new Uint8Array(Buffer.concat(parts)) });
       });
     });
     sent.on("error", fail);
+    const timer = setTimeout(
+      () => sent.destroy(new Error(`no answer within ${timeoutMs} ms`)),
+      timeoutMs,
+    );
   });
 }
 

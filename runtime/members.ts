@@ -68,7 +68,8 @@ interface Member {
   /** The first greeting has been answered, or wasn't in time. */
   isSettled: boolean;
   greeting: "none" | "sent" | "again";
-  death: PromiseWithResolvers<never>;
+  /** What ends requests to it that are under way. */
+  readonly underway: Set<(error: SporeError) => void>;
 }
 
 export class Members {
@@ -168,8 +169,12 @@ export class Members {
 
   /** A request to a member fails when that is found dead, rather than wait for its time-out. */
   withLife<T>(peer: Peer, work: Promise<T>): Promise<T> {
-    const member = this.#members.get(peer.id);
-    return member === undefined ? work : Promise.race([work, member.death.promise]);
+    const underway = this.#members.get(peer.id)?.underway;
+    if (underway === undefined) return work;
+    return new Promise((resolve, reject) => {
+      underway.add(reject);
+      work.then(resolve, reject).finally(() => underway.delete(reject));
+    });
   }
 
   /** Nobody listens at its address, or somebody else. */
@@ -337,12 +342,10 @@ export class Members {
       member.beat = said.beat;
       member.address = said.address;
       member.isDraining = said.isDraining;
-      const wasDead = !isLive(member);
       member.looks = 0;
       if (member.risesSinceRefusal !== undefined) member.risesSinceRefusal += 1;
       // One beat may have been on its way when it died.
       if ((member.risesSinceRefusal ?? 0) >= 2) member.risesSinceRefusal = undefined;
-      if (wasDead && isLive(member)) member.death = newDeath();
       return;
     }
     const wasLive = isLive(member);
@@ -364,7 +367,7 @@ export class Members {
       owned: undefined,
       isSettled: false,
       greeting: "none",
-      death: newDeath(),
+      underway: new Set(),
     };
     this.#members.set(id, member);
     return member;
@@ -372,7 +375,8 @@ export class Members {
 
   #kill(member: Member): void {
     member.owned = undefined;
-    member.death.reject(new SporeError("peer-unavailable", `host ${member.id} is gone`));
+    const error = new SporeError("peer-unavailable", `host ${member.id} is gone`);
+    for (const end of [...member.underway]) end(error);
   }
 
   #live(): Member[] {
@@ -443,11 +447,7 @@ export class Members {
     member.address = address;
     member.isDraining = isDraining;
     member.isSettled = true;
-    if (member.risesSinceRefusal !== undefined) {
-      // It does listen, after all.
-      member.risesSinceRefusal = undefined;
-      member.death = newDeath();
-    }
+    member.risesSinceRefusal = undefined; // it does listen, after all
     const isOfLayout = news.layout === this.#parts.layout;
     if (news.layout > this.#parts.layout) this.#parts.onNewerLayout();
     member.owned = new Map(isOfLayout ? owned : []);
@@ -492,13 +492,6 @@ function isLive(member: Member): boolean {
 function stateOf(member: Member): "live" | "draining" | "dead" {
   if (!isLive(member)) return "dead";
   return member.isDraining ? "draining" : "live";
-}
-
-function newDeath(): PromiseWithResolvers<never> {
-  const death = Promise.withResolvers<never>();
-  // Most members die with nobody waiting.
-  death.promise.catch(() => undefined);
-  return death;
 }
 
 /** A host's object in the bucket; undefined if there is none that can be read. */

@@ -727,9 +727,12 @@ async function* follow(
   { from, signal }: { readonly from: number; readonly signal: AbortSignalLike },
   read: (from: number) => Promise<EventPage>,
 ): AsyncGenerator<HistoryEvent> {
-  const aborted = Promise.withResolvers<undefined>();
-  signal.addEventListener("abort", () => aborted.resolve(undefined));
+  let abort: () => void = () => undefined;
+  signal.addEventListener("abort", () => abort());
   for (let next = from; !signal.aborted; ) {
+    // One for each page: a promise that lives as long as the stream would keep them all.
+    const aborted = Promise.withResolvers<undefined>();
+    abort = () => aborted.resolve(undefined);
     const reading = read(next);
     // Who has gone away doesn't hear how it ends.
     reading.catch(() => undefined);
