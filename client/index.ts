@@ -487,6 +487,26 @@ export interface Client {
    * namespace, or only says what would be deleted. For operators.
    */
   collectGarbage(options?: { readonly dryRun?: boolean }): Promise<GarbageReport>;
+  /** The hosts of the namespace, and who serves what. For operators. */
+  cluster(): Promise<Cluster>;
+  /**
+   * Puts the namespace into another number of partitions (1 to 1024) while hosts serve it.
+   * Resolves when that is done; takes as long as reading and writing all rows once. For
+   * operators. Throws layout-changing if another change is under way.
+   */
+  setPartitions(partitions: number): Promise<Cluster>;
+}
+
+export interface Cluster {
+  readonly partitions: number;
+  readonly hosts: readonly {
+    readonly hostId: string;
+    readonly address: string;
+    /** The host that answers. */
+    readonly isSelf: boolean;
+    readonly state: "live" | "draining" | "dead";
+    readonly partitions: readonly number[];
+  }[];
 }
 
 export interface Garbage {
@@ -1067,6 +1087,8 @@ export function createClient(options: ClientOptions = {}): Client {
       }),
     componentUse: () => ask<ComponentUse>("GET", "/v1/components/use"),
     collectGarbage: (given = {}) => ask<GarbageReport>("POST", "/v1/gc", { body: given }),
+    cluster: () => ask<Cluster>("GET", "/v1/cluster"),
+    setPartitions: (partitions) => ask<Cluster>("PUT", "/v1/cluster", { body: { partitions } }),
   };
 
   async function get<Value>(

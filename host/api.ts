@@ -896,6 +896,12 @@ const handlers: Handlers = {
     requireOperator(exchange);
     return send(exchange, 200, exchange.options.host.cluster());
   },
+  async repartition(exchange) {
+    requireOperator(exchange);
+    const { host } = exchange.options;
+    await host.repartition(exchange.body.partitions);
+    return send(exchange, 200, host.cluster());
+  },
 
   async collect(exchange) {
     requireOperator(exchange);

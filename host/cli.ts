@@ -278,6 +278,13 @@ function addProjectVerbs(verb: Verb, ports: CliPorts): void {
         print.result({ ...report }, () => garbageLines(report));
       }),
     );
+  verb("partitions <count>", "put the namespace into so many partitions, while it serves").action(
+    action(ports, async ({ print, client, spin }, text: string) => {
+      const count = Number(text);
+      const cluster = await spin("copying", () => client().setPartitions(count));
+      print.result({ ...cluster }, () => [`${cluster.partitions} partitions`]);
+    }),
+  );
   verb("verify", "read all of a storage and say what is damaged; exit code 1 if something is")
     .addOption(storageOption())
     .action(

@@ -5,7 +5,7 @@
  */
 import { createRoute, type RouteConfig, z } from "@hono/zod-openapi";
 import { errorCodes } from "../runtime/errors.ts";
-import type { Overlap, Status } from "../runtime/index.ts";
+import { type Overlap, partitionsMax, type Status } from "../runtime/index.ts";
 import { parseWait } from "./waits.ts";
 
 // ---------------------------------------------------------------- parameters
@@ -511,6 +511,14 @@ export const routes = {
       200: { description: "The value", contentType: "application/octet-stream" },
       206: { description: "The range", contentType: "application/octet-stream" },
     },
+  },
+  repartition: {
+    method: "put",
+    path: "/v1/cluster",
+    summary: "Put the namespace into another number of partitions, while it serves (operators)",
+    tag: "host",
+    body: z.object({ partitions: z.number().int().min(1).max(partitionsMax) }).strict(),
+    answers: { 200: { description: "As it is then", schema: cluster } },
   },
   deploy: {
     method: "put",

@@ -24,6 +24,7 @@ export { copyNamespace } from "./copy.ts";
 export type { OpenEvent } from "./events.ts";
 export type { Overlap, ScheduledRun, ScheduleSpec } from "./format.ts";
 export type { HostOptions, Placement } from "./host.ts";
+export { partitionsMax } from "./layout.ts";
 export { createHost } from "./moving.ts";
 export { findNamespace } from "./namespace.ts";
 export { statuses } from "./run.ts";
