@@ -183,6 +183,7 @@ export class Seats {
     try {
       await this.open(index);
     } catch (error) {
+      if (this.#isStopped) return;
       const message = error instanceof Error ? error.message : String(error);
       this.#parts.observer.log("error", `partition ${index} can't be opened: ${message}`, {});
       if (error instanceof SporeError && error.kind === "moved") {

@@ -228,3 +228,34 @@ test("a change whose host dies behind the seals is given up, and the old layout 
   expect(await finished(output(host, "w"))).toEqual(["w began", 1]);
   expect(host.status().partitions.length).toBe(2);
 });
+
+test("nobody serves the old layout while it isn't decided that it goes on", async () => {
+  const first = host;
+  const mover = world.hosts.at(-1);
+  let phase: string | undefined;
+  const moving = first.repartition(3, (progress) => {
+    phase = progress.phase;
+  });
+  await world.runUntil(() => phase === "sealed", world.nowMs + 60_000);
+  mover?.pause();
+  const other = await opened();
+  const started: string[] = [];
+  const client = (async () => {
+    for (let n = 0; n < 20; n += 1) {
+      await begin(other, `late-${n}`, "move.waits", "w").then(
+        () => started.push(`late-${n}`),
+        () => world.sleep(200),
+      );
+    }
+  })();
+  await finished(world.sleep(3000));
+  mover?.wake();
+  await finished(moving);
+  mover?.crash();
+  await finished(client);
+  await finished(begin(other, "after", "move.waits", "w"));
+  for (const id of started) {
+    expect((await finished(other.tenant("t").getRun(id))).status).toBe("RUNNING");
+  }
+  expect(other.status().partitions.length).toBe(3);
+});

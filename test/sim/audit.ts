@@ -40,7 +40,7 @@ async function recover(world: World, partition: number): Promise<Map<string, Uin
   };
   const parts = {
     store,
-    prefix: `p/${partition}`,
+    prefix: `${world.laws.layout.folder}/${partition}`,
     random: { bytes: (count: number) => random.bytes(count) },
     digest: {
       sha256: (bytes: Uint8Array) => new Uint8Array(createHash("sha256").update(bytes).digest()),

@@ -24,6 +24,7 @@ import { createHash } from "node:crypto";
 import { decode } from "../../guest/cbor.ts";
 import type { FetchRequest, StepRecord } from "../../guest/protocol.ts";
 import { decodeBatch } from "../../runtime/batch.ts";
+import { ByteReader } from "../../runtime/bytes.ts";
 import { decodeEntry } from "../../runtime/entry.ts";
 import {
   decodeRow,
@@ -60,7 +61,9 @@ const digest = {
 export class Laws {
   readonly violations: Violation[] = [];
   readonly #world: World;
-  readonly #truths = new Map<number, Truth>();
+  /** Logs by their folder and partition. */
+  readonly #truths = new Map<string, Truth>();
+  #layout: { readonly folder: string; readonly partitions: number };
   /** `<entity>|<attempt of the run>/<step>` whose success is durable. */
   readonly #succeeded = new Set<string>();
   /** Sizes of the durable activations, per entity. */
@@ -73,6 +76,7 @@ export class Laws {
 
   constructor(world: World) {
     this.#world = world;
+    this.#layout = { folder: "p", partitions: world.options.partitions };
   }
 
   violate(law: string, message: string): void {
@@ -91,8 +95,10 @@ export class Laws {
 
   // ---------------------------------------------------------------- the truth
 
-  truth(partition: number): Truth {
-    const known = this.#truths.get(partition);
+  /** In the layout that holds, unless it says another folder. */
+  truth(partition: number, folder = this.#layout.folder): Truth {
+    const name = `${folder}/${partition}`;
+    const known = this.#truths.get(name);
     if (known !== undefined) return known;
     const fresh: Truth = {
       seq: 0,
@@ -101,16 +107,21 @@ export class Laws {
       hashes: new Map(),
       rows: new Map(),
     };
-    this.#truths.set(partition, fresh);
+    this.#truths.set(name, fresh);
     return fresh;
   }
 
   truthOf(key: EntityKey): Truth {
-    return this.truth(partitionOf(key, this.#world.options.partitions));
+    return this.truth(partitionOf(key, this.#layout.partitions));
+  }
+
+  /** The layout that holds, by what is in the bucket. */
+  get layout(): { readonly folder: string; readonly partitions: number } {
+    return this.#layout;
   }
 
   get partitions(): number[] {
-    return [...this.#truths.keys()];
+    return Array.from({ length: this.#layout.partitions }, (_, index) => index);
   }
 
   rowsBelow(key: EntityKey, prefix: string): string[] {
@@ -118,10 +129,12 @@ export class Laws {
   }
 
   written(host: SimHost, key: string, bytes: Uint8Array): void {
-    const match = /^p\/(\d+)\/log\/([^/]+)$/.exec(key);
+    if (key.startsWith("layouts/")) this.#layout = layoutOf(bytes);
+    const match = logKey.exec(key);
     if (match === null) return;
-    const partition = Number(match[1]);
-    const truth = this.truth(partition);
+    const folder = match[1] ?? "";
+    const partition = Number(match[2]);
+    const truth = this.truth(partition, folder);
     const seq = seqOf(bytes);
     const entry = decodeEntry(bytes, { key, partition, seq }, digest);
     if (seq <= truth.seq) {
@@ -143,6 +156,12 @@ export class Laws {
       this.#world.count("commits");
       this.#world.count("commit bytes", entry.payload.length);
       for (const [rowKey, value] of decodeBatch(entry.payload)) {
+        if (folder !== this.#layout.folder) {
+          // A copy for a layout that isn't one yet: what happened has been judged.
+          if (value === undefined) truth.rows.delete(rowKey);
+          else truth.rows.set(rowKey, value.slice());
+          continue;
+        }
         this.#message(partition, truth, rowKey, value);
         this.#row(truth, rowKey, value);
         this.#journal(truth, rowKey, value);
@@ -231,7 +250,8 @@ export class Laws {
     // What a log or a table needs is judged by what a recovery finds.
     const name = /^objects\/[^/]+\/(.+)$/.exec(key)?.[1];
     if (name === undefined) return;
-    for (const truth of this.#truths.values()) {
+    for (const partition of this.partitions) {
+      const truth = this.truth(partition);
       for (const [rowKey, bytes] of truth.rows) {
         if (!hasName(bytes, name)) continue;
         this.violate("L-kept", `${host.id} deletes ${key}, of which ${rowKey} speaks`);
@@ -240,13 +260,14 @@ export class Laws {
   }
 
   putAnswered(host: SimHost, key: string, bytes: Uint8Array, result: PutResult): void {
-    const match = /^p\/(\d+)\/log\/([^/]+)$/.exec(key);
+    const match = logKey.exec(key);
     if (match === null || result !== "created") return;
-    const partition = Number(match[1]);
+    const folder = match[1] ?? "";
+    const partition = Number(match[2]);
     const seq = seqOf(bytes);
     const entry = decodeEntry(bytes, { key, partition, seq }, digest);
     if (entry.kind === "claim") return; // may be late: the claimer finds out
-    const stands = this.truth(partition).hashes.get(seq);
+    const stands = this.truth(partition, folder).hashes.get(seq);
     this.check(
       stands === hexOf(entry.hash),
       "L-acked",
@@ -299,4 +320,13 @@ function seqOf(bytes: Uint8Array): number {
 
 function hexOf(bytes: Uint8Array): string {
   return Buffer.from(bytes).toString("hex");
+}
+
+const logKey = /^(p[a-z0-9-]*)\/(\d+)\/log\/[^/]+$/;
+
+/** A version of the register (FORMAT 4): after its head come the length of the value and the value. */
+function layoutOf(bytes: Uint8Array): { readonly folder: string; readonly partitions: number } {
+  const reader = new ByteReader(bytes);
+  reader.raw(21); // magic, version and nonce
+  return decode(reader.bytes()) as { folder: string; partitions: number };
 }

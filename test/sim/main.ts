@@ -1,5 +1,5 @@
 /**
- * `npm run sim -- --seeds N [--from S] [--seed S] [--job name] [--shared | --alone] [--crash-at OP] [--crash-all] [--verbose]`
+ * `npm run sim -- --seeds N [--from S] [--seed S] [--job name] [--shared | --alone] [--moving] [--crash-at OP] [--crash-all] [--verbose]`
  * or `--mutants`.
  * Prints each violation with the one command that replays it; exit code 1 if there is any.
  */
@@ -19,6 +19,7 @@ const { values } = parseArgs({
     mutants: { type: "boolean", default: false },
     shared: { type: "boolean", default: false },
     alone: { type: "boolean", default: false },
+    moving: { type: "boolean" },
     verbose: { type: "boolean", default: false },
   },
 });
@@ -32,7 +33,14 @@ const total = new Map<string, number>();
 const startMs = performance.now();
 let bad = 0;
 for (let seed = first; seed < first + count; seed += 1) {
-  const options = { seed, isVerbose: values.verbose, job: values.job, crashAtOp, isShared };
+  const options = {
+    seed,
+    isVerbose: values.verbose,
+    job: values.job,
+    crashAtOp,
+    isShared,
+    isMoving: values.moving,
+  };
   const result = await simulate(options);
   for (const [name, value] of result.counts) total.set(name, (total.get(name) ?? 0) + value);
   total.set("events", (total.get("events") ?? 0) + result.events);
@@ -87,5 +95,8 @@ function report(result: SimResult, crashAt: number | undefined): void {
   const job = values.job === undefined ? "" : ` --job ${values.job}`;
   const crash = crashAt === undefined ? "" : ` --crash-at ${crashAt}`;
   const hosts = values.shared ? " --shared" : values.alone ? " --alone" : "";
-  console.log(`  replay: npm run sim -- --seed ${result.seed}${job}${hosts}${crash} --verbose`);
+  const moving = values.moving ? " --moving" : "";
+  console.log(
+    `  replay: npm run sim -- --seed ${result.seed}${job}${hosts}${moving}${crash} --verbose`,
+  );
 }

@@ -10,6 +10,7 @@ import { Log } from "../../runtime/log.ts";
 import { Outbox } from "../../runtime/outbox.ts";
 import { Partition } from "../../runtime/partition.ts";
 import { QueueMembers } from "../../runtime/queue-members.ts";
+import { Replica } from "../../runtime/replica.ts";
 import { Routing } from "../../runtime/routing.ts";
 import { SegmentWriter } from "../../runtime/segment.ts";
 import { Changes } from "../../runtime/state.ts";
@@ -26,6 +27,8 @@ export interface Mutant {
   readonly job?: string;
   /** Looked for among hosts that share the partitions. */
   readonly isShared?: boolean;
+  /** Looked for while the number of partitions is changed now and then. */
+  readonly isMoving?: boolean;
   readonly bucket?: {
     /** `ifAbsent` is ignored. */
     readonly overwrites?: boolean;
@@ -380,6 +383,20 @@ export const mutants: readonly Mutant[] = [
     law: "liveness",
     job: "queueing",
     patch: withoutNext,
+  },
+  {
+    name: "what is appended while a namespace is copied is lost",
+    seedsMax: 60,
+    isMoving: true,
+    patch: () =>
+      replace(
+        Replica.prototype,
+        "follow",
+        (original) =>
+          function (this: Replica) {
+            return original.call(this, () => undefined);
+          },
+      ),
   },
   {
     name: "queries run on the live memory",

@@ -22,6 +22,8 @@ export interface SimOptions {
   readonly crashAtOp?: number | undefined;
   /** Whether hosts share the partitions, or each new one takes them all; by the seed. */
   readonly isShared?: boolean | undefined;
+  /** The number of partitions is changed now and then. */
+  readonly isMoving?: boolean | undefined;
 }
 
 export interface SimResult {
@@ -43,8 +45,7 @@ export async function simulate(options: SimOptions): Promise<SimResult> {
   const random = new SimRandom(seed, 7);
   // Of its own, so that a seed's other choices stay what they are.
   const isSharedBySeed = new SimRandom(seed, 11).chance(0.5);
-  const isPlain = options.crashAtOp === undefined && options.mutant === undefined;
-  const isShared = options.isShared ?? (isPlain && isSharedBySeed);
+  const isShared = options.isShared ?? (isPlain(options) && isSharedBySeed);
   const world = new World({
     seed,
     isShared,
@@ -82,17 +83,21 @@ export async function simulate(options: SimOptions): Promise<SimResult> {
   };
 }
 
+function isPlain({ crashAtOp, mutant }: SimOptions): boolean {
+  return crashAtOp === undefined && mutant === undefined;
+}
+
 /** The first simulation that finds the mutant. */
 export async function hunt(
   mutant: Mutant,
 ): Promise<Pick<SimResult, "seed" | "violations"> | undefined> {
   for (let seed = 1; seed <= mutant.seedsMax; seed += 1) {
     const { law, job } = mutant;
-    const { isShared = false } = mutant;
+    const { isShared = false, isMoving = false } = mutant;
     const { violations } =
       mutant.isMeasured === true
         ? await flat({ seed, mutant })
-        : await simulate({ seed, mutant, job, isShared });
+        : await simulate({ seed, mutant, job, isShared, isMoving });
     const found = violations.filter((each) => law === undefined || each.law === law);
     if (found.length > 0) return { seed, violations: found };
   }
@@ -142,6 +147,8 @@ async function live(world: World, random: SimRandom, options: SimOptions): Promi
     void work();
   }
   chaos.begin(options.crashAtOp === undefined);
+  const isMovingBySeed = isPlain(options) && new SimRandom(options.seed, 12).chance(0.2);
+  if (options.isMoving ?? isMovingBySeed) chaos.move(options.seed);
   const faultMs = world.nowMs + random.pick([2_000, 10_000, 60_000]);
   await world.runUntil(() => busy === 0 || world.laws.violations.length > 0, faultMs);
   if (world.laws.violations.length > 0) return;
@@ -214,7 +221,8 @@ async function passivation(world: World): Promise<void> {
   const client = new Client(world, "idler", "a");
   for (const partition of world.laws.partitions) {
     let n = 0;
-    while (partitionOf(runKey("a", `idle-${n}`), world.options.partitions) !== partition) n += 1;
+    while (partitionOf(runKey("a", `idle-${n}`), world.laws.layout.partitions) !== partition)
+      n += 1;
     await client.start(`idle-${n}`, "chain", [0]);
     await client.value(`idle-${n}`);
   }
@@ -333,6 +341,29 @@ class Chaos {
         this.#burst();
         return;
     }
+  }
+
+  /** Changes the number of partitions now and then, from a stream of chance of its own. */
+  move(seed: number): void {
+    const world = this.#world;
+    const random = new SimRandom(seed, 13);
+    const next = (): void => {
+      world.at(random.latency(random.pick([300, 3000, 20_000])), () => {
+        if (this.#isOver) return;
+        const ready = world.liveHosts.filter((host) => host.isReady && !host.isLeaving);
+        const host = ready.length === 0 ? undefined : random.pick(ready);
+        const count = random.between(1, 4);
+        world.trace(`to ${count} partitions, by ${host?.id}`);
+        const moving = host?.call((each) => each.repartition(count), 600_000);
+        // One that fails is given up by the hosts.
+        moving?.then(
+          () => world.count("layouts"),
+          () => world.count("layouts given up"),
+        );
+        next();
+      });
+    };
+    next();
   }
 
   #burst(): void {
