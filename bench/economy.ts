@@ -8,6 +8,7 @@ import type { S3Proxy, Traffic } from "./s3-proxy.ts";
 
 const sleepersCount = 2_000;
 const idleMs = 30_000;
+const quietMs = 5_000;
 const month = 30 * 24 * 3_600_000;
 
 export const economy: Question = {
@@ -68,6 +69,7 @@ async function asleep(bucket: S3Proxy, engine: Engine): Promise<readonly Figure[
   };
   await Promise.all(Array.from({ length: 128 }, starter));
   const traffic = { ...bucket.traffic };
+  await untilQuiet(bucket);
   const bytes = ((await storedBytes(bucket.storage)) - before) / sleepersCount;
   const kept = Object.entries(prices).map(([store, { gigabyteMonth }]) => ({
     name: `a million sleeping runs for a month, ${store}`,
@@ -97,6 +99,14 @@ async function idle(bucket: S3Proxy): Promise<readonly Figure[]> {
   const figures = perEach("idle host, an hour", { ...bucket.traffic }, hours);
   await server.stop();
   return figures;
+}
+
+/** All that was started sleeps. */
+async function untilQuiet(bucket: S3Proxy): Promise<void> {
+  for (let puts = -1; puts !== bucket.traffic.puts; ) {
+    puts = bucket.traffic.puts;
+    await new Promise((resolve) => setTimeout(resolve, quietMs));
+  }
 }
 
 async function measured(

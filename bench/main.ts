@@ -10,6 +10,7 @@ import { actors } from "./actors.ts";
 import { economy } from "./economy.ts";
 import { edge } from "./edge.ts";
 import { fanOut } from "./fan-out.ts";
+import { hosts } from "./hosts.ts";
 import { http } from "./http.ts";
 import { type Figure, openBench, type Question, resultsDir } from "./kit.ts";
 import { latency } from "./latency.ts";
@@ -34,6 +35,7 @@ const questions: readonly Question[] = [
   storage,
   economy,
   storageLatency,
+  hosts,
   http,
   edge,
   peer,
