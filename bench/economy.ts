@@ -39,7 +39,7 @@ async function atLoad(bucket: S3Proxy, engine: Engine): Promise<readonly Figure[
       runWorkflow(engine, "chain", [10]),
     );
     const name = `ten-step workflow, ${inFlight} in flight`;
-    figures.push(...perEach(name, traffic, count, inFlight === 1 ? undefined : 1));
+    figures.push(...perEach(name, traffic, count, inFlight === 1 ? {} : { putsBelow: 1 }));
   }
   return figures;
 }
@@ -96,7 +96,7 @@ async function idle(bucket: S3Proxy): Promise<readonly Figure[]> {
   bucket.resetTraffic();
   await new Promise((resolve) => setTimeout(resolve, idleMs));
   const hours = idleMs / 3_600_000;
-  const figures = perEach("idle host, an hour", { ...bucket.traffic }, hours);
+  const figures = perEach("idle host, an hour", { ...bucket.traffic }, hours, { many: 1 });
   await server.stop();
   return figures;
 }
@@ -124,7 +124,12 @@ async function measured(
   return { traffic: { ...bucket.traffic }, count };
 }
 
-function perEach(name: string, traffic: Traffic, count: number, putsBelow?: number): Figure[] {
+function perEach(
+  name: string,
+  traffic: Traffic,
+  count: number,
+  { putsBelow, many = 1e6 }: { readonly putsBelow?: number; readonly many?: number } = {},
+): Figure[] {
   const each = (total: number): number => total / count;
   const { puts, gets, lists, deletes, bytesIn } = traffic;
   return [
@@ -139,8 +144,8 @@ function perEach(name: string, traffic: Traffic, count: number, putsBelow?: numb
     { name: `${name}: DELETE`, value: each(deletes), unit: "requests" },
     { name: `${name}: written`, value: each(bytesIn), unit: "bytes" },
     ...Object.entries(prices).map(([store, price]) => ({
-      name: `a million of "${name}", ${store}`,
-      value: each(costOf(traffic, price)) * 1e6,
+      name: `${many === 1 ? "" : "a million of "}"${name}", ${store}`,
+      value: each(costOf(traffic, price)) * many,
       unit: "$",
     })),
   ];
