@@ -592,6 +592,13 @@ export class Machine {
   /** Undoes what the run has done so far, on demand of its code. */
   async compensate(): Promise<void> {
     this.requireWorkflow("compensate");
+    // It would wait for the step that calls it.
+    if (this.steps.current !== undefined) {
+      throw new GuestError("compensate is for a workflow's own code, not for a step's", {
+        code: "invalid-request",
+        retryable: false,
+      });
+    }
     const failures = await this.#compensate();
     const reason = this.#waitingCancel;
     this.#waitingCancel = undefined;

@@ -103,6 +103,8 @@ export class Deployments {
     const latest = await register.readLatest();
     if (latest === undefined) throw nothingBefore();
     const target = await this.#rollbackTarget(latest, to);
+    if (target.component === deploymentOf(latest.value).component)
+      return viewOf(latest, latest.seq);
     const stored = await components.load(target.component);
     await this.#parts.declare(await this.#parts.manifest(target.component));
     const value = { component: target.component, atMs: ports.clock.nowMs(), of: target.seq };

@@ -11,7 +11,6 @@ import {
   type HistoryItem,
   type HistoryRow,
   type JournalRow,
-  type PastItem,
   type PastRow,
   type PublishedRow,
   rowKeys,
@@ -151,7 +150,7 @@ export interface ForkPlan {
   readonly retentionMs?: number | undefined;
   /** The other run's events up to here. */
   readonly history: readonly HistoryItem[];
-  readonly past: readonly Extract<PastItem, { kind: "activation" }>[];
+  readonly past: readonly Omit<PastRow, "life">[];
 }
 
 const itemsPerRow = 256;
@@ -255,9 +254,9 @@ function takeHistory(entity: Entity, sink: Sink, plan: ForkPlan): void {
 
 function takePast(entity: Entity, sink: Sink, past: ForkPlan["past"]): void {
   const head = headOf(entity);
-  for (let first = 0; first < past.length; first += itemsPerRow) {
-    const row: PastRow = { items: past.slice(first, first + itemsPerRow) };
-    sink.changes.put(rowKeys.past(entity.key, first), () => encodeRow(row));
+  for (const [index, given] of past.entries()) {
+    const row: PastRow = { life: 0, ...given };
+    sink.changes.put(rowKeys.past(entity.key, index), () => encodeRow(row));
   }
   head.pastItems = past.length;
   head.pastBytes = past.reduce((sum, { activation }) => sum + activation.length, 0);

@@ -10,7 +10,7 @@ import { type Deployments, definitionOf, printable } from "./deployments.ts";
 import { firstDifference } from "./difference.ts";
 import { assert, SporeError } from "./errors.ts";
 import { createFork, type ForkPlan, moveRun, Standing } from "./fork.ts";
-import type { HistoryItem, PastItem, RunHead, SignalRow } from "./format.ts";
+import type { HistoryItem, PastRow, RunHead, SignalRow } from "./format.ts";
 import { readItems, recordOf } from "./history.ts";
 import { checkId, type EntityKey, nameOf, runKey, toHex } from "./ids.ts";
 import type { MoveRequest, MoveResult, StartResult } from "./index.ts";
@@ -79,7 +79,7 @@ export class Forks {
     const { key, partition, snapshot } = await this.#look(id);
     const { head } = snapshot;
     if (head.isPastCut === true) throw tooLong(id);
-    const traced = await readPast(partition, key);
+    const traced = await readPast(partition, key, head.pastLife ?? 0);
     const point = await findStep(partition, key, { traced, step, to: head.nextHistory });
     await this.#parts.deployments.resolve(head.component);
     const replay = this.#replay(key, head.component);
@@ -147,19 +147,19 @@ export class Forks {
       readonly head: RunHead;
       readonly step: string;
     },
-  ): Promise<Extract<PastItem, { kind: "activation" }>[]> {
+  ): Promise<Omit<PastRow, "life">[]> {
     const { traced, point, standing, head, step } = to;
-    const past: Extract<PastItem, { kind: "activation" }>[] = [];
+    const past: Omit<PastRow, "life">[] = [];
     const deliver = async (activation: Uint8Array, history: number, isLast: boolean) => {
       const delivered = await replay.deliver(activation, isLast);
       const { drainedHash } = delivered;
       standing.apply(activationOf({ activation }), delivered.drained);
-      past.push({ kind: "activation", activation, drainedHash, history });
+      past.push({ activation, drainedHash, history });
       return delivered;
     };
-    for (const item of traced.slice(0, point.at)) {
+    for (const [at, item] of traced.slice(0, point.at).entries()) {
       const { drainedHash } = await deliver(item.activation, item.history, false);
-      refuseOther(item, drainedHash, head);
+      if (at >= (head.movedAt ?? 0)) refuseOther(item, drainedHash, head);
     }
     const last = traced[point.at];
     assert(last !== undefined, "the step's activation is in the past");
@@ -184,8 +184,8 @@ export class Forks {
   /** What a repetition begins with. */
   async again(id: string, isReusing: boolean): Promise<RerunOrigin> {
     const { key, partition, snapshot } = await this.#look(id);
-    const { name, tags, metadata, gate, retentionMs } = snapshot.head;
-    const traced = await readPast(partition, key);
+    const { name, tags, metadata, gate, retentionMs, pastLife = 0 } = snapshot.head;
+    const traced = await readPast(partition, key, pastLife);
     const input = firstInput(traced[0], snapshot);
     if (input === undefined) throw tooLong(id);
     const reuse = isReusing ? await reusable(partition, key, traced) : undefined;
@@ -215,13 +215,13 @@ export class Forks {
     try {
       let compared = 0;
       for (let tries = 0; tries < moveTriesMax; tries++) {
-        const traced = await readPast(partition, key);
+        const traced = await readPast(partition, key, head.pastLife ?? 0);
         for (; compared < traced.length; compared++) {
           const item = traced[compared];
           assert(item !== undefined, "compared are those of the past");
           const isLast = compared === traced.length - 1;
           const old = await replays.old.deliver(item.activation);
-          refuseOther(item, old.drainedHash, head);
+          if (compared >= (head.movedAt ?? 0)) refuseOther(item, old.drainedHash, head);
           const young = await replays.young.deliver(item.activation, isLast);
           const difference = firstDifference(old.drained, young.drained);
           if (difference !== undefined) {
@@ -382,7 +382,7 @@ function laterOf(traced: readonly Traced[], snapshot: Snapshot, standing: Standi
 
 /** A machine that does something else than the run's own did isn't the run's. */
 function refuseOther(item: Traced, drainedHash: number, head: RunHead): void {
-  if (item.index < (head.movedAt ?? 0) || item.drainedHash === drainedHash) return;
+  if (item.drainedHash === drainedHash) return;
   throw new SporeError("guest-diverged", `replaying run ${head.name} gave other commands`);
 }
 

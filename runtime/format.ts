@@ -181,12 +181,13 @@ export interface RunHead extends MachineHead {
   expiresAtMs?: number | undefined;
   /** Names of the values that it has published. */
   published?: readonly string[] | undefined;
-  /** Items of its past so far, and the bytes of those of this life. */
+  /** How often it was continued as new; activations and bytes of its past in this life. */
+  pastLife?: number | undefined;
   pastItems?: number | undefined;
   pastBytes?: number | undefined;
   /** This life has had more than is kept: it can't be replayed. */
   isPastCut?: boolean | undefined;
-  /** Items before this come from the code before a move: their check values are that code's. */
+  /** Activations before this had the code before a move: their check values are that code's. */
   movedAt?: number | undefined;
   /** Another run's prefix is its own: that run, and the step before which they part. */
   readonly forkedFrom?: { readonly id: string; readonly step: string } | undefined;
@@ -602,25 +603,16 @@ export interface StartMessage {
 }
 
 /**
- * What a machine was given, from its birth on: with it the machine can be made again, up to any
- * moment, on the same or on other code.
+ * What a machine was given, from the beginning of its life on: with it the machine can be made
+ * again, up to any moment, on the same or on other code.
  */
-export type PastItem =
-  | {
-      readonly kind: "activation";
-      readonly activation: Uint8Array;
-      readonly drainedHash: number;
-      /** Events in the history before those of this activation. */
-      readonly history: number;
-    }
-  /** The activation before this was taken back. */
-  | { readonly kind: "back" }
-  /** The machine began anew: nothing before this is of its memory. */
-  | { readonly kind: "life" };
-
-/** What was added to a past between two commits; the index of the first is in the key. */
 export interface PastRow {
-  readonly items: readonly PastItem[];
+  /** Which life of the run it is of: rows of an earlier one lie where this one hasn't got to. */
+  readonly life: number;
+  readonly activation: Uint8Array;
+  readonly drainedHash: number;
+  /** Events in the history before those of this activation. */
+  readonly history: number;
 }
 
 /** The latest value that a run has published under a name. */

@@ -24,7 +24,7 @@ import {
   encodeRow,
   type JournalRow,
   type MachineHead,
-  type PastItem,
+  type PastRow,
   type Pending,
   type ReplyTo,
   rowKeys,
@@ -188,7 +188,7 @@ export function takeBackActivation(entity: Entity, sink: Sink): readonly Input[]
   const { head } = entity;
   const last = entity.journal.pop();
   assert(last !== undefined, `${entity.key} has a journal`);
-  if (last.drainedHash !== undefined) remember(entity, { kind: "back" });
+  if (last.drainedHash !== undefined) forgetLast(entity, sink);
   sink.changes.delete(rowKeys.journal(entity.key, entity.journal.length + 1));
   entity.journalBytes -= last.activation.length;
   head.version -= 1;
@@ -241,34 +241,48 @@ export function finishActivation(
   sink.changes.touch(entity);
   const { activation } = last;
   const { drainedHash } = result;
-  remember(entity, { kind: "activation", activation, drainedHash, history: head.nextHistory });
+  remember(entity, sink, { activation, drainedHash, history: head.nextHistory });
   if (result.image !== undefined) saveImage(entity, sink, result.image);
 }
 
-/** Notes what the machine was given, as long as that is not too much. */
-function remember({ head, past: items }: Entity, item: PastItem): void {
-  if (head.kind !== "run") return;
-  if (item.kind === "life") {
-    head.pastBytes = 0;
-    head.isPastCut = undefined;
-    head.movedAt = undefined;
-  } else if (head.isPastCut === true) {
+/**
+ * Keeps what the machine was given, as long as that is not too much. As with the journal, names
+ * of rows are used again: those of a life that is over are overwritten by the next.
+ */
+function remember(
+  entity: Entity,
+  sink: Sink,
+  given: Pick<PastRow, "activation" | "drainedHash" | "history">,
+): void {
+  const { head, key } = entity;
+  if (head.kind !== "run" || head.isPastCut === true) return;
+  const bytes = (head.pastBytes ?? 0) + given.activation.length + pastItemBytes;
+  if (bytes > pastBytesMax) {
+    head.isPastCut = true;
     return;
-  } else if (item.kind === "activation") {
-    const bytes = (head.pastBytes ?? 0) + item.activation.length + pastItemBytes;
-    if (bytes > pastBytesMax) {
-      head.isPastCut = true;
-      return;
-    }
-    head.pastBytes = bytes;
   }
-  items.push(item);
-  head.pastItems = (head.pastItems ?? 0) + 1;
+  const index = head.pastItems ?? 0;
+  const row: PastRow = { life: head.pastLife ?? 0, ...given };
+  sink.changes.put(rowKeys.past(key, index), () => encodeRow(row));
+  head.pastItems = index + 1;
+  head.pastBytes = bytes;
+}
+
+/** The last activation was taken back. */
+function forgetLast({ head, key }: Entity, sink: Sink): void {
+  if (head.kind !== "run" || head.isPastCut === true || head.pastItems === undefined) return;
+  head.pastItems -= 1;
+  sink.changes.delete(rowKeys.past(key, head.pastItems));
 }
 
 /** The machine of a run begins anew. */
-export function beginNewPast(entity: Entity): void {
-  remember(entity, { kind: "life" });
+export function beginNewPast({ head }: Entity): void {
+  if (head.kind !== "run") return;
+  head.pastLife = (head.pastLife ?? 0) + 1;
+  head.pastItems = 0;
+  head.pastBytes = 0;
+  head.isPastCut = undefined;
+  head.movedAt = undefined;
 }
 
 function saveImage(entity: Entity, sink: Sink, image: Uint8Array): void {

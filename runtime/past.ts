@@ -12,8 +12,6 @@ import type { JournalEntry, Sandbox } from "./ports.ts";
 
 /** One activation of the run's present life. */
 export interface Traced {
-  /** Its place among all items of the past. */
-  readonly index: number;
   readonly activation: Uint8Array;
   readonly drainedHash: number;
   /** Events in the run's history before those of this activation. */
@@ -22,8 +20,12 @@ export interface Traced {
 
 const rowsPerRead = 256;
 
-/** The activations of the present life that were durable when this was called, oldest first. */
-export async function readPast(partition: Partition, key: EntityKey): Promise<Traced[]> {
+/** The activations of a life that were durable when this was called, oldest first. */
+export async function readPast(
+  partition: Partition,
+  key: EntityKey,
+  life: number,
+): Promise<Traced[]> {
   const prefix = rowKeys.pastOf(key);
   const traced: Traced[] = [];
   let after: string | undefined;
@@ -32,13 +34,11 @@ export async function readPast(partition: Partition, key: EntityKey): Promise<Tr
     const page = await partition.scan(prefix, options);
     for (const [rowKey, bytes] of page.entries) {
       after = rowKey;
-      let index = Number.parseInt(rowKey.slice(prefix.length), 16);
-      for (const item of decodeRow<PastRow>(rowKey, bytes).items) {
-        if (item.kind === "life") traced.length = 0;
-        else if (item.kind === "back") traced.pop();
-        else traced.push({ ...item, index });
-        index += 1;
-      }
+      const row = decodeRow<PastRow>(rowKey, bytes);
+      const index = Number.parseInt(rowKey.slice(prefix.length), 16);
+      // What lies behind is of an earlier life.
+      if (row.life !== life || index !== traced.length) return traced;
+      traced.push(row);
     }
     if (page.isDone) return traced;
   }

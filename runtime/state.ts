@@ -29,8 +29,6 @@ import {
   type Mail,
   type MemberRow,
   type Message,
-  type PastItem,
-  type PastRow,
   type Pending,
   type ReminderRow,
   rowKeys,
@@ -78,8 +76,6 @@ export interface Entity {
   isDeleted: boolean;
   /** History that the next commit writes. */
   history: HistoryItem[];
-  /** Items of its past that the next commit writes. */
-  past: PastItem[];
   /** Key of the listing row as last staged. */
   listedKey: string | undefined;
   /** Component in that row. */
@@ -120,7 +116,6 @@ export function newEntity(key: EntityKey, head: Head, nowMs: number): Entity {
     isActive: false,
     isDeleted: false,
     history: [],
-    past: [],
     listedKey: undefined,
     listedComponent: undefined,
     hasAttention: false,
@@ -319,7 +314,6 @@ export class Changes {
   #stageEntity(entity: Entity): void {
     if (entity.isDeleted) return;
     this.#stageHistory(entity);
-    this.#stagePast(entity);
     this.put(rowKeys.head(entity.key), encodeRow(entity.head));
     const listedKey = listedKeyOf(entity);
     const isNew = entity.listedKey === undefined;
@@ -348,15 +342,6 @@ export class Changes {
     const first = entity.head.nextHistory - entity.history.length;
     this.put(rowKeys.history(entity.key, first), encodeRow(row));
     entity.history = [];
-  }
-
-  #stagePast(entity: Entity): void {
-    if (entity.past.length === 0) return;
-    assert(entity.head.kind === "run", `${entity.key} has a past, as a run`);
-    const row: PastRow = { items: entity.past };
-    const first = (entity.head.pastItems ?? 0) - entity.past.length;
-    this.put(rowKeys.past(entity.key, first), encodeRow(row));
-    entity.past = [];
   }
 
   /** An actor may live for ever, so its events overwrite each other in a ring. */

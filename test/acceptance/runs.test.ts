@@ -296,6 +296,8 @@ describe("versions", () => {
     ]);
     expect(shown.map(({ isCurrent }) => isCurrent)).toEqual([true, ...Array(5).fill(false)]);
     await client.rollBack(second);
+    const seq = (await client.deployments())[0]?.seq;
+    expect(await client.rollBack(second)).toMatchObject({ seq, component: second });
     await v1.signal("tell");
     await v2.signal("tell");
     expect([await v1.result(), await v2.result()]).toMatchObject([

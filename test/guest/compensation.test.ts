@@ -186,6 +186,16 @@ test("compensate() undoes on demand, and what was registered by hand", async () 
   expect(host.output()).toBe("kept");
 });
 
+test("compensate() is not for the body of a step", async () => {
+  const name = unique("within");
+  guest.workflow(name, async () => {
+    await guest.run(`${name}.step`, () => guest.compensate(), { retries: 0 });
+  });
+  await host.start(name);
+  await host.settle();
+  expect(host.error().code).toBe("invalid-request");
+});
+
 test("a step that continues in a graph is undone with the graph's value", async () => {
   const inner = guest.step(unique("inner"), (n: number) => n + 1);
   const outer = guest.step(unique("outer"), (n: number): guest.Graph<number> => inner.step(n), {

@@ -3,6 +3,7 @@
  * laws have teeth. A mutant changes the store, the sandbox, or the engine through methods
  * that are public between its modules; the product has no switch for any of it.
  */
+import { Compensations } from "../../guest/compensations.ts";
 import { Cursors } from "../../runtime/cursors.ts";
 import { Standing } from "../../runtime/fork.ts";
 import type { Probe } from "../../runtime/format.ts";
@@ -281,6 +282,23 @@ export const mutants: readonly Mutant[] = [
     patch: withoutRows(/^e\/.*\/o$/),
   },
   { name: "a run's past is not kept", seedsMax: 20, job: "forking", patch: withoutRows(/^k\//) },
+  {
+    name: "a step that is done isn't undone",
+    seedsMax: 20,
+    job: "undoing",
+    patch: () => {
+      let count = 0;
+      return replace(
+        Compensations.prototype,
+        "decide",
+        (original) =>
+          function (this: Compensations, done) {
+            count += 1;
+            original.call(this, count % 3 === 0 ? undefined : done);
+          },
+      );
+    },
+  },
   {
     name: "a fork asks again for what its past was given",
     seedsMax: 40,

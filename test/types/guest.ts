@@ -48,6 +48,18 @@ same<typeof nested, StepNode<string>>(true);
 negate.step(isEven.step(2));
 negate.step(true);
 
+// A compensation gets what the step gave, and what it was given.
+step("book", (city: string) => ({ id: city.length }), {
+  retries: 1,
+  compensate: (booking, city) => booking.id + city.length,
+});
+later.options({ compensate: (length, text) => length - text.length });
+run("inline", () => 5, { compensate: (five) => five + 1 });
+// @ts-expect-error: the step gives a number
+step("bad", () => 1, { compensate: (text: string) => text });
+// @ts-expect-error: the step takes a text
+later.options({ compensate: (_length, text: number) => text });
+
 // @ts-expect-error: a text isn't a number
 add.step("1", 2);
 // @ts-expect-error: an argument is missing
