@@ -40,11 +40,15 @@
  *    and nothing else, rests on time.
  * C6 Segments have names that nobody uses again. Those of epochs before the current owner's
  *    which the newest checkpoint doesn't name are in nobody's table (table.ts, `sweep`).
- * C7 The entries of logs are their owners' business (log.ts L5). So are images: they are rows.
+ * C7 Rows of an earlier layout, and of one that was given up, are nobody's: its number is
+ *    decided, so nobody claims there again (layout.ts Y2). Of a log stay the claims and what finds
+ *    its end (tail.ts T2): an owner that has slept meanwhile still meets its fence.
+ * C8 The entries of logs are their owners' business (log.ts L5). So are images: they are rows.
  */
 import { decode, encode } from "../guest/cbor.ts";
 import type { Batch } from "./batch.ts";
 import { type ComponentName, componentNameOf, condemnationKey } from "./components.ts";
+import { decodeHeader, headerBytes } from "./entry.ts";
 import { SporeError } from "./errors.ts";
 import { decodeRow, type Pending, rowKeys } from "./format.ts";
 import { Generations } from "./generations.ts";
@@ -56,7 +60,7 @@ import { forEachHash, generationOfName, hashOfName, isObjectName } from "./refs.
 import { Register } from "./register.ts";
 import { Replica } from "./replica.ts";
 import { Retrier } from "./retry.ts";
-import { seqText } from "./tail.ts";
+import { findTail, seqText, staysBelow } from "./tail.ts";
 
 export type CollectorPorts = Pick<Ports, "store" | "random" | "digest" | "clock" | "observer">;
 
@@ -81,6 +85,8 @@ const rescansMax = 10;
 /** Deletions at once. */
 const parallelMax = 16;
 
+/** An object of a partition, by its layout's folder (FORMAT 2.1). */
+const layoutObject = /^(p(?:(\d+)-[0-9a-f]{8})?)\/(\d+)\/(log|table)\/(.+)$/;
 const commandRow = /^e\/.+\/c\/[0-9a-f]{8}$/;
 
 interface Candidate {
@@ -132,6 +138,7 @@ class Collection {
   readonly #components = new Candidates();
   readonly #maps = new Candidates();
   #folder = "";
+  #layout = 0;
 
   constructor(ports: CollectorPorts, options: CollectorOptions) {
     this.#ports = ports;
@@ -157,7 +164,7 @@ class Collection {
     });
     const replicas = await this.#mark();
     const condemned = await this.#condemned();
-    const segments = await this.#segments(replicas);
+    const segments = [...(await this.#segments(replicas)), ...(await this.#oldLayouts())];
     const maps = this.#maps.all.filter(({ key }) => {
       // Its component goes now, or went before.
       const id = key.slice(-64);
@@ -191,6 +198,7 @@ class Collection {
     const { prefix, layouts } = this.#options;
     const layout = await layouts.current();
     this.#folder = `${prefix}${layout.folder}`;
+    this.#layout = layout.number;
     const replicas: Replica[] = [];
     for (let partition = 0; partition < layout.partitions; partition += 1) {
       replicas.push(
@@ -340,6 +348,46 @@ class Collection {
       const named = new Set(replica.segments.map(({ key }) => key));
       const before = place + seqText(replica.epoch);
       found.push(...listed.filter(({ key }) => key < before && !named.has(key)));
+    }
+    return found;
+  }
+
+  /** C7. A change that goes on writes below a number that isn't decided yet. */
+  async #oldLayouts(): Promise<Candidate[]> {
+    const { prefix } = this.#options;
+    const found: Candidate[] = [];
+    if (this.#layout === 0) return found;
+    const logs = new Map<string, { readonly seq: number; readonly candidate: Candidate }[]>();
+    await this.#eachListed(`${prefix}p`, (key, bytes) => {
+      const [, place, number = "0", partition, kind, name] =
+        layoutObject.exec(key.slice(prefix.length)) ?? [];
+      if (place === undefined || Number(number) > this.#layout) return;
+      if (`${prefix}${place}` === this.#folder) return;
+      const candidate = { key, bytes };
+      if (kind === "table") {
+        found.push(candidate);
+        return;
+      }
+      const log = `${prefix}${place}/${partition}/log/`;
+      const entries = logs.get(log) ?? [];
+      logs.set(log, entries);
+      entries.push({ seq: Number.parseInt(name ?? "", 16), candidate });
+    });
+    for (const [log, entries] of logs) {
+      const read = (key: string): Promise<Uint8Array | undefined> => {
+        const range = { offset: 0, length: headerBytes };
+        return this.#retrier.run("collector get", () => this.#ports.store.get(key, range));
+      };
+      const tail = await findTail(
+        async (seq) => (await read(`${log}${seqText(seq)}`)) !== undefined,
+      );
+      for (const { seq, candidate } of entries) {
+        if (staysBelow(seq, tail)) continue;
+        const bytes = await read(candidate.key);
+        if (bytes === undefined) continue;
+        const place = { key: candidate.key, partition: Number(log.split("/").at(-3)), seq };
+        if (decodeHeader(bytes, place, this.#ports.digest).kind !== "claim") found.push(candidate);
+      }
     }
     return found;
   }

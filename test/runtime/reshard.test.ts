@@ -259,3 +259,50 @@ test("nobody serves the old layout while it isn't decided that it goes on", asyn
   }
   expect(other.status().partitions.length).toBe(3);
 });
+
+test("a collection deletes the rows of earlier layouts, and leaves what fences who slept", async () => {
+  for (const id of ids(30, "w")) await finished(begin(host, id, "move.waits", id));
+  await finished(host.repartition(3));
+  await finished(host.repartition(4));
+  const below = (folder: RegExp) =>
+    [...world.bucket.objects.keys()].filter((key) => folder.test(key));
+  const before = below(/^p(1-.*)?\//).length;
+  const report = await finished(host.collect({}));
+  expect(report.segments.count).toBeGreaterThan(5);
+  const left = below(/^p(1-.*)?\//);
+  expect(left.length).toBe(before - report.segments.count);
+  expect(left.every((key) => key.includes("/log/"))).toBe(true);
+  expect((await finished(host.collect({}))).segments.count).toBe(0);
+  for (const id of ids(30, "w")) {
+    await finished(host.tenant("t").signalRun(id, "go", encode(1)));
+    expect(await finished(output(host, id))).toEqual([`${id} began`, 1]);
+  }
+});
+
+test("a host that slept while the layout changed, and its old rows went, acknowledges nothing", async () => {
+  await finished(begin(host, "w", "move.waits", "w"));
+  const sleeper = world.hosts.at(-1);
+  sleeper?.pause();
+  const other = await opened();
+  await finished(other.repartition(3));
+  await finished(other.collect({}));
+  const asleep = begin(host, "lost", "move.waits", "lost").then(
+    () => "acknowledged",
+    () => "refused",
+  );
+  sleeper?.wake();
+  await finished(world.sleep(1000));
+  sleeper?.crash();
+  const isThere = await finished(
+    other
+      .tenant("t")
+      .getRun("lost")
+      .then(
+        () => true,
+        () => false,
+      ),
+  );
+  const answer = await Promise.race([asleep, Promise.resolve("nothing")]);
+  expect(answer === "acknowledged" && !isThere).toBe(false);
+  expect((await finished(other.tenant("t").getRun("w"))).status).toBe("RUNNING");
+});
