@@ -181,18 +181,21 @@ interface Bundle {
   readonly bundleMs: number;
 }
 
+/** The entry's real path. Throws build-failed if there is no such file. */
+export function entryFile(entry: string, cwd: string): string {
+  const path = resolve(cwd, entry);
+  if (statSync(path, { throwIfNoEntry: false })?.isFile() === true) return realpathSync(path);
+  throw new SporeError("build-failed", `there is no file ${relative(cwd, path)}`, {
+    hint: "Name the module that defines your steps, workflows and actors.",
+  });
+}
+
 function projectOf(options: BuildOptions): Project {
   const cwd = realpathSync(options.cwd ?? process.cwd());
-  const entry = resolve(cwd, options.entry);
-  const stat = statSync(entry, { throwIfNoEntry: false });
-  if (stat === undefined || !stat.isFile()) {
-    throw new SporeError("build-failed", `there is no file ${relative(cwd, entry)}`, {
-      hint: "Name the module that defines your steps, workflows and actors.",
-    });
-  }
+  const entry = entryFile(options.entry, cwd);
   const outDir = resolve(cwd, options.outDir ?? buildDefaults.outDir);
   const { prepare, needsComponent = false, isForTests = false } = options;
-  return { entry: realpathSync(entry), cwd, outDir, prepare, needsComponent, isForTests };
+  return { entry, cwd, outDir, prepare, needsComponent, isForTests };
 }
 
 function bundleOptions(project: Project, plugins: esbuild.Plugin[] = []): esbuild.BuildOptions {

@@ -98,7 +98,7 @@ function failed(error: unknown, ports: CliPorts, isJson: boolean): number {
 
 /** A run's or a method's own error, as the client rejects with it. */
 function isUserError(error: Error): boolean {
-  return !(error instanceof ClientError) && !(error instanceof SporeError);
+  return !(error instanceof ClientError || error instanceof SporeError || isSystemError(error));
 }
 
 /** What the host's refusal was caused by, where that is the user's own error. */
@@ -134,7 +134,13 @@ function describe(error: Error): Described {
   return { name, message, ...text("code"), ...text("hint"), ...own, ...caused };
 }
 
+/** A file that isn't there or may not be written: what was asked for can't be. */
+function isSystemError(error: unknown): error is NodeJS.ErrnoException {
+  return error instanceof Error && "syscall" in error && "code" in error;
+}
+
 export function exitCodeOf(error: unknown): number {
+  if (isSystemError(error)) return exitCodes.usage;
   if (!(error instanceof ClientError) && !(error instanceof SporeError)) return exitCodes.runFailed;
   const failures = ["run-canceled", "build-failed", "storage-damaged"];
   if (failures.includes(error.code)) return exitCodes.runFailed;
@@ -1058,6 +1064,9 @@ function action<Args extends readonly (string | string[] | undefined)[]>(
       client: () => {
         const apiKey = options.key ?? ports.env.SPORE_API_KEY;
         const url = options.url ?? ports.env.SPORE_URL ?? "http://127.0.0.1:7070";
+        if (!/^https?:$/.test(URL.parse(url)?.protocol ?? "")) {
+          throw usage(`${url} is not a URL that begins with http:// or https://`);
+        }
         return connect({ url, attemptsMax, ...(apiKey === undefined ? {} : { apiKey }) });
       },
       async spin(text, work) {
@@ -1226,6 +1235,13 @@ function wholeNumber(text: string): number {
   return Number(text);
 }
 
+function portNumber(text: string): number {
+  if (!/^\d{1,5}$/.test(text) || Number(text) > 65_535) {
+    throw new InvalidArgumentError("a number from 0 to 65535");
+  }
+  return Number(text);
+}
+
 function duration(text: string): number {
   const durationMs = parseDuration(text);
   if (durationMs === undefined)
@@ -1253,7 +1269,7 @@ function storageOf(options: Readonly<Record<string, unknown>>, ports: CliPorts):
 function serverOptions(command: Command): Command {
   return command
     .addOption(storageOption())
-    .option("-p, --port <port>", "where to listen (SPORE_PORT)", wholeNumber)
+    .option("-p, --port <port>", "where to listen (SPORE_PORT)", portNumber)
     .option("--host <address>", "address to listen on; others than loopback need keys")
     .option("--retention <duration>", "delete runs this long after they have closed", duration)
     .option("--advertise <url>", "where other hosts reach this one (SPORE_ADVERTISE)");

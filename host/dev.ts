@@ -8,7 +8,7 @@ import pc from "picocolors";
 import { defaultUrl } from "../client/index.ts";
 import { SporeError } from "../runtime/errors.ts";
 import type { Observer } from "../runtime/ports.ts";
-import { type BuildResult, projectMap, watch } from "./build.ts";
+import { type BuildResult, entryFile, projectMap, watch } from "./build.ts";
 import { type RunningServer, type ServerOptions, startServer } from "./node.ts";
 import { SourceMapper } from "./source-maps.ts";
 
@@ -25,6 +25,7 @@ export interface DevServer extends RunningServer {
 
 export async function startDev(options: DevOptions): Promise<DevServer> {
   const { entry, print, ...serverOptions } = options;
+  entryFile(entry, process.cwd()); // before anything is started, or a folder made
   const startedMs = performance.now();
   let mapper: SourceMapper | undefined;
   const mapped = (text: string): string => mapper?.mapText(text) ?? text;

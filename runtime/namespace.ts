@@ -52,7 +52,8 @@ export async function findNamespace(
   const bytes = await retrierOf(options).run("namespace get", () => store.get(key));
   const found = bytes === undefined ? undefined : readNamespace(bytes);
   if (found !== undefined) return new Layouts({ ...options, partitions: found.partitions });
-  throw new SporeError("corrupt-log", `${key} is not a namespace of this version`, {
+  const what = bytes === undefined ? "is not there: the storage is empty" : "is not one of ours";
+  throw new SporeError("corrupt-log", `the object ${key} ${what}`, {
     hint: "Is the storage URI right? Was it written by a later version?",
   });
 }

@@ -159,6 +159,19 @@ describe("verbs", () => {
     expect((await spore("actor", "get", "Counter", "c")).code).toBe(3);
   });
 
+  it.each([
+    [["run", "order", "--input", "missing.json"], "no such file or directory, open 'missing.json'"],
+    [["list", "--url", "localhost:7070"], "localhost:7070 is not a URL that begins with http://"],
+    [["serve", "--port", "99999"], "a number from 0 to 65535"],
+    [["dev", "missing.ts"], "there is no file missing.ts"],
+  ])("wrong usage (%s) is said in a sentence, without a stack", async (argv, message) => {
+    const { spore } = createShell();
+    const { code, err } = await spore(...argv);
+    expect(err).toContain(message);
+    expect(err).not.toMatch(/^ +at /m);
+    expect(code).toBe(argv[0] === "dev" ? 1 : 2);
+  });
+
   it("--version prints the package's version", async () => {
     const { spore } = createShell();
     const { version } = JSON.parse(readFileSync("package.json", "utf8"));
