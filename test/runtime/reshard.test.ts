@@ -280,10 +280,12 @@ test("a collection deletes the rows of earlier layouts, and leaves what fences w
 });
 
 test("a host that slept while the layout changed, and its old rows went, acknowledges nothing", async () => {
-  await finished(begin(host, "w", "move.waits", "w"));
+  // So many that the claim after them is no entry by which the end of a log is found.
+  for (const id of ["w", ...ids(25, "x")]) await finished(begin(host, id, "move.waits", id));
   const sleeper = world.hosts.at(-1);
   sleeper?.pause();
   const other = await opened();
+  for (const id of ids(25, "y")) await finished(begin(other, id, "move.waits", id));
   await finished(other.repartition(3));
   await finished(other.collect({}));
   const asleep = begin(host, "lost", "move.waits", "lost").then(
