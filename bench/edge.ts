@@ -128,7 +128,7 @@ interface EdgeHost {
 }
 
 interface Module {
-  readonly type: "ESModule" | "CompiledWasm" | "Data";
+  readonly type: "ESModule" | "CompiledWasm" | "Data" | "Text";
   readonly path: string;
 }
 
@@ -192,13 +192,14 @@ async function bundled(bench: Bench): Promise<readonly Module[]> {
       env: { ...process.env, PATH: path, CI: "1", WRANGLER_SEND_METRICS: "false" },
     },
   );
-  const files = readdirSync(outDir).filter((file) => /\.(js|wasm|bin)$/.test(file));
+  const files = readdirSync(outDir).filter((file) => /\.(js|wasm|bin|txt)$/.test(file));
   files.sort((left, right) => Number(right === "worker.js") - Number(left === "worker.js"));
   return files.map((file) => ({ type: typeOf(file), path: join(outDir, file) }));
 }
 
 function typeOf(file: string): Module["type"] {
   if (file.endsWith(".js")) return "ESModule";
+  if (file.endsWith(".txt")) return "Text";
   return file.endsWith(".wasm") ? "CompiledWasm" : "Data";
 }
 

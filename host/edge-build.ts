@@ -8,6 +8,7 @@
  */
 import { existsSync, mkdirSync, readFileSync, realpathSync, writeFileSync } from "node:fs";
 import { join, relative, resolve, sep } from "node:path";
+import * as esbuild from "esbuild";
 import { ownModule } from "./own-files.ts";
 import { baselineCodec, nodeCodec } from "./sandbox/codec.ts";
 import { compileJavaScript, loadEngineParts } from "./sandbox/compile.ts";
@@ -49,6 +50,7 @@ export async function buildEdge(options: EdgeBuildOptions = {}): Promise<EdgeBui
   const contents: Record<string, Uint8Array | string> = {
     ...wasmFiles(parts),
     "loader.bin": await loaderOf(parts, outDir),
+    "isolate.txt": await isolateOf(outDir, parts),
     "worker.js": entryOf(outDir, parts, component?.id),
     ...(component && { "bundle.txt": component.code, "component.bin": component.stored }),
   };
@@ -86,12 +88,51 @@ function keptLoader(file: string, id: string, parts: EngineParts): Uint8Array | 
   }
 }
 
+/** What a Worker Loader is given: bundled here, because nothing bundles it at run time. */
+async function isolateOf(outDir: string, parts: EngineParts): Promise<string> {
+  const contents = `import { isolateEntry } from ${moduleOf(outDir, "isolate")};
+${engineImports}
+export default isolateEntry({
+  modules: { main, runtime, glue, init },
+  identity: ${identityOf(parts)},
+  pagesMax: ${edgePagesMax},
+  loader,
+  isolate: "",
+});
+`;
+  const { outputFiles } = await esbuild.build({
+    stdin: { contents, resolveDir: realpathSync(outDir), sourcefile: "isolate.js" },
+    bundle: true,
+    write: false,
+    format: "esm",
+    target: "es2024",
+    minify: true,
+    external: ["*.wasm", "*.bin", "cloudflare:*", "node:*"],
+    logLevel: "silent",
+  });
+  return outputFiles[0]?.text ?? "";
+}
+
+const engineImports = `import glue from "./glue.wasm";
+import init from "./init.wasm";
+import loader from "./loader.bin";
+import main from "./main.wasm";
+import runtime from "./runtime.wasm";`;
+
+/** A module of host/worker as one in the folder imports it: in quotes. */
+function moduleOf(outDir: string, name: string): string {
+  const file = ownModule(`host/worker/${name}`);
+  const path = relative(realpathSync(outDir), file).split(sep).join("/");
+  return JSON.stringify(path.startsWith(".") ? path : `./${path}`);
+}
+
+function identityOf(parts: EngineParts): string {
+  const { hash, sums, sizes, pagesMin, tableSize } = parts;
+  return JSON.stringify({ hash, sums, sizes, pagesMin, tableSize });
+}
+
 /** JavaScript, because it is made for a bundler and lies in a folder that nobody edits. */
 function entryOf(outDir: string, parts: EngineParts, component: string | undefined): string {
-  const worker = ownModule("host/worker/index");
-  const path = relative(realpathSync(outDir), worker).split(sep).join("/");
-  const { hash, sums, sizes, pagesMin, tableSize } = parts;
-  const identity = JSON.stringify({ hash, sums, sizes, pagesMin, tableSize });
   const bundled =
     component === undefined
       ? { imports: "", member: "" }
@@ -100,18 +141,16 @@ function entryOf(outDir: string, parts: EngineParts, component: string | undefin
           member: `  component: { id: "${component}", code, stored },\n`,
         };
   return `// Made by \`spore build --edge\`; wrangler.toml names it as \`main\`.
-import { defineWorker } from ${JSON.stringify(path.startsWith(".") ? path : `./${path}`)};
-import glue from "./glue.wasm";
-import init from "./init.wasm";
-import loader from "./loader.bin";
-import main from "./main.wasm";
-import runtime from "./runtime.wasm";
+import { defineWorker } from ${moduleOf(outDir, "index")};
+import isolate from "./isolate.txt";
+${engineImports}
 ${bundled.imports}
 const worker = defineWorker({
   modules: { main, runtime, glue, init },
-  identity: ${identity},
+  identity: ${identityOf(parts)},
   pagesMax: ${edgePagesMax},
   loader,
+  isolate,
 ${bundled.member}});
 
 export const SporePartition = worker.SporePartition;

@@ -21,6 +21,8 @@ export interface BundledEngine {
   readonly pagesMax: number;
   /** The loader guest, as stored. */
   readonly loader: ArrayBuffer;
+  /** The code of an isolate for one component (isolate.ts), for a Worker Loader. */
+  readonly isolate: string;
   /** A component that goes with the Worker: its bundle, and what was made of it. */
   readonly component?: BundledComponent | undefined;
 }
@@ -43,7 +45,11 @@ export const edgeLimits: MachinesLimits = Object.freeze({
   drainedBytesMax: 8 * 1024 * 1024,
 });
 
-export function createEdgeSandbox(bundled: BundledEngine): Sandbox {
+/** `pause` gives others a turn; default: a turn of the event loop. */
+export function createEdgeSandbox(
+  bundled: BundledEngine,
+  pause: () => Promise<void> = () => new Promise((resolve) => setTimeout(resolve, 0)),
+): Sandbox {
   const { identity, modules, pagesMax, loader, component } = bundled;
   return createInlineSandbox({
     engine: linkable(identity, modules, pagesMax),
@@ -55,7 +61,7 @@ export function createEdgeSandbox(bundled: BundledEngine): Sandbox {
       component === undefined ? [] : [[component.id, new Uint8Array(component.stored)]],
     ),
     limits: edgeLimits,
-    pause: () => new Promise((resolve) => setTimeout(resolve, 0)),
+    pause,
   });
 }
 

@@ -17,7 +17,7 @@
 import { DurableObject } from "cloudflare:workers";
 import { assert, SporeError } from "../../runtime/errors.ts";
 import { createHost, type Host } from "../../runtime/index.ts";
-import type { Peers } from "../../runtime/ports.ts";
+import type { Peers, Sandbox } from "../../runtime/ports.ts";
 import { createApi } from "../api.ts";
 import { calendar } from "../calendar.ts";
 import { createComponentMaps } from "../component-maps.ts";
@@ -36,6 +36,7 @@ import {
   openEdgeStore,
   random,
 } from "./engine.ts";
+import { createIsolateSandbox } from "./isolates.ts";
 import {
   type Awake,
   type Env,
@@ -222,7 +223,7 @@ export function partitionObject(bundled: BundledEngine): PartitionClass {
       const metrics = createMetrics();
       const observer = { log: this.#log, count: metrics.count, observe: metrics.observe };
       const store = activity.store(await openEdgeStore(env));
-      const sandbox = activity.sandbox(this.#suspects.sandbox(createEdgeSandbox(bundled)));
+      const sandbox = activity.sandbox(this.#suspects.sandbox(sandboxOf(bundled, env)));
       const outbound = activity.outbound(createOutbound());
       const peers = peersOf(env);
       const ports = { store, sandbox, clock, calendar, random, digest, outbound, observer, peers };
@@ -287,6 +288,11 @@ export function partitionObject(bundled: BundledEngine): PartitionClass {
       await this.ctx.storage.put(stored.bundled, component.id);
     }
   };
+}
+
+function sandboxOf(bundled: BundledEngine, env: Env): Sandbox {
+  if (env.LOADER === undefined) return createEdgeSandbox(bundled);
+  return createIsolateSandbox(bundled, env.LOADER);
 }
 
 function peersOf(env: Env): Peers {

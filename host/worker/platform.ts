@@ -3,6 +3,8 @@
  * whose globals would not go together with Node's and the DOM's.
  */
 
+import type { WorkerLoaderLike } from "./isolates.ts";
+
 export interface ObjectState {
   /** `name`: what it was addressed by; an alarm of long ago may come without. */
   readonly id: { readonly name?: string | undefined; toString(): string };
@@ -37,6 +39,8 @@ export interface Env {
   readonly AWS_SECRET_ACCESS_KEY?: string;
   readonly AWS_REGION?: string;
   readonly PARTITIONS: ObjectNamespace<PartitionStub>;
+  /** A Worker Loader: then each tenant's component runs in an isolate of its own. */
+  readonly LOADER?: WorkerLoaderLike;
   /** Secret: JSON of API key hashes, as `spore serve --keys` takes it. */
   readonly SPORE_KEYS?: string;
   /** Partitions of a namespace that this Worker makes; an existing one keeps its own. */

@@ -69,6 +69,8 @@ export interface EdgeSetup {
   readonly folder?: string;
   readonly env?: Readonly<Record<string, string>>;
   readonly attemptsMax?: number;
+  /** Gives each component an isolate of its own. Default false. */
+  readonly isIsolated?: boolean;
 }
 
 const started = new Set<EdgeHost>();
@@ -93,6 +95,7 @@ export async function startEdge(setup: EdgeSetup = {}): Promise<EdgeHost> {
           ...compatibility,
           r2Buckets: { BUCKET: { id: "spore", s3Credentials } },
           durableObjects: { PARTITIONS: { className: "SporePartition", useSQLite: true } },
+          ...(setup.isIsolated === true && { workerLoaders: { LOADER: {} } }),
           serviceBindings: { FAULTY: { name: "faulty", entrypoint: "FaultyBucket" } },
           bindings: { SPORE_PARTITIONS: "2", ...setup.env },
         },
@@ -142,7 +145,7 @@ export async function stopEdges(): Promise<void> {
 }
 
 interface WorkerModule {
-  readonly type: "ESModule" | "CompiledWasm" | "Data";
+  readonly type: "ESModule" | "CompiledWasm" | "Data" | "Text";
   readonly path: string;
   readonly contents?: string;
 }
@@ -167,7 +170,7 @@ async function build(): Promise<readonly WorkerModule[]> {
       rmSync(draft, { recursive: true }); // another test file was first
     }
   }
-  const files = readdirSync(outDir).filter((file) => /\.(js|wasm|bin)$/.test(file));
+  const files = readdirSync(outDir).filter((file) => /\.(js|wasm|bin|txt)$/.test(file));
   const entry = { type: "ESModule", path: join(outDir, "entry.js") } as const;
   const contents = readFileSync(join(root, "test/edge/crashing-entry.js"), "utf8");
   return [
@@ -181,6 +184,7 @@ async function build(): Promise<readonly WorkerModule[]> {
 
 function typeOf(file: string): WorkerModule["type"] {
   if (file.endsWith(".js")) return "ESModule";
+  if (file.endsWith(".txt")) return "Text";
   return file.endsWith(".wasm") ? "CompiledWasm" : "Data";
 }
 
