@@ -268,6 +268,7 @@ describe("versions", () => {
   it("are listed with who runs what, and a rollback goes back one by one", async () => {
     const v1 = await client.start(project("which", outside.url), { id: "which-v1" });
     await waitingFor("which-v1", "signal tell");
+    await client.createActor("Tally", "versions", []);
     const second = (await client.deploy(bundle("v2"))).id;
     const v2 = await client.start(project("which", outside.url), { id: "which-v2" });
     await waitingFor("which-v2", "signal tell");
@@ -276,7 +277,8 @@ describe("versions", () => {
     const of = (id: string) => use.components.find(({ component }) => id.startsWith(component));
     expect(of(second)?.runs).toEqual({ RUNNING: 1 });
     expect(of(first)?.runs.RUNNING).toBeGreaterThanOrEqual(1);
-    expect(of(first)?.actors).toBe(1);
+    expect(of(first)?.actors).toBeGreaterThanOrEqual(1);
+    expect(of(second)?.actors).toBe(0);
     const listed = await client.listAll({ component: second.slice(0, 8) });
     expect(listed.map(({ id }) => id)).toEqual(["which-v2"]);
     expect(await client.rollBack()).toMatchObject({ component: second, rollbackTo: 2 });
@@ -408,22 +410,26 @@ describe("progress", () => {
 describe("the command line", () => {
   it("forks, reruns, moves, lists by component and rolls back", async () => {
     const url = ["--url", server.url];
-    const fork = await spore(["fork", "j1", "note_2", "--id", "cli-fork", ...url]);
+    await journeyOf("j4");
+    const fork = await spore(["fork", "j4", "note_2", "--id", "cli-fork", ...url]);
     expect([fork.code, fork.out.trim()]).toEqual([0, "cli-fork"]);
     expect(await client.getOutput("cli-fork")).toMatchObject({ run: "cli-fork" });
-    const rerun = await spore(["rerun", "ab", "--reuse", "--id", "cli-rerun", ...url]);
+    const rerun = await spore(["rerun", "j4", "--reuse", "--id", "cli-rerun", ...url]);
     expect([rerun.code, rerun.out.trim()]).toEqual([0, "cli-rerun"]);
+    await client.cancel("cli-rerun");
+    const third = (await client.deploy(bundle("v3", "3"))).id;
+    const other = (await client.deploy(bundle("v4"))).id;
     const run = await client.start(project("differs", outside.url), { component: first });
     await waitingFor(run.id, "signal tell");
-    const third = (await client.deployments()).find(({ seq }) => seq === 3)?.component ?? "";
     const refused = await spore(["move", run.id, "--component", third, ...url]);
     expect(refused.code).toBe(4);
     expect(refused.err).toContain("charge-3");
     const moved = await spore(["move", run.id, ...url]);
     expect([moved.code, moved.err]).toEqual([0, ""]);
     const listed = await spore(["list", "--component", first.slice(0, 8), "--json", ...url]);
-    expect(listed.out).toContain('"j1"');
     expect(listed.out).not.toContain(run.id);
+    const there = await spore(["list", "--component", other.slice(0, 8), "--json", ...url]);
+    expect(there.out).toContain(run.id);
     expect((await spore(["components", ...url])).out).toContain("RUNNING");
     const back = await spore(["rollback", first.slice(0, 12), "--json", ...url]);
     expect(JSON.parse(back.out)).toMatchObject({ component: first });
