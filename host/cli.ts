@@ -322,6 +322,18 @@ function addProjectVerbs(verb: Verb, ports: CliPorts): void {
   copyVerb("import", "copy the namespace of another storage into this, empty one").action(
     copying(false),
   );
+  verb("hosts", "the hosts of a namespace, and which partitions each serves").action(
+    action(ports, async ({ print, client }) => {
+      const { hosts } = await client().cluster();
+      const rows = hosts.map(({ hostId, address, state, partitions }) => ({
+        host: hostId,
+        address,
+        state,
+        partitions: partitions.join(" "),
+      }));
+      print.rows(rows, ["host", "address", "state", "partitions"]);
+    }),
+  );
   verb("doctor", "check a storage: conditional creates, races, latency, permissions, clock")
     .addOption(storageOption())
     .action(

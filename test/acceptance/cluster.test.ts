@@ -127,6 +127,12 @@ it("a second server gets its share, and both answer for everything", async () =>
     const seen = await hostsSeenBy(server);
     expect(seen.map(({ state }) => state)).toEqual(["live", "live"]);
   }
+  const shown = await spore(["hosts", "--url", second.url, "--json"]);
+  const told = shown.out
+    .trimEnd()
+    .split("\n")
+    .map((line) => JSON.parse(line));
+  expect(told.map(({ state }: { state: string }) => state)).toEqual(["live", "live"]);
   const doctor = await spore(["doctor", "--storage", `file:${first.folder}`, "--json"]);
   const rows = doctor.out
     .trimEnd()
