@@ -43,6 +43,8 @@ export interface Bench {
   readonly sandbox: Sandbox;
   readonly component: PreparedComponent;
   readonly code: string;
+  /** Those of the sizes that aren't more than was asked for; the first in any case. */
+  sizes(all: readonly number[]): readonly number[];
   /** A new folder on the project's disk, removed at the end. */
   folder(): string;
   open(options?: OpenOptions): Promise<Engine>;
@@ -83,7 +85,7 @@ export interface Traffic {
 export const resultsDir = fileURLToPath(new URL("./results", import.meta.url));
 const guestEntry = fileURLToPath(new URL("./guest/index.ts", import.meta.url));
 
-export async function openBench(): Promise<Bench> {
+export async function openBench(sizeMax = Number.POSITIVE_INFINITY): Promise<Bench> {
   mkdirSync(resultsDir, { recursive: true });
   const root = mkdtempSync(join(resultsDir, "run-"));
   const sandbox = await createThreadSandbox();
@@ -99,6 +101,7 @@ export async function openBench(): Promise<Bench> {
     sandbox,
     component: built.prepared,
     code: built.code,
+    sizes: (all) => all.filter((size, at) => at === 0 || size <= sizeMax),
     folder,
     open: (options = {}) =>
       openEngine({ sandbox, code: built.code }, { folder: folder(), ...options }),

@@ -1,6 +1,6 @@
 /**
- * `npm run bench`, or `npm run bench -- actors wake` for some questions only: prints each
- * figure beside its control, and writes all of them as JSON lines to bench/results/.
+ * `npm run bench`, or `npm run bench -- actors wake` for some questions only, with
+ * `--size 10000` up to that many of what grows: prints each figure beside its control, and writes all of them as JSON lines to bench/results/.
  */
 import { appendFileSync, readFileSync } from "node:fs";
 import { availableParallelism, cpus, totalmem } from "node:os";
@@ -14,12 +14,17 @@ import { hosts } from "./hosts.ts";
 import { http } from "./http.ts";
 import { type Figure, openBench, type Question, resultsDir } from "./kit.ts";
 import { latency } from "./latency.ts";
+import { listing } from "./listing.ts";
 import { peer } from "./peer.ts";
 import { population } from "./population.ts";
+import { queues } from "./queues.ts";
 import { roundTrips } from "./round-trips.ts";
+import { signals } from "./signals.ts";
+import { sleeping } from "./sleeping.ts";
 import { steps } from "./steps.ts";
 import { storage } from "./storage.ts";
 import { storageLatency } from "./storage-latency.ts";
+import { timers } from "./timers.ts";
 import { wake } from "./wake.ts";
 import { workflows } from "./workflows.ts";
 
@@ -32,6 +37,11 @@ const questions: readonly Question[] = [
   population,
   fanOut,
   wake,
+  signals,
+  timers,
+  sleeping,
+  listing,
+  queues,
   storage,
   economy,
   storageLatency,
@@ -54,7 +64,10 @@ const about = {
 
 await main(process.argv.slice(2));
 
-async function main(names: readonly string[]): Promise<void> {
+async function main(args: readonly string[]): Promise<void> {
+  const flag = args.indexOf("--size");
+  const sizeMax = flag < 0 ? Number.POSITIVE_INFINITY : Number(args[flag + 1]);
+  const names = flag < 0 ? args : args.toSpliced(flag, 2);
   const unknown = names.filter((name) => !questions.some((question) => question.name === name));
   if (unknown.length > 0) {
     const known = questions.map(({ name }) => name).join(", ");
@@ -63,7 +76,7 @@ async function main(names: readonly string[]): Promise<void> {
     return;
   }
   process.stdout.write(`${about.machine}, Node ${about.node}, ${about.date}\n`);
-  const bench = await openBench();
+  const bench = await openBench(sizeMax);
   try {
     for (const question of questions) {
       if (names.length > 0 && !names.includes(question.name)) continue;

@@ -79,3 +79,22 @@ export const Caller = actor(
     }
   },
 );
+
+/** Sleeps; a `poke` wakes it for a moment. */
+export const napper = workflow("napper", async (ms: number) => {
+  let pokes = 0;
+  update("poke", () => ++pokes);
+  await sleep(ms);
+  return pokes;
+});
+
+/** Takes `count` signals. */
+export const taker = workflow("taker", async (count: number) => {
+  for (let i = 0; i < count; i++) await signal<number>("item");
+  return count;
+});
+
+/** Waits for its place, does nothing, gives it back. */
+export const passer = workflow("passer", (n: number) => n, {
+  queue: { name: "narrow", concurrency: 16 },
+});
