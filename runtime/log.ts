@@ -36,22 +36,21 @@
  * Beyond its border: Store.get, put, delete; Clock.after; Random.bytes; Digest.sha256.
  */
 import { isSameBytes } from "./bytes.ts";
+import { Entries } from "./entries.ts";
 import {
   damaged,
-  decodeEntry,
   decodeHeader,
   type Entry,
   type EntryHeader,
-  type EntryPlace,
   encodeEntry,
   hashBytes,
   headerBytes,
   nonceBytes,
 } from "./entry.ts";
-import { assert, SporeError } from "./errors.ts";
+import { assert, type SporeError } from "./errors.ts";
 import type { Clock, Digest, Observer, Random, Store } from "./ports.ts";
 import { Retrier } from "./retry.ts";
-import { findTail, hasLater, prefixesOf, seqText, staysBelow } from "./tail.ts";
+import { findTail, hasLater, prefixesOf, staysBelow } from "./tail.ts";
 
 export interface LogOptions {
   readonly store: Store;
@@ -98,6 +97,7 @@ interface Position {
 export class Log {
   readonly #options: LogOptions;
   readonly #retrier: Retrier;
+  readonly #entries: Entries;
   #position: Position | undefined;
   #fence: { readonly by: Uint8Array | undefined } | undefined;
   #isAppending = false;
@@ -113,6 +113,7 @@ export class Log {
   constructor(options: LogOptions) {
     this.#options = options;
     this.#retrier = new Retrier(options.clock, options.observer);
+    this.#entries = new Entries(options, this.#retrier);
   }
 
   get isFenced(): boolean {
@@ -149,7 +150,7 @@ export class Log {
     const { header, hash } = claim;
     // L3 and L4 at once; neither depends on the other.
     const [isLate, history] = await Promise.all([
-      hasLater(this.#exists, header.seq),
+      hasLater(this.#entries.exists, header.seq),
       this.#readHistory(header),
     ]);
     if (isLate) return { kind: "lost" };
@@ -159,7 +160,7 @@ export class Log {
       // reading, and a late claimer may even have left its litter there. If not, the log is
       // broken. (A history without damage is the right one: the hashes lead from our claim,
       // which follows the true tail, to the base.)
-      if (await hasLater(this.#exists, header.seq)) return { kind: "lost" };
+      if (await hasLater(this.#entries.exists, header.seq)) return { kind: "lost" };
       throw damage;
     }
     this.#position = { epoch: header.seq, seq: header.seq, hash, base: header.base };
@@ -198,8 +199,8 @@ export class Log {
     assert(at !== undefined, "only the owner confirms");
     assert(!this.#isAppending, "nothing is appended while the owner looks");
     if (this.#fence !== undefined) return false;
-    if (!(await this.#exists(at.seq + 1))) return true;
-    this.#fenceBy(await this.#read(at.seq + 1), at.seq + 1);
+    if (!(await this.#entries.exists(at.seq + 1))) return true;
+    this.#fenceBy(await this.#entries.read(at.seq + 1), at.seq + 1);
     return false;
   }
 
@@ -235,8 +236,8 @@ export class Log {
     | { readonly kind: "sealed"; readonly by: Uint8Array }
   > {
     for (;;) {
-      const tail = await findTail(this.#exists);
-      let before = tail === 0 ? undefined : await this.#read(tail);
+      const tail = await findTail(this.#entries.exists);
+      let before = tail === 0 ? undefined : await this.#entries.read(tail);
       // Deleted between search and read: the log moved on a lot. Search again.
       while (tail === 0 || before !== undefined) {
         if (before?.kind === "claim" && !mayFollow(before.payload)) {
@@ -294,7 +295,7 @@ export class Log {
     // L2: what stands where our entry should is a claim. Anything else means that another
     // writer broke the protocol, or that the store let two create the same object.
     if (found !== undefined && found.kind !== "claim") {
-      throw damaged(this.#place(seq), "it is neither ours nor a claim");
+      throw damaged(this.#entries.place(seq), "it is neither ours nor a claim");
     }
     this.#fence = { by: found?.payload.slice() };
     return { kind: "fenced", by: this.#fence.by };
@@ -305,10 +306,10 @@ export class Log {
     header: EntryHeader,
     bytes: Uint8Array,
   ): Promise<{ kind: "created" } | { kind: "exists"; found: Entry | undefined }> {
-    const { key } = this.#place(header.seq);
+    const { key } = this.#entries.place(header.seq);
     const put = (): Promise<string> => this.#options.store.put(key, bytes, { ifAbsent: true });
     if ((await this.#retrier.run("log put", put)) === "created") return { kind: "created" };
-    const found = await this.#read(header.seq);
+    const found = await this.#entries.read(header.seq);
     if (found !== undefined && isSameBytes(found.nonce, header.nonce)) {
       return { kind: "created" };
     }
@@ -322,7 +323,7 @@ export class Log {
     const entries: Entry[] = [];
     for (let at = 0; at < seqs.length; at += parallelMax) {
       const part = seqs.slice(at, at + parallelMax);
-      const found = await Promise.all(part.map((seq) => this.#read(seq)));
+      const found = await Promise.all(part.map((seq) => this.#entries.read(seq)));
       entries.push(...found.filter((entry) => entry !== undefined));
       if (entries.length < at + part.length) break;
     }
@@ -335,7 +336,7 @@ export class Log {
     let previous: Uint8Array = new Uint8Array(hashBytes);
     let epoch = 0;
     for (const entry of [...entries, { ...claim, hash: claim.previous }]) {
-      const place = this.#place(seq);
+      const place = this.#entries.place(seq);
       if (entry.seq !== seq) return damaged(place, "it is missing");
       const isBase = seq === claim.base;
       if (isBase && entry.kind !== "checkpoint") return damaged(place, "it is no checkpoint");
@@ -383,7 +384,7 @@ export class Log {
   /** Deletes one entry unless it is a claim (L2); whether it needs no further attention. */
   async #free(seq: number): Promise<boolean> {
     const { store, digest } = this.#options;
-    const place = this.#place(seq);
+    const place = this.#entries.place(seq);
     try {
       if (seq < this.#knownFrom) {
         const bytes = await store.get(place.key, { offset: 0, length: headerBytes });
@@ -398,33 +399,6 @@ export class Log {
       this.#options.observer.log("warn", "a log entry could not be freed", { seq, message });
       return false;
     }
-  }
-
-  /** Reads an entry; bytes that look damaged are read a second time before that is believed. */
-  async #read(seq: number): Promise<Entry | undefined> {
-    const { store, digest } = this.#options;
-    const place = this.#place(seq);
-    for (let attempt = 1; ; attempt += 1) {
-      const bytes = await this.#retrier.run("log get", () => store.get(place.key));
-      if (bytes === undefined) return undefined;
-      try {
-        return decodeEntry(bytes, place, digest);
-      } catch (error) {
-        if (attempt === 2 || !(error instanceof SporeError)) throw error;
-      }
-    }
-  }
-
-  readonly #exists = async (seq: number): Promise<boolean> => {
-    const { key } = this.#place(seq);
-    const probe = (): Promise<Uint8Array | undefined> =>
-      this.#options.store.get(key, { offset: 0, length: 1 });
-    return (await this.#retrier.run("log probe", probe)) !== undefined;
-  };
-
-  #place(seq: number): EntryPlace {
-    const { prefix, partition } = this.#options;
-    return { key: `${prefix}/log/${seqText(seq)}`, partition, seq };
   }
 }
 

@@ -12,13 +12,14 @@
  */
 import { type Batch, decodeBatch } from "./batch.ts";
 import { isSameBytes } from "./bytes.ts";
-import { damaged, decodeEntry, type Entry, type EntryPlace, hashBytes } from "./entry.ts";
+import { Entries } from "./entries.ts";
+import { damaged, type Entry, hashBytes } from "./entry.ts";
 import { assert, SporeError } from "./errors.ts";
 import type { Clock, Digest, Observer, Random, Store } from "./ports.ts";
 import { Retrier } from "./retry.ts";
 import type { SegmentInfo } from "./segment.ts";
 import { type Page, type Range, Table } from "./table.ts";
-import { findTail, hasLater, seqText } from "./tail.ts";
+import { findTail, hasLater } from "./tail.ts";
 
 export interface ReplicaOptions {
   readonly store: Store;
@@ -46,7 +47,7 @@ interface Position {
 
 export class Replica {
   readonly #options: ReplicaOptions;
-  readonly #retrier: Retrier;
+  readonly #entries: Entries;
   /** Rows as of the entry up to which they were read. */
   #table: Table;
   #tableBase = 0;
@@ -55,7 +56,7 @@ export class Replica {
   /** Use `open`. */
   constructor(options: ReplicaOptions) {
     this.#options = options;
-    this.#retrier = new Retrier(options.clock, options.observer);
+    this.#entries = new Entries(options, new Retrier(options.clock, options.observer));
     this.#table = this.#emptyTable();
     this.#position = { seq: 0, hash: new Uint8Array(hashBytes), base: 0, epoch: 0 };
   }
@@ -141,7 +142,7 @@ export class Replica {
       const seq = this.#position.seq + 1;
       const atOnce = Math.min(window, entriesMax - count);
       const entries = await Promise.all(
-        Array.from({ length: atOnce }, (_, index) => this.#read(seq + index)),
+        Array.from({ length: atOnce }, (_, index) => this.#entries.read(seq + index)),
       );
       const missing = entries.indexOf(undefined);
       for (const entry of missing < 0 ? entries : entries.slice(0, missing)) {
@@ -154,9 +155,9 @@ export class Replica {
       }
       window = 1;
       if (missing > 0) continue;
-      if (!(await hasLater(this.#exists, this.#position.seq))) return true;
+      if (!(await hasLater(this.#entries.exists, this.#position.seq))) return true;
       // It came between the two questions, so all that was durable before has been seen.
-      return (await this.#read(seq)) !== undefined;
+      return (await this.#entries.read(seq)) !== undefined;
     }
     return true;
   }
@@ -168,7 +169,7 @@ export class Replica {
       // Litter in a place that was freed (log.ts L2); else the log is broken.
       const end = await this.#findEnd();
       if (end !== undefined && end.base > seq) return false;
-      throw damaged(this.#place(seq), "it does not follow the entry before it");
+      throw damaged(this.#entries.place(seq), "it does not follow the entry before it");
     }
     if (entry.kind === "batch") found(decodeBatch(entry.payload));
     this.#position = { seq, hash, base, epoch };
@@ -198,12 +199,12 @@ export class Replica {
   /** The last entry; undefined for an empty log. */
   async #findEnd(): Promise<Entry | undefined> {
     for (let attempt = 1; attempt <= attemptsMax; attempt += 1) {
-      let tail = await findTail(this.#exists);
+      let tail = await findTail(this.#entries.exists);
       // Reading is faster than appending: the end is reached, though it moves on.
-      while (await this.#exists(tail + 1)) tail += 1;
-      const entry = tail === 0 ? undefined : await this.#read(tail);
+      while (await this.#entries.exists(tail + 1)) tail += 1;
+      const entry = tail === 0 ? undefined : await this.#entries.read(tail);
       if (tail !== 0 && entry === undefined) continue;
-      if (!(await hasLater(this.#exists, tail)) || (await this.#follows(entry, tail + 1))) {
+      if (!(await hasLater(this.#entries.exists, tail)) || (await this.#follows(entry, tail + 1))) {
         return entry;
       }
     }
@@ -215,7 +216,7 @@ export class Replica {
 
   /** Whether the entry was the last until that one was appended: then it was so in this call. */
   async #follows(entry: Entry | undefined, seq: number): Promise<boolean> {
-    const next = await this.#read(seq);
+    const next = await this.#entries.read(seq);
     const hash = entry?.hash ?? new Uint8Array(hashBytes);
     return next !== undefined && isSameBytes(next.previous, hash);
   }
@@ -230,9 +231,9 @@ export class Replica {
         { length: Math.min(parallelMax, end.seq + 1 - at) },
         (_, index) => at + index,
       );
-      const entries = await Promise.all(seqs.map((seq) => this.#read(seq)));
+      const entries = await Promise.all(seqs.map((seq) => this.#entries.read(seq)));
       for (const [index, entry] of entries.entries()) {
-        const place = this.#place(at + index);
+        const place = this.#entries.place(at + index);
         if (entry === undefined) throw damaged(place, "it is missing");
         if (before !== undefined && !isSameBytes(entry.previous, before.hash)) {
           throw damaged(place, "it does not follow the entry before it");
@@ -256,31 +257,5 @@ export class Replica {
   #openTable(checkpoint: Uint8Array | undefined): Table {
     const { store, prefix, random, digest, clock, observer } = this.#options;
     return Table.open({ store, prefix, epoch: 0, random, digest, clock, observer }, checkpoint);
-  }
-
-  /** An entry; bytes that look damaged are read a second time before that is believed. */
-  async #read(seq: number): Promise<Entry | undefined> {
-    const place = this.#place(seq);
-    for (let attempt = 1; ; attempt += 1) {
-      const bytes = await this.#retrier.run("log get", () => this.#options.store.get(place.key));
-      if (bytes === undefined) return undefined;
-      try {
-        return decodeEntry(bytes, place, this.#options.digest);
-      } catch (error) {
-        if (attempt === 2 || !(error instanceof SporeError)) throw error;
-      }
-    }
-  }
-
-  readonly #exists = async (seq: number): Promise<boolean> => {
-    const { key } = this.#place(seq);
-    const probe = (): Promise<Uint8Array | undefined> =>
-      this.#options.store.get(key, { offset: 0, length: 1 });
-    return (await this.#retrier.run("log probe", probe)) !== undefined;
-  };
-
-  #place(seq: number): EntryPlace {
-    const { prefix, partition } = this.#options;
-    return { key: `${prefix}/log/${seqText(seq)}`, partition, seq };
   }
 }

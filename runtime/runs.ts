@@ -597,20 +597,6 @@ type StartMessageGiven =
   | { readonly kind: "update"; readonly id: string; readonly name: string; readonly args: Encoded };
 
 /** Whether the run of that id stays and takes the message, whatever `ifExists` replaces. */
-async function _takesMessage(
-  partition: Partition,
-  key: EntityKey,
-  ifExists: "start" | "terminate",
-  message: StartMessageGiven | undefined,
-): Promise<boolean> {
-  if (message === undefined) return false;
-  return ask(partition, key, (run) => {
-    if (run === undefined) return false;
-    return run.calls.has(message.id) || (ifExists === "start" && !isClosed(headOf(run).status));
-  });
-}
-
-/** Whether the run of that id stays and takes the message, whatever `ifExists` replaces. */
 async function takesMessage(
   partition: Partition,
   key: EntityKey,

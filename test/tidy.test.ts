@@ -124,6 +124,7 @@ const layers: readonly (readonly string[])[] = [
     "objects",
   ],
   [
+    "entries",
     "log",
     "register",
     "segments",

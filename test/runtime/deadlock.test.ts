@@ -65,16 +65,8 @@ async function begin(seed: number, partitions: number): Promise<Scene> {
   return { world, tenant };
 }
 
-async function finished<T>(world: World, work: Promise<T>): Promise<T> {
-  let isSettled = false;
-  const settled = work.finally(() => {
-    isSettled = true;
-  });
-  settled.catch(() => undefined);
-  const isOver = await world.runUntil(() => isSettled, world.nowMs + 60_000);
-  expect(world.laws.violations).toEqual([]);
-  if (!isOver) throw new Error("somebody waits for ever");
-  return settled;
+function finished<T>(world: World, work: Promise<T>): Promise<T> {
+  return world.finished(work, 60_000);
 }
 
 /** Calls all at once; what became of each: its result, or its error. */

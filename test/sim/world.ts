@@ -183,6 +183,20 @@ export class World {
     return true;
   }
 
+  /** Lets the world go on until the work is done. Throws for a broken law, or if it never is. */
+  async finished<T>(work: Promise<T>, limitMs = 3_600_000): Promise<T> {
+    let isSettled = false;
+    const settled = work.finally(() => {
+      isSettled = true;
+    });
+    settled.catch(() => undefined);
+    const isOver = await this.runUntil(() => isSettled, this.nowMs + limitMs);
+    const [violation] = this.laws.violations;
+    if (violation !== undefined) throw new Error(`${violation.law}: ${violation.message}`);
+    if (!isOver) throw new Error("nobody answers");
+    return settled;
+  }
+
   // ---------------------------------------------------------------- hosts
 
   /** Brings up one more host, which takes all partitions that it can. */
