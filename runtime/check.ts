@@ -18,7 +18,7 @@ import { checkImage } from "./image.ts";
 import type { CheckReport, Damage } from "./index.ts";
 import type { Layouts } from "./layout.ts";
 import type { Ports } from "./ports.ts";
-import { hashOfName, isObjectName, objectKey, refsIn } from "./refs.ts";
+import { hashOfName, isObjectName, objectKey, refsIn, storedIn } from "./refs.ts";
 import { Replica } from "./replica.ts";
 import { Retrier } from "./retry.ts";
 import { isClosed } from "./run.ts";
@@ -281,8 +281,8 @@ class Check {
   }
 
   #checkRefs(key: string, value: Uint8Array): void {
-    const names = refsIn(value);
-    if (names.size === 0) return;
+    const names = [...refsIn(value), ...storedIn(value)];
+    if (names.length === 0) return;
     const tenant = key.startsWith(rowKeys.outboxes)
       ? tenantOf(decodeRow<Message>(key, value).to)
       : key.split("/")[1];

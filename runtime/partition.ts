@@ -54,6 +54,7 @@ import {
   nameOf,
   partitionOf,
   tenantOf,
+  toHex,
 } from "./ids.ts";
 import type { Layout } from "./layout.ts";
 import { Log } from "./log.ts";
@@ -62,6 +63,7 @@ import {
   beginActivation,
   failed,
   finishActivation,
+  hold,
   hostError,
   ok,
   repeatActivation,
@@ -72,6 +74,8 @@ import type { Objects } from "./objects.ts";
 import { type Envelope, Outbox } from "./outbox.ts";
 import type { ActivateRequest, ActivateResult, JournalEntry, Ports } from "./ports.ts";
 import { disarmQueue, tickQueue } from "./queue.ts";
+import { objectKey, objectName } from "./refs.ts";
+import { Retrier } from "./retry.ts";
 import {
   applyDrained,
   fireRunTimer,
@@ -83,6 +87,7 @@ import {
 } from "./run.ts";
 import { disarm, isArmedFor, tick } from "./schedule.ts";
 import { type Ahead, Changes, type Entity, readEntity, type Sink, traceOf } from "./state.ts";
+import { mapResults, storedValue } from "./stored.ts";
 import { Table } from "./table.ts";
 import type { Timer } from "./timers.ts";
 import type { TokenClaims } from "./tokens.ts";
@@ -148,6 +153,8 @@ export interface PartitionLimits {
   readonly imageAfterBytes: number;
   /** A stored value that is larger is kept by reference where a machine was given it. */
   readonly referBytes: number;
+  /** An output, a step's result or a method's answer that is larger becomes an object. */
+  readonly storeBytes: number;
 }
 
 export const partitionLimits: PartitionLimits = {
@@ -161,6 +168,7 @@ export const partitionLimits: PartitionLimits = {
   imageAfterMs: 2,
   imageAfterBytes: 64 * 1024,
   referBytes: 16 * 1024,
+  storeBytes: 256 * 1024,
 };
 
 const confirmDelayMs = 100;
@@ -805,9 +813,10 @@ export class Partition {
     const { life } = entity.head;
     this.#activations += 1;
     const running = ahead === undefined ? undefined : this.#ranAhead(entity, begun, ahead);
-    const result = await (running ?? this.#runGuest(entity, begun)).finally(() => {
+    const ran = await (running ?? this.#runGuest(entity, begun)).finally(() => {
       this.#activations -= 1;
     });
+    const result = await this.#storeResults(entity, ran);
     if (this.#state !== "owned") return;
     this.#transition(entity.key, (resident, sink) => {
       if (resident !== entity || entity.isDeleted) return;
@@ -820,6 +829,46 @@ export class Partition {
       this.#applyResult(entity, sink, result);
     });
     if (this.#activations === 0) this.#whenIdle?.();
+  }
+
+  /**
+   * Large results become objects, and what is committed has their names. As with a `put`, a row
+   * stands for each before it is stored (collector.ts C1); after a crash in between the
+   * activation is computed again, and stores the same.
+   */
+  async #storeResults(entity: Entity, ran: ActivateResult): Promise<ActivateResult> {
+    const { storeBytes } = this.#options.limits;
+    if (ran.kind !== "ok" || ran.drained.length <= storeBytes || this.#state !== "owned")
+      return ran;
+    const drained = decodeDrained(ran.drained);
+    const values = new Map<string, Uint8Array>();
+    const hashOf = (value: Uint8Array): string => toHex(this.#ports.digest.sha256(value));
+    mapResults(drained, (value) => {
+      if (value.length > storeBytes) values.set(hashOf(value), value);
+      return value;
+    });
+    if (values.size === 0) return ran;
+    const { key } = entity;
+    await this.request(key, (found, sink) => {
+      for (const hash of values.keys()) if (found === entity) hold(entity, sink, hash);
+    });
+    await this.durable();
+    const generation = await this.#neighbours.generation();
+    const { store, observer, clock } = this.#ports;
+    const retrier = new Retrier(clock, observer);
+    for (const [hash, value] of values) {
+      const place = objectKey(this.#options.prefix, tenantOf(key), objectName(hash, generation));
+      await retrier.run("object put", () => {
+        if (this.#state !== "owned") retrier.close();
+        return store.put(place, value, { ifAbsent: true });
+      });
+    }
+    const stored = mapResults(drained, (value) =>
+      value.length > storeBytes
+        ? storedValue(objectName(hashOf(value), generation), undefined)
+        : value,
+    );
+    return { ...ran, drained: encode(stored) };
   }
 
   /** What was computed ahead counts only for exactly this activation: then it is the same. */

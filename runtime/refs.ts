@@ -11,6 +11,11 @@ const namePattern = /^[0-9a-f]{64}(?:\.[1-9a-f][0-9a-f]{0,11})?$/;
 /** An encoded Ref up to its name: 27(["Ref", name, size]), PROTOCOL 1.3. */
 const refHead = [0xd8, 0x1b, 0x83, 0x63, 0x52, 0x65, 0x66, 0x78] as const;
 
+/** 27(["Stored", [name, …]]) up to the name. */
+const storedHead = [
+  0xd8, 0x1b, 0x82, 0x66, 0x53, 0x74, 0x6f, 0x72, 0x65, 0x64, 0x83, 0x78,
+] as const;
+
 export function isObjectName(name: string): boolean {
   return namePattern.test(name);
 }
@@ -54,10 +59,20 @@ export function forEachHash(bytes: Uint8Array, found: (hash: string) => void): v
 
 /** Names in the encoded Refs of a value, each once. */
 export function refsIn(encoded: Uint8Array): ReadonlySet<string> {
+  return namesAfter(refHead, encoded);
+}
+
+/** Names of objects that stand in the place of a value (stored.ts), each once. */
+export function storedIn(encoded: Uint8Array): ReadonlySet<string> {
+  return namesAfter(storedHead, encoded);
+}
+
+function namesAfter(head: readonly number[], encoded: Uint8Array): ReadonlySet<string> {
   const names = new Set<string>();
-  for (let at = encoded.indexOf(refHead[0]); at >= 0; at = encoded.indexOf(refHead[0], at + 1)) {
-    if (!refHead.every((byte, index) => encoded[at + index] === byte)) continue;
-    const from = at + refHead.length + 1;
+  const [first = 0] = head;
+  for (let at = encoded.indexOf(first); at >= 0; at = encoded.indexOf(first, at + 1)) {
+    if (!head.every((byte, index) => encoded[at + index] === byte)) continue;
+    const from = at + head.length + 1;
     const name = latin1Text(encoded.subarray(from, from + (encoded[from - 1] ?? 0)));
     if (isObjectName(name)) names.add(name);
   }

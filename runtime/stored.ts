@@ -5,12 +5,23 @@
  * So it is written once, as an object, and what a machine gets is the same each time it is
  * rebuilt: objects never change, and no collection deletes what a row names (collector.ts).
  *
+ * What a machine gives is treated alike: a large output, result of a step or answer of a method
+ * becomes an object before it is committed (partition.ts), and whoever is told of it, a run that
+ * waits for it or a client, gets the value.
+ *
  * The reference takes the place of an encoded value as a whole: 27(["Stored", [name, offset,
  * length]]), which no guest's or client's value can be. Whose objects are read, the machine's
  * name says and never the value.
  */
 import { decode, encode } from "../guest/cbor.ts";
-import type { Activation, Encoded, Input } from "../guest/protocol.ts";
+import type {
+  Activation,
+  Drained,
+  Encoded,
+  Input,
+  Outcome,
+  StepRecord,
+} from "../guest/protocol.ts";
 import { isSameBytes } from "./bytes.ts";
 import { SporeError } from "./errors.ts";
 import { type EntityKey, tenantOf } from "./ids.ts";
@@ -95,6 +106,52 @@ export function withStoredValues(sandbox: Sandbox, objects: Objects, retrier: Re
     release: (machine) => sandbox.release(machine),
     close: () => sandbox.close(),
   };
+}
+
+/** What a run or a method has answered, and what became of its steps, with other values. */
+export function mapResults(drained: Drained, map: (value: Encoded) => Encoded): Drained {
+  const outcomeOf = (outcome: Outcome): Outcome =>
+    outcome.kind === "ok" ? { kind: "ok", value: map(outcome.value) } : outcome;
+  const commands = drained.commands.map((command) =>
+    command.kind === "complete" || command.kind === "reply"
+      ? { ...command, outcome: outcomeOf(command.outcome) }
+      : command,
+  );
+  const records = drained.records.map((record) => {
+    const step = decode(record) as StepRecord; // written by the SDK; a forged one harms its own run
+    if (step?.event !== "succeeded" || !(step.value instanceof Uint8Array)) return record;
+    const value = map(step.value);
+    return value === step.value ? record : encode({ ...step, value });
+  });
+  return { ...drained, commands, records };
+}
+
+/**
+ * An answer for a client, with values where its parts have references. Looks at plain data of
+ * any shape; answers without a reference are given back as they are.
+ */
+export async function withValues<T>(
+  answer: T,
+  read: (name: string, range: ByteRange | undefined) => Promise<Encoded>,
+): Promise<T> {
+  const fill = async (part: unknown): Promise<unknown> => {
+    if (typeof part !== "object" || part === null) return part;
+    if (part instanceof Uint8Array) {
+      const stored = storedOf(part);
+      return stored === undefined ? part : read(stored.name, stored.range);
+    }
+    if (!hasReference(part)) return part;
+    if (Array.isArray(part)) return Promise.all(part.map(fill));
+    const entries = Object.entries(part).map(async ([key, value]) => [key, await fill(value)]);
+    return Object.fromEntries(await Promise.all(entries));
+  };
+  return (await fill(answer)) as T; // of the same shape
+}
+
+function hasReference(part: unknown): boolean {
+  if (typeof part !== "object" || part === null) return false;
+  if (part instanceof Uint8Array) return storedOf(part) !== undefined;
+  return Object.values(part).some(hasReference);
 }
 
 /** Nearly always: then nothing is decoded, and nothing waits. */

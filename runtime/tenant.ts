@@ -4,6 +4,7 @@
  * owner of its key (`ways`), or the owners of all partitions (`spreads`). What makes a
  * repetition safe, ids of runs and messages, is chosen before a request goes anywhere.
  */
+import { encode } from "../guest/cbor.ts";
 import type { Manifest, QueueLimits } from "../guest/protocol.ts";
 import { Actors, type CallOnItsWay, type ForkOrigin } from "./actors.ts";
 import type { Admissions } from "./admissions.ts";
@@ -50,7 +51,7 @@ import type {
 import { mergePages, pageLimit, positionOfRun } from "./listing.ts";
 import type { Objects } from "./objects.ts";
 import type { Partition } from "./partition.ts";
-import type { AbortSignalLike, Ports } from "./ports.ts";
+import type { AbortSignalLike, ByteRange, Ports } from "./ports.ts";
 import { declaredQueues, keyOfQueue, Queues } from "./queues.ts";
 import type { Register } from "./register.ts";
 import type { Retrier } from "./retry.ts";
@@ -59,6 +60,7 @@ import { statuses } from "./run.ts";
 import { Runs } from "./runs.ts";
 import { keyOfSchedule, Schedules } from "./schedules.ts";
 import type { Seats } from "./seats.ts";
+import { withValues } from "./stored.ts";
 import { holdUpload, Uploads } from "./uploads.ts";
 import type { Deployed, TenantRequest } from "./wire.ts";
 
@@ -353,6 +355,7 @@ export class Tenant {
   readonly host: TenantHost;
   readonly #parts: TenantParts;
   readonly #deployments: Deployments;
+  readonly #read: (name: string, range: ByteRange | undefined) => Promise<Uint8Array>;
   readonly #local: Local;
 
   constructor(parts: TenantParts) {
@@ -384,7 +387,9 @@ export class Tenant {
       }),
       queues: new Queues(local),
     };
-    this.host = this.#hostOf(routed, uploads);
+    this.#read = async (name, range) =>
+      range === undefined ? uploads.get(name) : encode(await uploads.getPart(name, range));
+    this.host = this.#withValues(this.#hostOf(routed, uploads));
   }
 
   /** Another host's request. Throws peer-refused before anything is done if it isn't for us. */
@@ -415,6 +420,31 @@ export class Tenant {
         (...args: unknown[]) => this.#route(method as keyof Keyed, args), // keys of `ways`
       ]),
     ) as unknown as Keyed; // each method as `ways` has it
+  }
+
+  /** Clients get values, also where rows have references (stored.ts). */
+  #withValues(host: TenantHost): TenantHost {
+    const read = this.#read;
+    const filled =
+      <Args extends unknown[], Result>(method: (...args: Args) => Promise<Result>) =>
+      async (...args: Args): Promise<Result> =>
+        withValues(await method(...args), read);
+    const followed = async function* <Item>(items: AsyncIterable<Item>): AsyncGenerator<Item> {
+      for await (const item of items) yield await withValues(item, read);
+    };
+    return {
+      ...host,
+      startRun: filled(host.startRun),
+      output: filled(host.output),
+      steps: filled(host.steps),
+      history: filled(host.history),
+      events: (id, options) => followed(host.events(id, options)),
+      updateRun: filled(host.updateRun),
+      callActor: filled(host.callActor),
+      callResult: filled(host.callResult),
+      actorHistory: filled(host.actorHistory),
+      actorEvents: (type, key, options) => followed(host.actorEvents(type, key, options)),
+    };
   }
 
   #hostOf(routed: Keyed, uploads: Uploads): TenantHost {
@@ -617,7 +647,10 @@ export class Tenant {
     const component = request.component ?? (await this.#deployments.currentId());
     return routed.startAgain(
       { ...what, ...kept, id: request.id ?? this.#idHere(), ifExists: "fail", component },
-      { rerunOf: id, ...(reuse === undefined ? {} : { reuse }) },
+      {
+        rerunOf: id,
+        ...(reuse === undefined ? {} : { reuse: await withValues(reuse, this.#read) }),
+      },
     );
   }
 

@@ -57,6 +57,7 @@ export async function simulate(options: SimOptions): Promise<SimResult> {
       imageAfterMs: random.pick([0, 0.5, 2, 10, Number.POSITIVE_INFINITY]),
       imageAfterBytes: random.pick([500, 2000, 64 * 1024]),
       referBytes: random.pick([0, 100, 16 * 1024]),
+      storeBytes: random.pick([0, 20, 256 * 1024]),
     },
     storeMs: random.pick([0.5, 5, 20]),
     isVerbose: options.isVerbose === true,

@@ -1,0 +1,120 @@
+/**
+ * Large results: written once, as objects, and there wherever somebody looks for them. The
+ * engine is the real one, in a world without faults (test/sim).
+ */
+import { beforeEach, expect, test } from "vitest";
+import { decode, encode } from "../../guest/cbor.ts";
+import { actor, get, put, step, workflow } from "../../guest/index.ts";
+import type { Outcome } from "../../guest/protocol.ts";
+import type { TenantHost } from "../../runtime/index.ts";
+import { World } from "../sim/world.ts";
+
+const size = 400_000;
+const largeStep = step("largeStep", (letter: string) => letter.repeat(size));
+const largeOutput = workflow("largeOutput", async (letter: string) => largeStep(letter));
+
+workflow("largeParent", async () => {
+  const [first, second] = await Promise.all([largeOutput("a"), largeOutput("a")]);
+  return [first.length, second === first];
+});
+
+workflow("largeRead", async (times: number) => {
+  const ref = await put("r".repeat(size));
+  let sum = 0;
+  for (let n = 0; n < times; n++) sum += (await get(ref)).length;
+  return sum;
+});
+
+actor(
+  "Large",
+  class {
+    read(letter: string): string {
+      return letter.repeat(size);
+    }
+  },
+);
+
+let world: World;
+let tenant: TenantHost;
+
+beforeEach(async () => {
+  world = new World({ seed: 3, partitions: 2, limits: {}, storeMs: 1 });
+  const host = world.startHost();
+  await world.runUntil(() => host.isReady, 60_000);
+  if (host.host === undefined) throw new Error("the host is ready");
+  tenant = host.host.tenant("t");
+  await during(tenant.deploy({ kind: "javascript", code: "export {};" }));
+});
+
+async function during<T>(work: Promise<T>): Promise<T> {
+  let isSettled = false;
+  const settled = (): void => {
+    isSettled = true;
+  };
+  work.then(settled, settled);
+  await world.runUntil(() => isSettled, world.nowMs + 600_000);
+  return work;
+}
+
+async function outputOf(id: string, name: string, args: unknown[]): Promise<unknown> {
+  const request = { id, workflow: name, args: encode(args), waitMs: 60_000 };
+  const { outcome } = await during(tenant.startRun(request));
+  return valueOf(outcome);
+}
+
+function valueOf(outcome: Outcome | undefined): unknown {
+  if (outcome?.kind !== "ok") throw new Error(`it ends well, not ${JSON.stringify(outcome)}`);
+  return decode(outcome.value);
+}
+
+/** Bytes of all that was ever written to the logs, and of the objects. */
+function written(): { readonly log: number; readonly objects: number; readonly count: number } {
+  const sizes = [...world.bucket.objects].filter(([key]) => key.startsWith("objects/"));
+  const objects = sizes.reduce((sum, [, bytes]) => sum + bytes.length, 0);
+  return { log: world.counts.get("commit bytes") ?? 0, objects, count: sizes.length };
+}
+
+test("a large output is one object, and is whole in output, steps and history", async () => {
+  const wanted = "x".repeat(size);
+  expect(await outputOf("a", "largeOutput", ["x"])).toBe(wanted);
+  const output = await during(tenant.output("a"));
+  expect(valueOf(output.kind === "ready" ? output.outcome : undefined)).toBe(wanted);
+  const [shown] = await during(tenant.steps("a"));
+  expect(shown?.value && decode(shown.value)).toBe(wanted);
+  const events = await during(tenant.history("a"));
+  const succeeded = events.find(({ type }) => type === "run.succeeded");
+  expect(decode(succeeded?.data.output as Uint8Array)).toBe(wanted);
+  const { log, objects, count } = written();
+  expect([count, objects]).toEqual([1, encode(wanted).length]);
+  expect(log).toBeLessThan(size / 4);
+});
+
+test("a run that waits for large outputs gets them, and no log has them", async () => {
+  expect(await outputOf("p", "largeParent", [])).toEqual([size, true]);
+  expect(written().count).toBe(1);
+  expect(written().log).toBeLessThan(size / 4);
+});
+
+test("a value that is read many times is written once", async () => {
+  expect(await outputOf("r", "largeRead", [20])).toBe(20 * size);
+  // The put itself is a row until it is done.
+  expect(written().log).toBeLessThan(2 * size);
+  expect(written().count).toBe(1);
+});
+
+test("a method's large answer is there for who asks again by its id", async () => {
+  const call = { type: "Large", key: "a", method: "read", args: encode(["m"]), callId: "once" };
+  for (let n = 0; n < 2; n += 1) {
+    const result = await during(tenant.callActor(call));
+    expect(valueOf(result.kind === "done" ? result.outcome : undefined)).toBe("m".repeat(size));
+  }
+  const again = await during(tenant.callResult("Large", "a", "once"));
+  expect(valueOf(again.kind === "done" ? again.outcome : undefined)).toBe("m".repeat(size));
+});
+
+test("a run that is run again takes a large result of its step", async () => {
+  await outputOf("first", "largeOutput", ["y"]);
+  await during(tenant.rerunRun("first", { id: "again", reuse: true }));
+  const output = await during(tenant.output("again", { waitMs: 60_000 }));
+  expect(valueOf(output.kind === "ready" ? output.outcome : undefined)).toBe("y".repeat(size));
+});
