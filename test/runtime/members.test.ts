@@ -193,6 +193,7 @@ test("calls that wait for their actor are answered across a hand-over, each exec
   expect(results.map((result) => result.kind === "done" && result.outcome)).toEqual(
     calls.map((_, n) => ({ kind: "ok", value: encode(n) })),
   );
+  await finished(world.sleep(10_000)); // a second turn would have its time
   for (const n of calls.keys()) {
     const view = await finished(tenantOf(second).getActor("MembersSlow", `k${n}`));
     expect(view.turns).toBe(2); // the constructor's, and one
