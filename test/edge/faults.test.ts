@@ -47,7 +47,7 @@ describe("an object that is lost", () => {
     await edge.client.deploy(await codeOf("test/edge/journey.ts"));
     await edge.client.start(sleeper.with(outside.url, 2000), { id: "sleeper" });
     for (const index of [0, 1]) await edge.crash(index);
-    await until("the run woke", () => outside.calls.get("/woke") === 1, 90_000);
+    await until("the run woke", () => outside.calls.get("/woke") === 1, 180_000);
     expect(await edge.client.handle("sleeper").result()).toBe("/woke");
   });
 

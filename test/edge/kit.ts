@@ -13,6 +13,7 @@ import {
   readFileSync,
   renameSync,
   rmSync,
+  statSync,
 } from "node:fs";
 import { mkdtemp, rm } from "node:fs/promises";
 import { createRequire } from "node:module";
@@ -163,6 +164,7 @@ async function build(): Promise<readonly WorkerModule[]> {
   if (!existsSync(outDir)) {
     const draft = `${outDir}.${process.pid}`;
     mkdirSync(dirname(outDir), { recursive: true });
+    removeOld(dirname(outDir));
     await wrangler(["deploy", "--dry-run", "--outdir", draft]);
     try {
       renameSync(draft, outDir);
@@ -180,6 +182,15 @@ async function build(): Promise<readonly WorkerModule[]> {
       path: join(outDir, file),
     })),
   ];
+}
+
+/** Builds of earlier sources; one that is in use is younger. */
+function removeOld(folder: string): void {
+  const oldMs = Date.now() - 3_600_000;
+  for (const name of readdirSync(folder)) {
+    const path = join(folder, name);
+    if (statSync(path).mtimeMs < oldMs) rmSync(path, { recursive: true, force: true });
+  }
 }
 
 function typeOf(file: string): WorkerModule["type"] {
