@@ -1,5 +1,5 @@
 /** Virtual actors over kill -9, and over upgrades, against real server processes. */
-import { afterAll, beforeAll, expect, it } from "vitest";
+import { afterAll, beforeAll, expect, it, vi } from "vitest";
 import { createClient } from "../../client/index.ts";
 import { Clock, Counter, Friendly, Long, Session, spread } from "./actors-project.ts";
 import {
@@ -14,6 +14,9 @@ import {
   until,
 } from "./kit.ts";
 import { Profiles as First, interview } from "./profile-1.ts";
+
+// Some of them compile twice.
+vi.setConfig({ testTimeout: 180_000 });
 
 const project = "test/acceptance/actors-project.ts";
 let outside: Outside;

@@ -37,7 +37,7 @@ export const Counter = actor(
   class {
     n: number;
     log: string[] = [];
-    padding = "";
+    padding = new Uint8Array(0);
     constructor(from = 0, births?: string) {
       this.n = from;
       if (births !== undefined) void Counter.getOrCreate(births).send.incr();
@@ -54,9 +54,9 @@ export const Counter = actor(
       this.n = -1;
       throw new RangeError("no");
     }
-    grow(characters: number): number {
-      this.padding = "x".repeat(characters);
-      return characters;
+    grow(bytes: number): number {
+      this.padding = new Uint8Array(bytes);
+      return bytes;
     }
     grab(): string {
       return crypto.randomUUID();
