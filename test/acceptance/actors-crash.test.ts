@@ -1,8 +1,10 @@
 /** Virtual actors over kill -9, and over upgrades, against real server processes. */
 import { afterAll, beforeAll, expect, it, vi } from "vitest";
 import { createClient } from "../../client/index.ts";
-import { Clock, Counter, Friendly, Long, Session, spread } from "./actors-project.ts";
+import { actorKey, partitionOf } from "../../runtime/ids.ts";
+import { Chain, Clock, Counter, Friendly, Long, Session, spread } from "./actors-project.ts";
 import {
+  ask,
   codeOf,
   type Outside,
   putAway,
@@ -87,6 +89,43 @@ it("a method that fetches, sleeps and waits for a signal goes on where it was af
   expect(await travel).toBe("/travel/first on /travel/second");
   expect(outside.calls.get("/travel/first")).toBe(1);
   await server.stop();
+});
+
+it("actors of two hosts that ask each other don't wait for ever, and any host takes a read", async () => {
+  const folder = await temporaryFolder();
+  const servers = [await startProject({ folder }, project), await startServer({ folder })];
+  const served = (server: ServerProcess) => async (): Promise<readonly number[]> => {
+    const { body } = await ask(server, "GET", "/v1/cluster");
+    const hosts = body.hosts as { isSelf: boolean; partitions: readonly number[] }[];
+    return hosts.find(({ isSelf }) => isSelf)?.partitions ?? [];
+  };
+  const keys: string[] = [];
+  for (const server of servers) {
+    const own = served(server);
+    await until("it has its share", async () => (await own()).length === 2);
+    const partitions = await own();
+    const isHere = (key: string): boolean =>
+      partitions.includes(partitionOf(actorKey("default", "Chain", key), 4));
+    keys.push(Array.from({ length: 100 }, (_, n) => `k${n}`).find(isHere) ?? "");
+  }
+  const [left = "", right = ""] = keys;
+  const [one, other] = servers.map(({ client }) => client);
+  if (one === undefined || other === undefined) throw new Error("there are two");
+  const calls = [
+    (await one.getOrCreate(Chain, left)).meet(right),
+    (await one.getOrCreate(Chain, right)).meet(left),
+  ];
+  for (const key of keys) {
+    await until("it is in its turn", async () => (await other.getActor("Chain", key)).busy);
+    await other.signalActor("Chain", key, "now");
+  }
+  const errors = (await Promise.allSettled(calls)).filter(({ status }) => status === "rejected");
+  expect(errors).toMatchObject([{ reason: { code: "call-deadlock" } }]);
+  for (const client of [one, other]) {
+    const counts = await Promise.all(keys.map((key) => client.actor(Chain, key).count()));
+    expect(counts.toSorted()).toEqual([0, 1]);
+  }
+  await Promise.all(servers.map((server) => server.stop()));
 });
 
 it("reminders, times to expire and re-entrancy are known to the next process", async () => {
