@@ -28,10 +28,13 @@ import {
 
 const seed = Number(process.env.SPORE_SEED ?? Date.now() % 1_000_000);
 const lengthMs = Number(process.env.SPORE_CHAOS_MS ?? 25_000);
-const hostsCount = Number(process.env.SPORE_CHAOS_HOSTS ?? 1);
+const hostsCount = Number(process.env.SPORE_CHAOS_HOSTS ?? 3);
 const s3Uri = process.env.SPORE_TEST_S3;
 
 const settleMs = 120_000;
+const partitionsAfter = 7;
+/** No other client's number. */
+const splitter = 999_999;
 const errandsAtOnce = 6;
 const effectsOfErrand = 5;
 const senders = 3;
@@ -81,9 +84,12 @@ async function chaos(storage: string, proxy?: S3Proxy): Promise<void> {
     await hosts.client(0).deploy(await codeOf("test/acceptance/chaos-project.ts"));
     proxy?.setWeather(badWeather);
     const load = startLoad(hosts, outside.url);
+    const split = splitWithin(hosts);
+    split.catch(() => undefined); // awaited below
     const disruptions = await disrupt(hosts, Date.now() + lengthMs, proxy);
     proxy?.setWeather({});
     const history = await load.finish();
+    expect(await within(settleMs, split), `seed ${seed}: the split ends`).toBe(partitionsAfter);
     check(history, outside.calls, disruptions);
     const told = [
       `${history.errands.length} errands`,
@@ -153,8 +159,17 @@ async function startHosts(storage: string): Promise<Hosts> {
   };
 }
 
+/** `blackout`: all hosts are killed at once. */
+const kinds = ["kill", "kill", "pause", "pause", "stop", "blackout"] as const;
+
+/** In the midst of it, the namespace is put into another number of partitions. */
+async function splitWithin(hosts: Hosts): Promise<number> {
+  await rest(lengthMs / 3);
+  return (await hosts.client(splitter).setPartitions(partitionsAfter)).partitions;
+}
+
 interface Disruption {
-  readonly kind: "kill" | "pause" | "stop";
+  readonly kind: (typeof kinds)[number];
   readonly fromMs: number;
   readonly toMs: number;
 }
@@ -168,8 +183,12 @@ async function disrupt(hosts: Hosts, endMs: number, proxy?: S3Proxy): Promise<Di
     const host = hosts.all[Math.floor(random() * hosts.all.length)];
     if (host === undefined) throw new Error("there is a host");
     const fromMs = Date.now();
-    const kind = (["kill", "kill", "pause", "pause", "stop"] as const)[Math.floor(random() * 5)];
-    if (kind === "pause") {
+    const kind = kinds[Math.floor(random() * kinds.length)];
+    if (kind === "blackout") {
+      await Promise.all(hosts.all.map(({ server }) => server.kill()));
+      await rest(random() * 1500);
+      await Promise.all(hosts.all.map((each) => each.restart()));
+    } else if (kind === "pause") {
       host.server.signal("SIGSTOP");
       await rest(200 + random() ** 2 * 12_000);
       host.server.signal("SIGCONT");
