@@ -33,6 +33,9 @@ const s3Uri = process.env.SPORE_TEST_S3;
 
 const settleMs = 120_000;
 const partitionsAfter = 7;
+const requestMsMax = 4_000;
+/** Others take over from a host that stands still for so long. */
+const deadAfterMs = 18_000;
 /** No other client's number. */
 const splitter = 999_999;
 const errandsAtOnce = 6;
@@ -145,10 +148,20 @@ async function startHosts(storage: string): Promise<Hosts> {
       return createClient({
         url: "http://any.host",
         attemptsMax: 200,
-        fetch(request) {
+        async fetch(request) {
           const host = all[Math.floor(random() * all.length)];
           if (host === undefined) throw new Error("there is a host");
-          return fetch(request.url.replace("http://any.host", host.server.url), request);
+          const url = request.url.replace("http://any.host", host.server.url);
+          // Deploying and splitting take their time.
+          if (request.method === "PUT") return fetch(new Request(url, request));
+          // Who asks a host that stands still asks another one after a while.
+          const timeout = AbortSignal.timeout(requestMsMax);
+          const signal = AbortSignal.any([request.signal, timeout]);
+          try {
+            return await fetch(new Request(url, request), { signal });
+          } catch (error) {
+            throw timeout.aborted ? new TypeError("no answer", { cause: error }) : error;
+          }
         },
       });
     },
@@ -190,7 +203,7 @@ async function disrupt(hosts: Hosts, endMs: number, proxy?: S3Proxy): Promise<Di
       await Promise.all(hosts.all.map((each) => each.restart()));
     } else if (kind === "pause") {
       host.server.signal("SIGSTOP");
-      await rest(200 + random() ** 2 * 12_000);
+      await rest(random() < 0.5 ? 200 + random() * 3000 : deadAfterMs + random() * 8000);
       host.server.signal("SIGCONT");
     } else if (kind !== undefined) {
       await (kind === "kill" ? host.server.kill() : host.server.stop());
