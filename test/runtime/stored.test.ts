@@ -59,10 +59,10 @@ async function during<T>(work: Promise<T>): Promise<T> {
 async function outputOf(id: string, name: string, args: unknown[]): Promise<unknown> {
   const request = { id, workflow: name, args: encode(args), waitMs: 60_000 };
   const { outcome } = await during(tenant.startRun(request));
-  return valueOf(outcome);
+  return decoded(outcome);
 }
 
-function valueOf(outcome: Outcome | undefined): unknown {
+function decoded(outcome: Outcome | undefined): unknown {
   if (outcome?.kind !== "ok") throw new Error(`it ends well, not ${JSON.stringify(outcome)}`);
   return decode(outcome.value);
 }
@@ -78,7 +78,7 @@ test("a large output is one object, and is whole in output, steps and history", 
   const wanted = "x".repeat(size);
   expect(await outputOf("a", "largeOutput", ["x"])).toBe(wanted);
   const output = await during(tenant.output("a"));
-  expect(valueOf(output.kind === "ready" ? output.outcome : undefined)).toBe(wanted);
+  expect(decoded(output.kind === "ready" ? output.outcome : undefined)).toBe(wanted);
   const [shown] = await during(tenant.steps("a"));
   expect(shown?.value && decode(shown.value)).toBe(wanted);
   const events = await during(tenant.history("a"));
@@ -106,15 +106,15 @@ test("a method's large answer is there for who asks again by its id", async () =
   const call = { type: "Large", key: "a", method: "read", args: encode(["m"]), callId: "once" };
   for (let n = 0; n < 2; n += 1) {
     const result = await during(tenant.callActor(call));
-    expect(valueOf(result.kind === "done" ? result.outcome : undefined)).toBe("m".repeat(size));
+    expect(decoded(result.kind === "done" ? result.outcome : undefined)).toBe("m".repeat(size));
   }
   const again = await during(tenant.callResult("Large", "a", "once"));
-  expect(valueOf(again.kind === "done" ? again.outcome : undefined)).toBe("m".repeat(size));
+  expect(decoded(again.kind === "done" ? again.outcome : undefined)).toBe("m".repeat(size));
 });
 
 test("a run that is run again takes a large result of its step", async () => {
   await outputOf("first", "largeOutput", ["y"]);
   await during(tenant.rerunRun("first", { id: "again", reuse: true }));
   const output = await during(tenant.output("again", { waitMs: 60_000 }));
-  expect(valueOf(output.kind === "ready" ? output.outcome : undefined)).toBe("y".repeat(size));
+  expect(decoded(output.kind === "ready" ? output.outcome : undefined)).toBe("y".repeat(size));
 });
