@@ -6,7 +6,14 @@
  * The modules are the ones that this host runs, taken from the same parts; only main's
  * memory cap is smaller, because an isolate has 128 MB for everything.
  */
-import { existsSync, mkdirSync, readFileSync, realpathSync, writeFileSync } from "node:fs";
+import {
+  existsSync,
+  mkdirSync,
+  readFileSync,
+  realpathSync,
+  renameSync,
+  writeFileSync,
+} from "node:fs";
 import { join, relative, resolve, sep } from "node:path";
 import * as esbuild from "esbuild";
 import { ownModule } from "./own-files.ts";
@@ -55,7 +62,10 @@ export async function buildEdge(options: EdgeBuildOptions = {}): Promise<EdgeBui
     ...(component && { "bundle.txt": component.code, "component.bin": component.stored }),
   };
   const files = Object.entries(contents).map(([name, content]) => {
-    writeFileSync(join(outDir, name), content);
+    // At once, or not at all: wrangler may be reading what another build wrote.
+    const draft = join(outDir, `${name}.${process.pid}.draft`);
+    writeFileSync(draft, content);
+    renameSync(draft, join(outDir, name));
     return { name, bytes: Buffer.byteLength(content) };
   });
   return { outDir, engine: parts.hash, files };

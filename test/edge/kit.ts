@@ -25,6 +25,7 @@ import { convertV4MiniflareOptions, Log, LogLevel, Miniflare } from "miniflare";
 import { type Client, createClient } from "../../client/index.ts";
 import { type R2BucketLike, R2Store } from "../../host/store/r2.ts";
 import type { Store } from "../../runtime/ports.ts";
+import { until } from "../acceptance/kit.ts";
 
 export const root = fileURLToPath(new URL("../..", import.meta.url));
 export const s3Credentials = { accessKeyId: "edge-test", secretAccessKey: "edge-test-secret" };
@@ -161,17 +162,18 @@ export async function builtWorker(): Promise<WorkerModule[]> {
 
 async function build(): Promise<readonly WorkerModule[]> {
   const outDir = join(root, ".spore/test-edge", sourcesHash());
-  if (!existsSync(outDir)) {
-    const draft = `${outDir}.${process.pid}`;
-    mkdirSync(dirname(outDir), { recursive: true });
-    removeOld(dirname(outDir));
-    await wrangler(["deploy", "--dry-run", "--outdir", draft]);
-    try {
-      renameSync(draft, outDir);
-    } catch {
-      rmSync(draft, { recursive: true }); // another test file was first
-    }
-  }
+  mkdirSync(dirname(outDir), { recursive: true });
+  // The test files run side by side: one of them bundles, the others wait for it.
+  const lock = `${outDir}.lock`;
+  await until(
+    "the Worker is bundled",
+    async () => {
+      if (existsSync(outDir)) return true;
+      if (!isTaken(lock)) await bundle(outDir).finally(() => rmSync(lock, { recursive: true }));
+      return existsSync(outDir);
+    },
+    180_000,
+  );
   const files = readdirSync(outDir).filter((file) => /\.(js|wasm|bin|txt)$/.test(file));
   const entry = { type: "ESModule", path: join(outDir, "entry.js") } as const;
   const contents = readFileSync(join(root, "test/edge/crashing-entry.js"), "utf8");
@@ -182,6 +184,26 @@ async function build(): Promise<readonly WorkerModule[]> {
       path: join(outDir, file),
     })),
   ];
+}
+
+/** Whether somebody else is at it; takes it if not. A lock this old is of a dead process. */
+function isTaken(lock: string): boolean {
+  try {
+    mkdirSync(lock);
+    return false;
+  } catch {
+    const since = statSync(lock, { throwIfNoEntry: false })?.mtimeMs;
+    if (since !== undefined && since < Date.now() - 120_000) rmSync(lock, { recursive: true });
+    return true;
+  }
+}
+
+async function bundle(outDir: string): Promise<void> {
+  if (existsSync(outDir)) return; // while we asked for the lock
+  removeOld(dirname(outDir));
+  const draft = `${outDir}.${process.pid}`;
+  await wrangler(["deploy", "--dry-run", "--outdir", draft]);
+  renameSync(draft, outDir);
 }
 
 /** Builds of earlier sources; one that is in use is younger. */
