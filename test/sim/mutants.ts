@@ -5,6 +5,7 @@
  */
 import { Compensations } from "../../guest/compensations.ts";
 import { Cursors } from "../../runtime/cursors.ts";
+import { SporeError } from "../../runtime/errors.ts";
 import { Standing } from "../../runtime/fork.ts";
 import type { Probe } from "../../runtime/format.ts";
 import { Log } from "../../runtime/log.ts";
@@ -434,7 +435,13 @@ export const mutants: readonly Mutant[] = [
         "at",
         (original) =>
           async function (this: Routing, partition, operation) {
-            return original.call(this, partition, { ...operation, isReading: true }) as never;
+            try {
+              return (await original.call(this, partition, operation)) as never;
+            } catch (error) {
+              const kind = error instanceof SporeError ? error.kind : "";
+              if (kind !== "unavailable" && kind !== "moved") throw error;
+              return (await original.call(this, partition, operation)) as never;
+            }
           },
       ),
   },
