@@ -8,6 +8,7 @@ import { Cursors } from "../../runtime/cursors.ts";
 import { SporeError } from "../../runtime/errors.ts";
 import { Standing } from "../../runtime/fork.ts";
 import type { Probe } from "../../runtime/format.ts";
+import { Generations } from "../../runtime/generations.ts";
 import { Log } from "../../runtime/log.ts";
 import { Outbox } from "../../runtime/outbox.ts";
 import { Partition } from "../../runtime/partition.ts";
@@ -38,6 +39,8 @@ export interface Mutant {
     readonly claimsCreated?: boolean;
     /** A write is answered before it is done; a crash loses it. */
     readonly answersEarly?: boolean;
+    /** Half of the deletions of objects are done late: no defect, but it brings some to light. */
+    readonly deletesLate?: boolean;
   };
   readonly sandbox?: {
     readonly keepsDiscarded?: boolean;
@@ -347,6 +350,22 @@ export const mutants: readonly Mutant[] = [
       ),
   },
   {
+    name: "a value is stored under a name that was there before",
+    seedsMax: 30,
+    job: "keeping",
+    law: "L-kept",
+    bucket: { deletesLate: true },
+    patch: () => {
+      const undo = [
+        replace(Generations.prototype, "current", () => () => Promise.resolve(0)),
+        replace(Generations.prototype, "advance", () => () => Promise.resolve(1000)),
+      ];
+      return () => {
+        for (const each of undo) each();
+      };
+    },
+  },
+  {
     name: "it isn't written down what a memory may refer to",
     seedsMax: 50,
     job: "keeping",
@@ -366,14 +385,14 @@ export const mutants: readonly Mutant[] = [
   },
   {
     name: "a queue lets one more run",
-    seedsMax: 60,
+    seedsMax: 30,
     law: "L-queue",
     job: "queueing",
     patch: withoutOnePlace,
   },
   {
     name: "who waits in a queue is not kept",
-    seedsMax: 60,
+    seedsMax: 30,
     job: "queueing",
     patch: withoutRows(/^e\/[^/]+\/q\/[^/]+\/q\//),
   },
@@ -405,7 +424,7 @@ export const mutants: readonly Mutant[] = [
   },
   {
     name: "what is appended while a namespace is copied is lost",
-    seedsMax: 60,
+    seedsMax: 30,
     isMoving: true,
     patch: () =>
       replace(
@@ -425,7 +444,7 @@ export const mutants: readonly Mutant[] = [
   },
   {
     name: "another host is asked again for what it may have done",
-    seedsMax: 60,
+    seedsMax: 30,
     law: "I4 a call without a name is executed once",
     job: "nameless",
     isShared: true,

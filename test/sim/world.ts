@@ -587,7 +587,11 @@ class SimStore implements Store {
     const typical = world.options.storeMs * (isSlow ? 100 : 1);
     const thereMs = random.latency(typical);
     const backMs = random.latency(typical);
-    const fault = faultOf(random, faults, isWrite);
+    const isLateDelete =
+      world.options.mutant?.bucket?.deletesLate === true &&
+      what.startsWith("DELETE objects/") &&
+      random.chance(0.5);
+    const fault = isLateDelete ? "applied late" : faultOf(random, faults, isWrite);
     if (isSlow) world.count("slow calls");
     return new Promise((resolve, reject) => {
       const fail = (): void =>
