@@ -299,7 +299,7 @@ export interface Handle<Out = unknown> {
    * A new run with this one's past up to a step, which it runs next; nothing of the past is done
    * again. `await run.fork("charge", { id: "order_7_again" })`
    */
-  fork(step: string, options?: { readonly id?: string | undefined }): Promise<Handle<Out>>;
+  fork(step: string, options?: ForkOptions): Promise<Handle<Out>>;
   /** A new run that does again what this one did, with other arguments if they are given. */
   rerun(options?: RerunOptions): Promise<Handle<Out>>;
   /**
@@ -308,6 +308,12 @@ export interface Handle<Out = unknown> {
    */
   move(options?: MoveOptions): Promise<Moved>;
   delete(): Promise<void>;
+}
+
+export interface ForkOptions {
+  readonly id?: string | undefined;
+  /** What it goes on with, if that does the same up to the step. Default: the run's own. */
+  readonly component?: string | undefined;
 }
 
 export interface RerunOptions {
@@ -618,9 +624,9 @@ export function createClient(options: ClientOptions = {}): Client {
       terminate: (reason) => control("terminate", present({ reason })),
       pause: () => control("pause"),
       resume: () => control("resume"),
-      fork: async (step, { id: forkId = randomId() } = {}) => {
+      fork: async (step, { id: forkId = randomId(), component } = {}) => {
         // With an id of its own the request may be repeated.
-        await ask("POST", `${path}/fork`, { body: { step, id: forkId } });
+        await ask("POST", `${path}/fork`, { body: present({ step, id: forkId, component }) });
         return handle<Out>(forkId);
       },
       rerun: async ({ id: rerunId = randomId(), ...options } = {}) => {

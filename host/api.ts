@@ -1068,9 +1068,9 @@ const handlers: Handlers = {
   },
   async forkRun(exchange) {
     const { id = "" } = exchange.params;
-    const { step, id: asked } = exchange.body;
+    const { step, id: asked, component } = exchange.body;
     const forkId = asked ?? optionalId(exchange, `${id}\0fork`);
-    return madeAnswer(exchange, exchange.tenant.forkRun(id, { step, id: forkId }));
+    return madeAnswer(exchange, exchange.tenant.forkRun(id, { step, id: forkId, component }));
   },
   async rerunRun(exchange) {
     const { id = "" } = exchange.params;

@@ -530,10 +530,12 @@ function addRunVerbs(verb: Verb, ports: CliPorts): void {
 function addOriginVerbs(verb: Verb, ports: CliPorts): void {
   verb("fork <id> <step>", "a new run with this one's past up to a step, which it runs next")
     .option("--id <id>", "the new run's id")
+    .option("--component <id>", "goes on with this one, if it does the same up to the step")
     .action(
       action(ports, async ({ options, print, client }, id: string, step: string) => {
         const forkId = options.id as string | undefined;
-        const fork = await client().handle(id).fork(step, { id: forkId });
+        const component = options.component as string | undefined;
+        const fork = await client().handle(id).fork(step, { id: forkId, component });
         print.result({ id: fork.id, forkedFrom: { id, step } }, () => [fork.id]);
       }),
     );

@@ -715,7 +715,11 @@ export const routes = {
     summary: "A new run with this one's past up to a step, which it runs next",
     tag: "runs",
     params: runParams,
-    body: z.strictObject({ step: z.string().min(1).max(300), id: id.optional() }),
+    body: z.strictObject({
+      step: z.string().min(1).max(300),
+      id: id.optional(),
+      component: z.string().max(128).optional(),
+    }),
     answers: {
       200: { description: "It was there", schema: started },
       201: { description: "Made", schema: started },

@@ -289,8 +289,6 @@ export function moveRun(entity: Entity, sink: Sink, plan: MovePlan): void {
   head.imageVersion = plan.version - plan.journal.length;
   head.imageBytes = plan.image?.length ?? 0;
   head.movedAt = head.pastItems ?? 0;
-  head.resumeVersion = undefined;
-  head.resumeStep = undefined;
   addHostEvent(entity, sink, "run.moved", { from, to: plan.component });
   if (plan.version > 0) {
     pushInput(entity, sink, { kind: "run", run: runInfo(entity, plan.seed) });

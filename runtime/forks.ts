@@ -75,17 +75,20 @@ export class Forks {
   // -------------------------------------------------------------- fork
 
   /** What a fork begins with: the run's machine as it was right before the step. */
-  async origin(id: string, step: string): Promise<ForkPlan> {
+  async origin(id: string, step: string, component?: string): Promise<ForkPlan> {
     const { key, partition, snapshot } = await this.#look(id);
     const { head } = snapshot;
     if (head.isPastCut === true) throw tooLong(id);
     const traced = await readPast(partition, key, head.pastLife ?? 0);
     const point = await findStep(partition, key, { traced, step, to: head.nextHistory });
-    await this.#parts.deployments.resolve(head.component);
-    const replay = this.#replay(key, head.component);
+    const own = await this.#parts.deployments.resolve(head.component);
+    const other = await this.#parts.deployments.resolve(component ?? head.component);
+    if (head.name !== "") definitionOf(other.manifest, "workflow", head.name);
+    const replay = this.#replay(key, other.id);
+    const twin = own.id === other.id ? undefined : this.#replay(key, own.id);
     try {
       const standing = new Standing({});
-      const past = await this.#replayTo(replay, { traced, point, standing, head, step });
+      const past = await this.#replayTo(replay, { twin, traced, point, standing, head, step });
       const first = traced[0];
       assert(first !== undefined, "a step has begun in an activation");
       const history = await readPrefix(partition, key, first.history, point.event);
@@ -93,7 +96,7 @@ export class Forks {
       const shift = 1 - first.history;
       return {
         name: head.name,
-        component: head.component,
+        component: other.id,
         inputHash: head.inputHash,
         metadata: head.metadata,
         seed: seedOf(first),
@@ -113,6 +116,7 @@ export class Forks {
       };
     } finally {
       replay.close();
+      twin?.close();
     }
   }
 
@@ -137,10 +141,14 @@ export class Forks {
     return result;
   }
 
-  /** Up to right before the step's body; returns the past of the machine that stands there. */
+  /**
+   * Up to right before the step's body, beside the run's own code (`twin`) if this is another;
+   * returns the past of the machine that stands there.
+   */
   async #replayTo(
     replay: Replay,
     to: {
+      readonly twin: Replay | undefined;
       readonly traced: readonly Traced[];
       readonly point: ForkPoint;
       readonly standing: Standing;
@@ -148,14 +156,22 @@ export class Forks {
       readonly step: string;
     },
   ): Promise<Omit<PastRow, "life">[]> {
-    const { traced, point, standing, head, step } = to;
+    const { twin, traced, point, standing, head, step } = to;
     const past: Omit<PastRow, "life">[] = [];
     const deliver = async (activation: Uint8Array, history: number, isLast: boolean) => {
       const delivered = await replay.deliver(activation, isLast);
       const { drainedHash } = delivered;
       standing.apply(activationOf({ activation }), delivered.drained);
       past.push({ activation, drainedHash, history });
-      return delivered;
+      const own = await twin?.deliver(activation);
+      if (own === undefined) return delivered;
+      const difference = firstDifference(own.drained, delivered.drained);
+      if (difference === undefined) return { ...delivered, drainedHash: own.drainedHash };
+      const { what, before, after } = difference;
+      const text = `${what} of activation ${past.length - 1} is another: ${before}; now ${after}`;
+      throw new SporeError("move-diverged", text, {
+        hint: "Fork from an earlier step, or rerun on the other component.",
+      });
     };
     for (const [at, item] of traced.slice(0, point.at).entries()) {
       const { drainedHash } = await deliver(item.activation, item.history, false);

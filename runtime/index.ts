@@ -98,6 +98,8 @@ export interface ForkRequest {
   readonly step: string;
   /** The new run's. Absent: a random one. A repeated request with it finds the fork. */
   readonly id?: string | undefined;
+  /** What it goes on with, if that does the same up to the step. Default: the run's own. */
+  readonly component?: string | undefined;
 }
 
 export interface RerunRequest {

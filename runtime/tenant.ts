@@ -119,7 +119,7 @@ type Keyed = Omit<
   | Spread
 > & {
   holdObject(hash: string, expiresAtMs: number): Promise<void>;
-  runOrigin(id: string, step: string): Promise<ForkPlan>;
+  runOrigin(id: string, step: string, component?: string): Promise<ForkPlan>;
   plantRun(id: string, plan: ForkPlan): Promise<StartResult>;
   rerunOrigin(id: string, isReusing: boolean): Promise<RerunOrigin>;
   startAgain(request: StartRequest, origin: RerunStart): Promise<StartResult>;
@@ -200,7 +200,7 @@ const ways: {
   deleteRun: { key: ofRun, act: ({ runs }, id) => runs.delete(id) },
   runOrigin: {
     key: ofRun,
-    act: ({ forks }, id, step) => forks.origin(id, step),
+    act: ({ forks }, ...args) => forks.origin(...args),
     isReading: true,
     waitMs: () => replayMsMax,
   },
@@ -621,7 +621,8 @@ export class Tenant {
     }
   }
 
-  async #fork(routed: Keyed, id: string, { step, id: asked }: ForkRequest): Promise<StartResult> {
+  async #fork(routed: Keyed, id: string, request: ForkRequest): Promise<StartResult> {
+    const { step, id: asked, component } = request;
     const forkId = asked ?? this.#idHere();
     // A repeated request needn't make the machine again.
     const known =
@@ -630,7 +631,7 @@ export class Tenant {
       return { id: known.id, status: known.status, created: false };
     }
     if (known !== undefined) throw new SporeError("run-exists", `run ${known.id} exists`);
-    return routed.plantRun(forkId, await routed.runOrigin(id, step));
+    return routed.plantRun(forkId, await routed.runOrigin(id, step, component));
   }
 
   async #rerun(routed: Keyed, id: string, request: RerunRequest): Promise<StartResult> {

@@ -20,7 +20,7 @@ import {
 } from "sporeflow/guest";
 
 const version = "VERSION";
-const euros = "CHARGE";
+const euros: string = "CHARGE";
 
 /** Tells the world outside, so that a second time can be seen. */
 const tell = async (url: string, what: string): Promise<string> => {
@@ -60,6 +60,7 @@ export const which = workflow("which", async (url: string) => {
 /** Asks for something else in each version. */
 export const differs = workflow("differs", async (url: string) => {
   await note(url, `charge-${euros}`);
+  await sum(1);
   await signal("tell");
   return version;
 });
@@ -175,3 +176,14 @@ export const narrow = workflow(
   },
   { queue: { name: "narrow", concurrency: 1 } },
 );
+
+/** Has a fault in the first version. */
+export const mended = step("mended", () => {
+  if (euros === "1") throw new NonRetryableError("a fault");
+  return `mended in ${version}`;
+});
+
+export const mendable = workflow("mendable", async (url: string) => {
+  await note(url, "mendable");
+  return mended();
+});

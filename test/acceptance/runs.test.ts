@@ -332,6 +332,28 @@ describe("versions", () => {
     expect(calls("which")).toBe(before + 1);
   });
 
+  it("let a step that failed be run again by mended code, in a fork", async () => {
+    const mended = (await client.deploy(bundle("v3", "3"))).id;
+    const run = await client.start(
+      { ...project("mendable", outside.url) },
+      { id: "mendable", component: first },
+    );
+    await expect(run.result()).rejects.toThrow("a fault");
+    const fork = await run.fork("mended", { component: mended });
+    expect(await fork.result()).toBe("mended in v3");
+    expect((await fork.info()).component).toBe(mended);
+    expect(calls("mendable")).toBe(1);
+    const other = await client.start(project("differs", outside.url), { component: first });
+    await waitingFor(other.id, "signal tell");
+    await expect(other.fork("sum", { component: mended })).rejects.toMatchObject({
+      code: "move-diverged",
+      message: expect.stringContaining("charge-3"),
+    });
+    const before = await other.fork("note", { component: mended });
+    await before.signal("tell");
+    expect(await before.result()).toBe("v3");
+  });
+
   it("refuse to move a run whose new code does something else, with the first difference", async () => {
     const third = (await client.deployments()).find(({ seq }) => seq === 3)?.component;
     const run = await client.start(project("differs", outside.url), {
