@@ -234,6 +234,20 @@ test("a host that stands still is replaced within twenty seconds, wakes up, answ
   await until(() => isShared([first, second] as SimHost[]), 60_000);
 });
 
+test("hosts that can't reach each other, but the bucket, settle on who serves what", async () => {
+  const [first, second] = await started(2);
+  await until(() => isShared([first, second] as SimHost[]), 10_000);
+  await finished(world.sleep(1000));
+  world.isCut = true;
+  await finished(world.sleep(60_000));
+  const claims = world.counts.get("claims") ?? 0;
+  await finished(world.sleep(300_000));
+  expect((world.counts.get("claims") ?? 0) - claims).toBe(0);
+  expect(ownedBy(first).length + ownedBy(second).length).toBeGreaterThanOrEqual(partitions);
+  world.isCut = false;
+  await until(() => isShared([first, second] as SimHost[]), 60_000);
+});
+
 test("what is deployed on one host runs on another at once", async () => {
   const [first, second] = await started(2);
   await finished(tenantOf(second).currentComponent());

@@ -84,7 +84,7 @@ export function ask(
     world.at(timeoutMs / from.rate, () => fail("peer-unavailable"));
     const arrive = (isAnswered: boolean): void => {
       const target = world.hosts.find(({ id }) => id === address);
-      if (target?.isCrashed !== false || target.host === undefined) {
+      if (world.isCut || target?.isCrashed !== false || target.host === undefined) {
         world.at(random.latency(1), () => fail("peer-refused"));
         return;
       }

@@ -101,6 +101,8 @@ export class World {
   readonly lines: string[] = [];
   readonly counts = new Map<string, number>();
   faults: FaultRates = noFaults;
+  /** No host reaches another; all reach the bucket. */
+  isCut = false;
   nowMs = 0;
   /** What the images stand for, by number. */
   readonly images: Uint8Array[][] = [];
