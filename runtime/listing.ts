@@ -127,7 +127,9 @@ function checkActorCursor(cursor: string): string {
 }
 
 async function takeNewest(sources: readonly Source[]): Promise<Listed | undefined> {
-  await Promise.all(sources.map((source) => source.fill()));
+  // Only where something is missing: most rows of a list that is filtered are passed over.
+  const empty = sources.filter((source) => source.isEmpty);
+  if (empty.length > 0) await Promise.all(empty.map((source) => source.fill()));
   let first: Source | undefined;
   for (const source of sources) {
     const head = source.peek();
@@ -142,9 +144,10 @@ class Source {
   readonly #partition: Partition;
   readonly #prefix: string;
   readonly #status: Status;
-  readonly #pageSize: number;
+  #pageSize: number;
   #after: string;
   #page: Listed[] = [];
+  #at = 0;
   #isDone = false;
 
   constructor(
@@ -161,23 +164,30 @@ class Source {
     this.#pageSize = pageSize;
   }
 
+  /** Has nothing at hand, and may have more. */
+  get isEmpty(): boolean {
+    return this.#at >= this.#page.length && !this.#isDone;
+  }
+
   async fill(): Promise<void> {
-    if (this.#page.length > 0 || this.#isDone) return;
     const { entries, isDone } = await this.#partition.scan(this.#prefix, {
       after: this.#after,
       limit: this.#pageSize,
     });
     this.#isDone = isDone;
     this.#page = entries.map(([key, value]) => this.#listed(key, value));
+    this.#at = 0;
+    // Whoever comes back passes over most of them.
+    this.#pageSize = Math.min(this.#pageSize * 2, limitMax);
     this.#after = entries.at(-1)?.[0] ?? this.#after;
   }
 
   peek(): Listed | undefined {
-    return this.#page[0];
+    return this.#page[this.#at];
   }
 
   take(): Listed | undefined {
-    return this.#page.shift();
+    return this.#page[this.#at++];
   }
 
   #listed(key: string, value: Uint8Array): Listed {
