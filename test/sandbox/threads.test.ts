@@ -1,13 +1,16 @@
-import { afterEach, describe, expect, test } from "vitest";
+import { afterEach, describe, expect, test, vi } from "vitest";
 import { compileJavaScript } from "../../host/sandbox/compile.ts";
 import { createThreadSandbox, type ThreadSandboxOptions } from "../../host/sandbox/threads.ts";
 import type { ActivateRequest, ActivateResult, Sandbox } from "../../runtime/ports.ts";
 import { testSandbox } from "../suites/sandbox.ts";
 import { act, guestSource } from "./guest.ts";
 
+// Guests that spin are waited for, and the machine may have other work.
+vi.setConfig({ testTimeout: 60_000 });
+
 testSandbox({
   name: "thread",
-  open: () => createThreadSandbox({ threads: 2, activationMsMax: 300, memoryPagesMax: 1024 }),
+  open: () => createThreadSandbox({ threads: 2, activationMsMax: 1500, memoryPagesMax: 1024 }),
 });
 
 const marker = "marker-000000";
@@ -31,7 +34,7 @@ describe("the thread sandbox", () => {
   });
 
   const open = async (options: ThreadSandboxOptions) => {
-    const sandbox = await createThreadSandbox({ threads: 1, activationMsMax: 300, ...options });
+    const sandbox = await createThreadSandbox({ threads: 1, activationMsMax: 1500, ...options });
     opened.push(sandbox);
     const prepared = await sandbox.prepare({ kind: "component", bytes: await component });
     const run = (
@@ -68,7 +71,7 @@ describe("the thread sandbox", () => {
   });
 
   test("lets the other thread go on while one is stuck", async () => {
-    const { run } = await open({ threads: 2, activationMsMax: 2000 });
+    const { run } = await open({ threads: 2, activationMsMax: 5000 });
     const stuck = run("spinner", pristine, act("spin"));
     let isStuck = true;
     const settled = stuck.finally(() => {

@@ -14,7 +14,7 @@ import { act, guestSource } from "../sandbox/guest.ts";
 
 export interface SandboxSuite {
   readonly name: string;
-  /** With an activation limit of about 300 ms. */
+  /** With an activation limit of one or two seconds: long enough for a busy machine. */
   readonly open: () => Promise<Sandbox>;
   /** False where only the platform stops a guest that computes for ever. Default true. */
   readonly hasWatchdog?: boolean;
