@@ -285,3 +285,44 @@ test("actors move forward by themselves, and stay where they are when a deployme
   await deploy("export {}; // second");
   expect(await add()).toEqual([5, 3]);
 });
+
+// ---------------------------------------------------------------- taking over
+
+workflow("patient", async (name: string) => {
+  await signal("go");
+  return guarded(name);
+});
+
+test("a host that takes over many active runs reads what they share once, not for each", async () => {
+  const limits = { lingerMs: 5, checkpointEntries: 20 };
+  world = new World({ seed: 3, partitions: 1, limits, storeMs: 5 });
+  const first = world.startHost();
+  await world.runUntil(() => first.isReady, 10_000);
+  if (first.host === undefined) throw new Error("the host is ready");
+  tenant = first.host.tenant("t");
+  await finished(tenant.deploy({ kind: "javascript", code: "export {};" }));
+  const ids = Array.from({ length: 300 }, (_, index) => `run-${index}`);
+  // Some at a time, so that their rows are in several segments.
+  for (let at = 0; at < ids.length; at += 10) {
+    const part = ids.slice(at, at + 10);
+    const start = (id: string) =>
+      tenant.startRun({ id, workflow: "patient", args: encode(["off"]) });
+    await finished(Promise.all(part.map(start)));
+    // They wait for an answer that doesn't come: each needs attention after a crash.
+    await finished(Promise.all(part.map((id) => sent(id, "go"))));
+  }
+  first.crash();
+  const reads = new Map<string, number>();
+  const { bucket } = world;
+  const get = bucket.get.bind(bucket);
+  bucket.get = (key, range) => {
+    if (key.includes("/table/")) reads.set(key, (reads.get(key) ?? 0) + 1);
+    return get(key, range);
+  };
+  const second = world.startHost();
+  await world.runUntil(() => second.isReady, 60_000);
+  await world.runUntil(() => false, world.nowMs + 2000);
+  const total = [...reads.values()].reduce((sum, count) => sum + count, 0);
+  expect(reads.size).toBeGreaterThan(0);
+  expect(total).toBeLessThan(25);
+}, 60_000);
