@@ -3,12 +3,11 @@ import { encode } from "../guest/cbor.ts";
 import { serverDefaults, startServer } from "../host/node.ts";
 import { connectStore } from "../host/store/open.ts";
 import { type Bench, type Engine, type Figure, type Question, rate, runWorkflow } from "./kit.ts";
-import { costOf, openBucket, prices } from "./s3.ts";
+import { costOf, openBucket, prices, untilQuiet } from "./s3.ts";
 import type { S3Proxy, Traffic } from "./s3-proxy.ts";
 
 const sleepersCount = 2_000;
 const idleMs = 30_000;
-const quietMs = 5_000;
 const month = 30 * 24 * 3_600_000;
 
 export const economy: Question = {
@@ -99,14 +98,6 @@ async function idle(bucket: S3Proxy): Promise<readonly Figure[]> {
   const figures = perEach("idle host, an hour", { ...bucket.traffic }, hours, { many: 1 });
   await server.stop();
   return figures;
-}
-
-/** All that was started sleeps. */
-async function untilQuiet(bucket: S3Proxy): Promise<void> {
-  for (let puts = -1; puts !== bucket.traffic.puts; ) {
-    puts = bucket.traffic.puts;
-    await new Promise((resolve) => setTimeout(resolve, quietMs));
-  }
 }
 
 async function measured(

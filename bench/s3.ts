@@ -13,6 +13,16 @@ export async function openBucket(name: string): Promise<S3Proxy | undefined> {
   return startS3Proxy(own.href);
 }
 
+const quietMs = 3_000;
+
+/** All that was started sleeps: nothing is written any more. */
+export async function untilQuiet(bucket: S3Proxy): Promise<void> {
+  for (let puts = -1; puts !== bucket.traffic.puts; ) {
+    puts = bucket.traffic.puts;
+    await new Promise((resolve) => setTimeout(resolve, quietMs));
+  }
+}
+
 /** Dollars in US regions, as the providers' public price lists had them in November 2026. */
 export const prices = {
   "S3 Standard": { writeMillion: 5, readMillion: 0.4, gigabyteMonth: 0.023 },

@@ -12,7 +12,7 @@ import {
   runWorkflow,
   timesOf,
 } from "./kit.ts";
-import { openBucket } from "./s3.ts";
+import { openBucket, untilQuiet } from "./s3.ts";
 import type { S3Proxy } from "./s3-proxy.ts";
 
 const delaysMs = [0, 10, 50] as const;
@@ -96,6 +96,7 @@ async function recoveries(bench: Bench, bucket: S3Proxy): Promise<readonly Figur
     const storage = below(bucket, `sleepers-${count}`);
     const before = await bench.open({ storage, partitions: 1 });
     await fill(before, count);
+    await untilQuiet(bucket);
     await before.stop();
     bucket.resetTraffic();
     const startMs = performance.now();

@@ -27,7 +27,7 @@ import {
 } from "./kit.ts";
 
 const seed = Number(process.env.SPORE_SEED ?? Date.now() % 1_000_000);
-const lengthMs = Number(process.env.SPORE_CHAOS_MS ?? 25_000);
+const lengthMs = Number(process.env.SPORE_CHAOS_MS ?? 20_000);
 const hostsCount = Number(process.env.SPORE_CHAOS_HOSTS ?? 3);
 const s3Uri = process.env.SPORE_TEST_S3;
 
@@ -38,13 +38,13 @@ const requestMsMax = 4_000;
 const deadAfterMs = 18_000;
 /** No other client's number. */
 const splitter = 999_999;
-const errandsAtOnce = 6;
+const errandsAtOnce = 4;
 const effectsOfErrand = 5;
 const senders = 3;
 const registers = 3;
-const processesOfRegister = 4;
+const processesOfRegister = 3;
 /** A process of the test stays a while between two operations: histories stay checkable. */
-const restMs = 15;
+const restMs = 25;
 
 const badWeather: Weather = {
   delayMs: 1,
