@@ -366,10 +366,11 @@ export const mutants: readonly Mutant[] = [
     },
   },
   {
+    // Nor what a run was given: its past says the same until that is cut.
     name: "it isn't written down what a memory may refer to",
     seedsMax: 50,
     job: "keeping",
-    patch: withoutRows(/^b\//),
+    patch: withoutRows(/^[bk]\//),
   },
   {
     name: "turns run ahead on an old state",
