@@ -21,9 +21,13 @@ export async function openNamespace(
   const fresh: Namespace = { version: 1, partitions };
   const { store, prefix } = options;
   await refuseIncomplete(options);
-  await retrierOf(options).run("namespace put", () =>
-    store.put(`${prefix}namespace`, encode(fresh), { ifAbsent: true }),
-  );
+  const key = `${prefix}namespace`;
+  const retrier = retrierOf(options);
+  // Looked for first: writes are dear, and R2 takes one a second for a key, where the objects
+  // of a Worker all start at once.
+  if ((await retrier.run("namespace get", () => store.get(key))) === undefined) {
+    await retrier.run("namespace put", () => store.put(key, encode(fresh), { ifAbsent: true }));
+  }
   return findNamespace(options);
 }
 
