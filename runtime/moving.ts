@@ -43,6 +43,8 @@ class MovingHost implements Host {
   #layout: Layout;
   #engine: EngineHost;
   #settling: Promise<void> | undefined;
+  /** Number of the newest layout in which a seal was met. */
+  #sealedIn = -1;
   #isStopped = false;
 
   constructor(place: Place, layout: Layout) {
@@ -57,8 +59,11 @@ class MovingHost implements Host {
       prefix,
       layout,
       layouts,
-      onSealed: () => this.#background(this.#settle(true)),
-      onNewerLayout: () => this.#background(this.#settle(false)),
+      onSealed: () => {
+        this.#sealedIn = Math.max(this.#sealedIn, layout.number);
+        this.#background(this.#settle());
+      },
+      onNewerLayout: () => this.#background(this.#settle()),
     });
   }
 
@@ -126,21 +131,28 @@ class MovingHost implements Host {
       pause: (partition) => this.#engine.pause(partition),
       ...(onProgress === undefined ? {} : { onProgress }),
     });
-    await this.#settle(false);
+    await this.#settle();
     return layout;
   }
 
-  #settle(isSealed: boolean): Promise<void> {
-    this.#settling ??= this.#goOver(isSealed).finally(() => {
+  #settle(): Promise<void> {
+    this.#settling ??= this.#goOver().finally(() => {
       this.#settling = undefined;
+      // The layout that it went over to may have been sealed while its partitions were opened.
+      if (this.#isSealed && !this.#isStopped) this.#background(this.#settle());
     });
     return this.#settling;
   }
 
+  get #isSealed(): boolean {
+    return this.#sealedIn >= this.#layout.number;
+  }
+
   /** Goes over to the layout that holds; behind a seal after that is decided (layout.ts Y2). */
-  async #goOver(isSealed: boolean): Promise<void> {
+  async #goOver(): Promise<void> {
     const { layouts, ports } = this.#place;
     const before = this.#layout;
+    const isSealed = this.#isSealed;
     let layout = await layouts.current();
     for (let looks = 0; isSealed && layout.number === before.number; looks += 1) {
       if (this.#isStopped) return;
