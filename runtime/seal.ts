@@ -105,7 +105,8 @@ export class Seals {
   }
 }
 
-const purpose = new TextEncoder().encode("peers\0");
+// "peers" and a zero byte.
+const purpose = Uint8Array.of(0x70, 0x65, 0x65, 0x72, 0x73, 0);
 
 interface Serials {
   highest: number;

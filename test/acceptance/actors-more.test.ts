@@ -402,7 +402,7 @@ describe("management", () => {
   it("edits a state only if the actor had no turn since it was read", async () => {
     const counter = await client.getOrCreate(Counter, "edited", 1);
     const read = await client.actorState<{ n: number }>("Counter", "edited");
-    expect(read).toMatchObject({ state: { n: 1, log: [], padding: "" }, turns: 1 });
+    expect(read).toMatchObject({ state: { n: 1, log: [], padding: new Uint8Array(0) }, turns: 1 });
     await counter.incr();
     const edit = { state: { ...read.state, n: 50 }, turns: read.turns };
     expect(await errorOf(client.editActor("Counter", "edited", edit))).toMatchObject({
