@@ -147,8 +147,7 @@ export function beginActivation(entity: Entity, sink: Sink, nowMs = sink.nowMs):
   const { head } = entity;
   assert(!entity.isActive, `${entity.key} has one activation at a time`);
   assert(head.applied === head.version, `${entity.key} has applied its last activation`);
-  const isAtResumePoint = head.kind === "run" && head.resumeVersion === head.version;
-  const taken = entity.inputs.splice(0, isAtResumePoint ? 1 : inputsMax);
+  const taken = entity.inputs.splice(0, inputsNow(entity));
   assert(taken.length > 0, `${entity.key} has inputs`);
   for (const { index } of taken) sink.changes.delete(rowKeys.input(entity.key, index));
   head.lastNowMs = Math.max(head.lastNowMs, nowMs);
@@ -164,6 +163,16 @@ export function beginActivation(entity: Entity, sink: Sink, nowMs = sink.nowMs):
   entity.isActive = true;
   sink.changes.touch(entity);
   return { activation, journal, version };
+}
+
+/**
+ * How many inputs the next activation takes. A cancellation comes alone: it rejects what the
+ * guest waits for, and that is known only when it has come to rest after what was before.
+ */
+function inputsNow({ head, inputs }: Entity): number {
+  if (head.kind === "run" && head.resumeVersion === head.version) return 1;
+  const cancelAt = inputs.findIndex(({ input }) => input.kind === "cancel");
+  return cancelAt < 0 ? inputsMax : Math.min(inputsMax, Math.max(1, cancelAt));
 }
 
 export function encodeActivation(

@@ -19,6 +19,12 @@ workflow("lives", async (life: number) => {
   return life;
 });
 
+workflow("sleepsAfterwards", async () => {
+  update("poke", () => 1);
+  await signal("go");
+  await sleep("30 days");
+});
+
 /** Ends its first life while it waits for items, too. */
 workflow("reader", async (life: number) => {
   const first = signal<string>("item");
@@ -326,3 +332,12 @@ test("a host that takes over many active runs reads what they share once, not fo
   expect(reads.size).toBeGreaterThan(0);
   expect(total).toBeLessThan(25);
 }, 60_000);
+
+test("a cancellation that comes with what the run waited for reaches what it waits for then", async () => {
+  await begin("r", "sleepsAfterwards");
+  // The update keeps the run busy, so that the others come to it together.
+  const poked = tenant.updateRun("r", "poke", encode([]));
+  await finished(Promise.all([poked, sent("r", "go"), tenant.cancelRun("r", "enough")]));
+  await finished(world.sleep(1000));
+  expect((await finished(tenant.getRun("r"))).status).toBe("CANCELED");
+});
