@@ -122,13 +122,15 @@ class MovingHost implements Host {
     onProgress?: (progress: RepartitionProgress) => void,
   ): Promise<Layout> {
     const { ports, prefix, layouts, options } = this.#place;
+    // Of the layout that is being left: another engine may be at work when it comes to that.
+    const engine = this.#engine;
     const layout = await reshard({
       ...ports,
       prefix,
       layouts,
       partitions,
       hostId: options.hostId,
-      pause: (partition) => this.#engine.pause(partition),
+      pause: (partition) => engine.pause(partition),
       ...(onProgress === undefined ? {} : { onProgress }),
     });
     await this.#settle();
