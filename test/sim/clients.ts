@@ -206,7 +206,10 @@ export class Client {
 
 export function isRetryable(error: unknown): boolean {
   if (error instanceof NoAnswer) return true;
-  return error instanceof SporeError && (error.kind === "unavailable" || error.kind === "moved");
+  if (!(error instanceof SporeError)) return false;
+  // A mailbox that is full says 429: later there is room.
+  if (error.code === "too-many-messages") return true;
+  return error.kind === "unavailable" || error.kind === "moved";
 }
 
 export function codeOf(error: unknown): string {
