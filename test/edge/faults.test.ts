@@ -77,7 +77,7 @@ describe("an object that is lost", () => {
     let isDone = false;
     const crashing = (async () => {
       for (let round = 0; round < 8 && !isDone; round++) {
-        await pause(200 + random() * 600);
+        await pause(40 + random() * 200); // the work takes a second at least
         await edge.crash(round % 2);
         crashes += 1;
       }
