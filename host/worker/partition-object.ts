@@ -16,7 +16,7 @@
  */
 import { DurableObject } from "cloudflare:workers";
 import { assert, SporeError } from "../../runtime/errors.ts";
-import { createHost, type Host } from "../../runtime/index.ts";
+import { createHost, type Host, partitionsMax } from "../../runtime/index.ts";
 import type { Peers, Sandbox } from "../../runtime/ports.ts";
 import { createApi } from "../api.ts";
 import { calendar } from "../calendar.ts";
@@ -56,7 +56,6 @@ const settleLookMs = 250;
 /** How long another owner is left alone whatever is asked. */
 const heldMs = 30_000;
 const partitionsDefault = 4;
-const partitionsMax = 1024;
 
 /**
  * Objects come and go: each start reads what was committed since the last checkpoint, one

@@ -46,14 +46,8 @@ beforeEach(async () => {
   await during(tenant.deploy({ kind: "javascript", code: "export {};" }));
 });
 
-async function during<T>(work: Promise<T>): Promise<T> {
-  let isSettled = false;
-  const settled = (): void => {
-    isSettled = true;
-  };
-  work.then(settled, settled);
-  await world.runUntil(() => isSettled, world.nowMs + 600_000);
-  return work;
+function during<T>(work: Promise<T>): Promise<T> {
+  return world.finished(work, 600_000);
 }
 
 async function outputOf(id: string, name: string, args: unknown[]): Promise<unknown> {
