@@ -252,7 +252,7 @@ export class Actors {
   async history(
     type: string,
     key: string,
-    options: { from?: number; limit?: number } = {},
+    options: { from?: number | undefined; limit?: number | undefined } = {},
   ): Promise<HistoryEvent[]> {
     await this.get(type, key);
     const entityKey = this.#actorKey(type, key);

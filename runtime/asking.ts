@@ -75,7 +75,7 @@ export function takeSignal(
 export async function readEvents(
   partition: Partition,
   key: EntityKey,
-  options: { readonly from?: number; readonly limit?: number },
+  options: { readonly from?: number | undefined; readonly limit?: number | undefined },
 ): Promise<HistoryEvent[]> {
   const { from = 0, limit = eventsPerRead } = options;
   const events: HistoryEvent[] = [];

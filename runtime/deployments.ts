@@ -81,7 +81,10 @@ export class Deployments {
   }
 
   /** What was deployed, newest first; each version of the pointer is one. */
-  async list(request: { limit?: number; before?: number }): Promise<DeploymentView[]> {
+  async list(request: {
+    limit?: number | undefined;
+    before?: number | undefined;
+  }): Promise<DeploymentView[]> {
     const { register } = this.#parts;
     const latest = await register.readLatest();
     if (latest === undefined) return [];

@@ -615,7 +615,10 @@ export interface TenantHost {
   deploy(source: ComponentSource): Promise<{ readonly id: string; readonly manifest: Manifest }>;
   currentComponent(): Promise<ComponentView | undefined>;
   /** Newest first, at most 100 and `limit`, those before version `before`. */
-  deployments(options?: { limit?: number; before?: number }): Promise<readonly DeploymentView[]>;
+  deployments(options?: {
+    limit?: number | undefined;
+    before?: number | undefined;
+  }): Promise<readonly DeploymentView[]>;
   /**
    * Makes current again what was before the present deployment, or the component `to` (its id, or
    * how that begins). Throws deployment-changed if somebody else deploys at the same time.
@@ -639,10 +642,13 @@ export interface TenantHost {
   output(id: string, options?: { waitMs?: number; step?: string }): Promise<OutputResult>;
   /** Waits up to `waitMs` (default 0) for a value of that name. */
   published(id: string, name: string, options?: { waitMs?: number }): Promise<PublishedResult>;
-  steps(id: string, options?: { after?: number; limit?: number }): Promise<readonly StepView[]>;
+  steps(
+    id: string,
+    options?: { after?: number | undefined; limit?: number | undefined },
+  ): Promise<readonly StepView[]>;
   history(
     id: string,
-    options?: { from?: number; limit?: number },
+    options?: { from?: number | undefined; limit?: number | undefined },
   ): Promise<readonly HistoryEvent[]>;
   /** History from `from`, then live, until the run is closed or `signal` aborts. */
   events(
@@ -715,7 +721,7 @@ export interface TenantHost {
   actorHistory(
     type: string,
     key: string,
-    options?: { from?: number; limit?: number },
+    options?: { from?: number | undefined; limit?: number | undefined },
   ): Promise<readonly HistoryEvent[]>;
   /** The last events from `from` on, then live until `signal` aborts or the actor is deleted. */
   actorEvents(

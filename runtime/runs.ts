@@ -332,7 +332,10 @@ export class Runs {
     });
   }
 
-  async steps(id: string, options: { after?: number; limit?: number } = {}): Promise<StepView[]> {
+  async steps(
+    id: string,
+    options: { after?: number | undefined; limit?: number | undefined } = {},
+  ): Promise<StepView[]> {
     const key = runKey(this.#parts.tenant, checkId(id, "run id"));
     const { createdAtMs, attempt } = await this.#view(id);
     const partition = this.#parts.partition(key);
@@ -342,7 +345,7 @@ export class Runs {
 
   async history(
     id: string,
-    options: { from?: number; limit?: number } = {},
+    options: { from?: number | undefined; limit?: number | undefined } = {},
   ): Promise<HistoryEvent[]> {
     const key = runKey(this.#parts.tenant, checkId(id, "run id"));
     await this.#view(id);

@@ -3,7 +3,7 @@
  * ports that are cut when it is over. What it has asked for then never answers, and nothing
  * of its code runs again.
  */
-import { createApi } from "../host/api.ts";
+import { createApi } from "../host/api/index.ts";
 import { calendar } from "../host/calendar.ts";
 import { type ComponentMaps, createComponentMaps } from "../host/component-maps.ts";
 import { digest } from "../host/node.ts";

@@ -18,7 +18,7 @@ import { DurableObject } from "cloudflare:workers";
 import { assert, SporeError } from "../../runtime/errors.ts";
 import { createHost, type Host, partitionsMax } from "../../runtime/index.ts";
 import type { Peers, Sandbox } from "../../runtime/ports.ts";
-import { createApi } from "../api.ts";
+import { createApi } from "../api/index.ts";
 import { calendar } from "../calendar.ts";
 import { createComponentMaps } from "../component-maps.ts";
 import { isLoopbackHost } from "../loopback.ts";

@@ -1,6 +1,7 @@
 /** An API over the fake host, and short ways to ask it. */
 import { createHash } from "node:crypto";
-import { type ApiOptions, createApi } from "../../host/api.ts";
+import type { ApiOptions } from "../../host/api/exchange.ts";
+import { createApi } from "../../host/api/index.ts";
 import { createTenants, type TenantKey } from "../../host/tenants.ts";
 import type { Clock, Digest } from "../../runtime/ports.ts";
 import { createFakeHost, type FakeHost } from "./fake-host.ts";

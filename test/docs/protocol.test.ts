@@ -11,7 +11,7 @@ import {
   Ref,
 } from "../../guest/cbor.ts";
 import { stateBytesMax } from "../../guest/protocol.ts";
-import { apiLimits } from "../../host/api.ts";
+import { apiLimits } from "../../host/api/exchange.ts";
 import { exitCodeOf, exitCodes, runCli } from "../../host/cli.ts";
 import { outboundDefaults } from "../../host/outbound.ts";
 import { statusOf } from "../../host/problems.ts";

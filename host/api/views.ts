@@ -1,5 +1,5 @@
 /** What the engine answers, in the shapes of the HTTP API: times as ISO text, values shown. */
-import type { Encoded, ErrorValue } from "../guest/protocol.ts";
+import type { Encoded, ErrorValue } from "../../guest/protocol.ts";
 import type {
   ActorView,
   DeploymentView,
@@ -10,9 +10,9 @@ import type {
   RunView,
   ScheduleView,
   StepView,
-} from "../runtime/index.ts";
-import type { ExplainedStack, SourceMapper } from "./source-maps.ts";
-import { encodeCbor, shownValue } from "./values.ts";
+} from "../../runtime/index.ts";
+import type { ExplainedStack, SourceMapper } from "../source-maps.ts";
+import { encodeCbor, shownValue } from "../values.ts";
 
 /** Makes a user value of its bytes, in the answer's format. */
 export type Show = (encoded: Encoded) => unknown;

@@ -2,8 +2,8 @@
  * A run's history as server-sent events. Pulled, so a slow reader holds back only itself;
  * comments keep proxies from closing a quiet stream; ends when the run's events end.
  */
-import type { HistoryEvent } from "../runtime/index.ts";
-import type { AbortSignalLike, Cancel, Clock } from "../runtime/ports.ts";
+import type { HistoryEvent } from "../../runtime/index.ts";
+import type { AbortSignalLike, Cancel, Clock } from "../../runtime/ports.ts";
 
 export interface EventStreamOptions {
   readonly events: (signal: AbortSignalLike) => AsyncIterable<HistoryEvent>;
