@@ -4,7 +4,9 @@ import { join } from "node:path";
 import { afterEach, describe, expect, it } from "vitest";
 import { createClient } from "../../client/index.ts";
 import { decode } from "../../guest/cbor.ts";
-import { exitCodeOf, readArgs, runCli } from "../../host/cli.ts";
+import { readArgs } from "../../host/cli/arguments.ts";
+import { exitCodeOf } from "../../host/cli/failures.ts";
+import { runCli } from "../../host/cli.ts";
 import { SporeError } from "../../runtime/errors.ts";
 import { createKit } from "./kit.ts";
 

@@ -12,7 +12,8 @@ import {
 } from "../../guest/cbor.ts";
 import { stateBytesMax } from "../../guest/protocol.ts";
 import { apiLimits } from "../../host/api/exchange.ts";
-import { exitCodeOf, exitCodes, runCli } from "../../host/cli.ts";
+import { exitCodeOf, exitCodes } from "../../host/cli/failures.ts";
+import { runCli } from "../../host/cli.ts";
 import { outboundDefaults } from "../../host/outbound.ts";
 import { statusOf } from "../../host/problems.ts";
 import { engineLimits } from "../../host/sandbox/engine.ts";

@@ -2,9 +2,9 @@
 import { inspect } from "node:util";
 import Table from "cli-table3";
 import pc from "picocolors";
-import type { ErrorFrame, RunEvent } from "../client/index.ts";
-import { jsonOfValue } from "../client/json.ts";
-import { codeFrame } from "./source-maps.ts";
+import type { ErrorFrame, RunEvent } from "../../client/index.ts";
+import { jsonOfValue } from "../../client/json.ts";
+import { codeFrame } from "../source-maps.ts";
 
 export interface PrinterOptions {
   readonly out: (text: string) => void;
