@@ -201,7 +201,7 @@ export class Machine {
   #leave(): void {
     isActive = false;
     setCalls(undefined);
-    this.steps.current = undefined;
+    this.steps.leaveBody();
     this.#nested = undefined;
   }
 
@@ -434,8 +434,8 @@ export class Machine {
   }
 
   #labelOf(label: string): string {
-    const task = this.steps.current;
-    return task === undefined || label === "" ? label : `step ${task.id} (${label})`;
+    const step = this.steps.currentId;
+    return step === undefined || label === "" ? label : `step ${step} (${label})`;
   }
 
   #timer(atMs: number, label: string, fire: () => void): number {
@@ -546,7 +546,7 @@ export class Machine {
 
   /** The workflow's function is over: waits for update handlers, then ends the run. */
   #close(settled: Settled): void {
-    this.steps.current = undefined;
+    this.steps.leaveBody();
     this.#closing = () => {
       this.#closing = undefined;
       if (settled.value instanceof ContinueAsNew && !settled.isOk) {
@@ -593,7 +593,7 @@ export class Machine {
   async compensate(): Promise<void> {
     this.requireWorkflow("compensate");
     // It would wait for the step that calls it.
-    if (this.steps.current !== undefined) {
+    if (this.steps.currentId !== undefined) {
       throw new GuestError("compensate is for a workflow's own code, not for a step's", {
         code: "invalid-request",
         retryable: false,
@@ -1018,7 +1018,7 @@ export class Machine {
     this.#logLines++;
     if (this.#logLines > logLinesMax + 1) return;
     const isLast = this.#logLines > logLinesMax;
-    const step = this.steps.current?.id;
+    const step = this.steps.currentId;
     this.queue({
       kind: "log",
       level: isLast ? "warn" : level,

@@ -385,6 +385,10 @@ export interface StepRecord {
    * checkpoint is off or too large.
    */
   readonly value?: Encoded | undefined;
+  /** succeeded: the attempt is the first and began in the same activation; no record says so before. */
+  readonly began?: boolean | undefined;
+  /** With `began`: the arguments. */
+  readonly args?: Encoded | undefined;
   readonly error?: ErrorValue | undefined;
   /** retrying: when the next attempt begins. */
   readonly nextAtMs?: number | undefined;

@@ -1,6 +1,6 @@
 /**
  * Step records, quickly: a run of pure steps spends most of its time on them, and all but
- * id and value is the same from one to the next.
+ * id, arguments and value is the same from one to the next.
  */
 import { encode, encodeSequence, Raw } from "./cbor.ts";
 import type { ErrorValue, StepRecord } from "./protocol.ts";
@@ -16,46 +16,83 @@ export interface RecordParts {
 }
 
 export interface RecordHead {
-  readonly event: StepRecord["event"];
   readonly nowMs: number;
   readonly name: string;
 }
 
+interface Ran {
+  readonly id: string;
+  readonly args: Uint8Array | undefined;
+  readonly value: Uint8Array | undefined;
+}
+
 const valueKey = new Raw(encode("value"));
-/** Maps of five and six entries: without and with a value. */
-const mapOfFive = new Raw(Uint8Array.of(0xa5));
-const mapOfSix = new Raw(Uint8Array.of(0xa6));
+const argsKey = new Raw(encode("args"));
+const mapsOf = Array.from({ length: 9 }, (_, entries) => new Raw(Uint8Array.of(0xa0 | entries)));
+
+/** The part that begins each map: what it is of, and how many entries there are. */
+function mapOf(entries: number): Raw {
+  return mapsOf[entries] as Raw; // of at most eight entries, below
+}
+
+/** The parts of the record of a first attempt that has begun. */
+export function startedRecord(head: RecordHead, step: Omit<Ran, "value">): readonly unknown[] {
+  const raw = started.of(head);
+  return step.args === undefined
+    ? [mapOf(5), raw, step.id]
+    : [mapOf(6), valueKey, step.args, raw, step.id];
+}
+
+/** Of one that had begun before, and succeeded. */
+export function succeededRecord(head: RecordHead, step: Omit<Ran, "args">): readonly unknown[] {
+  const raw = succeeded.of(head);
+  return step.value === undefined
+    ? [mapOf(5), raw, step.id]
+    : [mapOf(6), valueKey, step.value, raw, step.id];
+}
+
+/** Of one that has begun and succeeded at once. */
+export function ranRecord(head: RecordHead, { id, args, value }: Ran): readonly unknown[] {
+  const raw = ran.of(head);
+  if (args !== undefined && value !== undefined) {
+    return [mapOf(8), argsKey, args, valueKey, value, raw, id];
+  }
+  if (value !== undefined) return [mapOf(7), valueKey, value, raw, id];
+  return args === undefined ? [mapOf(6), raw, id] : [mapOf(7), argsKey, args, raw, id];
+}
 
 /** Names of steps are few; a run that makes them up doesn't fill its memory with heads. */
 const headsMax = 64;
-const started = new Map<string, Raw>();
-const ended = new Map<string, Raw>();
-let headsMs = 0;
 
-/** The parts of the record of a first attempt that began or succeeded, with no more than a value. */
-export function plainRecord(
-  head: RecordHead,
-  id: string,
-  value: Uint8Array | undefined,
-): readonly unknown[] {
-  return value === undefined
-    ? [mapOfFive, headOf(head), id]
-    : [mapOfSix, valueKey, value, headOf(head), id];
+/** Everything but id, arguments and value, kept as long as the time is the same. */
+class Heads {
+  readonly #entries: readonly unknown[];
+  readonly #heads = new Map<string, Raw>();
+  #nowMs = 0;
+
+  constructor(entries: readonly unknown[]) {
+    this.#entries = entries;
+  }
+
+  of({ nowMs, name }: RecordHead): Raw {
+    if (nowMs !== this.#nowMs || this.#heads.size > headsMax) {
+      this.#heads.clear();
+      this.#nowMs = nowMs;
+    }
+    let raw = this.#heads.get(name);
+    if (raw === undefined) {
+      const entries = [...this.#entries, "atMs", nowMs, "name", name, "attempt", 1, "step"];
+      raw = new Raw(encodeSequence(entries));
+      this.#heads.set(name, raw);
+    }
+    return raw;
+  }
 }
 
-/** Everything but value and id, kept as long as the time is the same. */
-function headOf(head: RecordHead): Raw {
-  const heads = head.event === "started" ? started : ended;
-  if (head.nowMs !== headsMs || heads.size > headsMax) {
-    started.clear();
-    ended.clear();
-    headsMs = head.nowMs;
-  }
-  let raw = heads.get(head.name);
-  if (raw === undefined) {
-    const entries = ["event", head.event, "atMs", head.nowMs, "name", head.name, "attempt", 1];
-    raw = new Raw(encodeSequence([...entries, "step"]));
-    heads.set(head.name, raw);
-  }
-  return raw;
+function headsOf(event: StepRecord["event"], ...more: readonly unknown[]): Heads {
+  return new Heads(["event", event, ...more]);
 }
+
+const started = headsOf("started");
+const succeeded = headsOf("succeeded");
+const ran = headsOf("succeeded", "began", true);

@@ -30,7 +30,7 @@ import {
   type StepOptions,
 } from "./options.ts";
 import type { ReusedStep, StepRecord } from "./protocol.ts";
-import { plainRecord, type RecordParts } from "./records.ts";
+import { type RecordParts, ranRecord, startedRecord, succeededRecord } from "./records.ts";
 import { type AbortScope, abortScope } from "./scope.ts";
 import { type Duration, durationMs } from "./time.ts";
 
@@ -152,6 +152,8 @@ export class Task implements Waiter {
   timer = 0;
   /** Its value is that of the same step in another run. */
   isReused = false;
+  /** No record says yet that it has begun; one that says that it succeeded will say both. */
+  isUntold = false;
   storedArgs: Uint8Array | undefined = undefined;
   /** What an attempt said last of how far it is. */
   progress: Uint8Array | undefined = undefined;
@@ -187,6 +189,9 @@ class Call {
   readonly id: string;
   readonly body: Body;
   readonly args: readonly unknown[];
+  storedArgs: Uint8Array | undefined = undefined;
+  /** What it becomes when it turns out to be more than a function that answers at once. */
+  task: Task | undefined = undefined;
   settled: { readonly isOk: boolean; readonly value: unknown } | undefined = undefined;
   promise: Promise<unknown> | undefined = undefined;
   resolve: ((value: unknown) => void) | undefined = undefined;
@@ -296,8 +301,7 @@ export class Steps {
   #begun = 0;
   #begunMax = Number.POSITIVE_INFINITY;
   #isPumping = false;
-  /** The step whose body is executing right now, as far as can be told. */
-  current: Task | undefined = undefined;
+  #executing: Task | Call | undefined = undefined;
 
   constructor(ports: StepPorts) {
     this.#ports = ports;
@@ -313,6 +317,21 @@ export class Steps {
       const task = this.running.get(id);
       if (task !== undefined) this.#endAttempt(task, error);
     }
+  }
+
+  /** The step whose body is executing right now, as far as can be told. */
+  get current(): Task | undefined {
+    const executing = this.#executing;
+    return executing instanceof Call ? this.#begunTask(executing) : executing;
+  }
+
+  /** Its identity, which costs less to ask for. */
+  get currentId(): string | undefined {
+    return this.#executing?.id;
+  }
+
+  leaveBody(): void {
+    this.#executing = undefined;
   }
 
   get isYielding(): boolean {
@@ -591,15 +610,94 @@ export class Steps {
   // ---- attempts
 
   #beginCall(call: Call): void {
+    const { isMethod, compensates, options } = call.body;
+    const { catchErrors, compensate, metadata } = options;
+    const isMore = isMethod || catchErrors || (compensates ?? compensate ?? metadata) !== undefined;
+    // The host that allows one body looks for the one that spins: its result comes later.
+    if (isMore || this.#begunMax === 1 || this.#faults !== undefined || this.#reuse !== undefined) {
+      this.#begin(this.#taskOf(call));
+    } else {
+      this.#runCall(call);
+    }
+  }
+
+  /**
+   * Most steps are functions that answer at once. Those need neither task nor graph, and one
+   * record tells all of them; whatever turns out to be more becomes a task that has begun.
+   */
+  #runCall(call: Call): void {
+    const { body, args } = call;
+    if (!this.#storeArgs(call)) {
+      this.#begin(this.#taskOf(call)); // which fails of them
+      return;
+    }
+    this.#begun++;
+    const outer = this.#executing;
+    this.#executing = call;
+    let answer: unknown;
+    let isThrown = false;
+    try {
+      answer = functionOf(body).apply(undefined, args as unknown[]);
+    } catch (error) {
+      isThrown = true;
+      answer = error;
+    }
+    this.#executing = outer;
+    if (!isThrown && call.task === undefined && this.#endCall(call, answer)) return;
+    const task = this.#begunTask(call);
+    if (isThrown) this.#endAttempt(task, answer);
+    else this.#takeAnswer(task, answer);
+  }
+
+  #storeArgs(call: Call): boolean {
+    if (!call.body.options.checkpoint || call.args.length === 0) return true;
+    try {
+      call.storedArgs = encode(call.args);
+      return true;
+    } catch {
+      return false;
+    }
+  }
+
+  /** Ends a call with its answer, unless that is more than a value. */
+  #endCall(call: Call, answer: unknown): boolean {
+    if (answer instanceof GraphNode || isThenable(answer)) return false;
+    const { name, options } = call.body;
+    let value: Uint8Array | undefined;
+    try {
+      if (options.checkpoint) value = kept(encode(answer));
+    } catch {
+      return false;
+    }
+    const { id, storedArgs } = call;
+    const head = { nowMs: this.#ports.nowMs(), name: options.name ?? name };
+    this.#ports.record(ranRecord(head, { id, args: kept(storedArgs), value }));
+    call.settle(true, answer);
+    return true;
+  }
+
+  #taskOf(call: Call): Task {
     const { id, body, args } = call;
     const evaluation = new Evaluation(this, (isOk, value) => call.settle(isOk, value));
+    this.#live.add(evaluation);
     const cell = new Cell(this);
     cell.id = id;
     cell.waiters = [evaluation];
-    const { options } = body;
-    this.#begin(new Task(this, { id, body, args, options, evaluation, cell }));
-    // One that has its value by now is settled in this activation, unless that ends here.
-    if (cell.state === pendingState || this.#begunMax === 1) this.#live.add(evaluation);
+    return new Task(this, { id, body, args, options: body.options, evaluation, cell });
+  }
+
+  /** The task of a call whose body is or was executing. */
+  #begunTask(call: Call): Task {
+    if (call.task !== undefined) return call.task;
+    const task = this.#taskOf(call);
+    call.task = task;
+    task.evaluation.running++;
+    task.attempt = 1;
+    task.live = 1;
+    task.firstAtMs = this.#ports.nowMs();
+    task.storedArgs = call.storedArgs;
+    task.isUntold = true;
+    return task;
   }
 
   #begin(task: Task): void {
@@ -623,12 +721,12 @@ export class Steps {
       if (task.options.compensate !== undefined && task.attempt === 1) this.#expectEnd(task);
       args = this.#argsOf(task);
     } catch (error) {
-      this.#record(task, "started");
+      task.isUntold = true;
       this.#endAttempt(task, error);
       return;
     }
     if (this.#reuse !== undefined && this.#takeResult(task, this.#reuse)) return;
-    this.#record(task, "started", task.attempt === 1 ? { value: task.storedArgs } : undefined);
+    task.isUntold = true;
     const fault = this.#faults?.get(task.id);
     if (fault !== undefined) {
       this.#endAttempt(task, fault);
@@ -695,41 +793,48 @@ export class Steps {
   }
 
   #run(task: Task, args: readonly unknown[]): void {
-    const outer = this.current;
-    this.current = task;
-    let result: unknown;
-    let thenable: Promise<unknown> | undefined;
+    const outer = this.#executing;
+    this.#executing = task;
+    let answer: unknown;
     try {
       const self = task.body.isMethod ? this.#ports.instance() : undefined;
-      result = functionOf(task.body).apply(self, args as unknown[]);
-      if (isThenable(result)) thenable = Promise.resolve(result);
+      answer = functionOf(task.body).apply(self, args as unknown[]);
     } catch (error) {
-      this.current = outer;
+      this.#executing = outer;
       this.#endAttempt(task, error);
       return;
     }
-    this.current = outer;
-    if (thenable === undefined) {
-      this.#finishAttempt(task, result);
+    this.#executing = outer;
+    this.#takeAnswer(task, answer);
+  }
+
+  #takeAnswer(task: Task, answer: unknown): void {
+    let promise: Promise<unknown> | undefined;
+    try {
+      if (isThenable(answer)) promise = Promise.resolve(answer);
+    } catch (error) {
+      this.#endAttempt(task, error);
       return;
     }
-    this.#await(task, thenable);
+    if (promise === undefined) this.#finishAttempt(task, answer);
+    else this.#await(task, promise);
   }
 
   #await(task: Task, promise: Promise<unknown>): void {
+    this.#tell(task);
     const { attempt } = task;
     this.running.set(task.id, task);
     this.#startTimeout(task);
     promise.then(
       (value) => {
         if (task.live !== attempt) return;
-        this.current = undefined;
+        this.#executing = undefined;
         this.#finishAttempt(task, value);
         this.pump();
       },
       (error) => {
         if (task.live !== attempt) return;
-        this.current = undefined;
+        this.#executing = undefined;
         this.#endAttempt(task, error);
         this.pump();
       },
@@ -955,37 +1060,52 @@ export class Steps {
   // ---- records
 
   #record(task: Task, event: StepRecord["event"], more?: RecordParts): void {
-    const { options } = task;
-    const name = options.name ?? task.body.name;
-    const value = more?.value;
-    const hasValue = value !== undefined && value.length <= recordBytesMax && options.checkpoint;
-    const { compensates } = task.body;
-    const isPlain =
-      (event === "succeeded" || (event === "started" && options.metadata === undefined)) &&
-      compensates === undefined &&
-      !task.isReused;
+    const { options, body, id, attempt } = task;
+    const { compensates } = body;
+    const { metadata } = options;
+    const name = options.name ?? body.name;
     const nowMs = this.#ports.nowMs();
-    if (isPlain && more?.error === undefined && task.attempt === 1) {
-      const kept = hasValue ? value : undefined;
-      this.#ports.record(plainRecord({ event, nowMs, name }, task.id, kept));
-      return;
+    const value = options.checkpoint ? kept(more?.value) : undefined;
+    if (attempt === 1 && !task.isReused && (compensates ?? metadata ?? more?.error) === undefined) {
+      if (event === "started") {
+        this.#ports.record(startedRecord({ nowMs, name }, { id, args: value }));
+        return;
+      }
+      if (event === "succeeded" && task.isUntold) {
+        task.isUntold = false;
+        const args = options.checkpoint ? kept(task.storedArgs) : undefined;
+        this.#ports.record(ranRecord({ nowMs, name }, { id, args, value }));
+        return;
+      }
+      if (event === "succeeded") {
+        this.#ports.record(succeededRecord({ nowMs, name }, { id, value }));
+        return;
+      }
     }
+    this.#tell(task);
     const record: { -readonly [Key in keyof StepRecord]: StepRecord[Key] } = {
-      step: task.id,
+      step: id,
       name,
       event,
       atMs: nowMs,
-      attempt: task.attempt,
+      attempt,
     };
-    if (hasValue) record.value = value;
+    if (value !== undefined) record.value = value;
     if (more?.error !== undefined) record.error = more.error;
     if (more?.nextAtMs !== undefined) record.nextAtMs = more.nextAtMs;
     if (more?.into !== undefined) record.into = more.into;
     if (more?.isOpen === true) record.isOpen = true;
     if (more?.isReused === true) record.isReused = true;
     if (compensates !== undefined) record.compensates = compensates;
-    if (event === "started" && options.metadata !== undefined) record.metadata = options.metadata;
+    if (event === "started" && metadata !== undefined) record.metadata = metadata;
     this.#ports.record([record]);
+  }
+
+  /** Records that the attempt has begun, if nothing has said so yet. */
+  #tell(task: Task): void {
+    if (!task.isUntold) return;
+    task.isUntold = false;
+    this.#record(task, "started", task.attempt === 1 ? { value: task.storedArgs } : undefined);
   }
 
   /** Keeps what the attempt says of how far it is; the last of an activation counts. */
@@ -1070,6 +1190,11 @@ function encodeFor(value: unknown, what: string): Uint8Array {
     }
     throw error;
   }
+}
+
+/** A value as a record has it: not at all if it is too large. */
+function kept(value: Uint8Array | undefined): Uint8Array | undefined {
+  return value === undefined || value.length > recordBytesMax ? undefined : value;
 }
 
 function isThenable(value: unknown): value is PromiseLike<unknown> {

@@ -30,11 +30,15 @@ export function firstDifference(before: Drained, after: Drained): Difference | u
 }
 
 function recordsOf({ records }: Drained): readonly unknown[] {
-  return records.map((bytes) => {
-    const { value, ...record } = decode(bytes) as StepRecord; // written by the SDK
+  return records.flatMap((bytes) => {
+    const { value, began, args, ...record } = decode(bytes) as StepRecord; // written by the SDK
     // The value of a caught error holds its stack.
     const kept = record.error === undefined && value !== undefined ? { value } : {};
-    return withoutStacks({ ...record, ...kept });
+    const last = withoutStacks({ ...record, ...kept });
+    if (began !== true) return [last];
+    // Other versions of the SDK tell a step's beginning in a record of its own.
+    const first = { ...record, event: "started", ...(args === undefined ? {} : { value: args }) };
+    return [first, last];
   });
 }
 

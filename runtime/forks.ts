@@ -341,7 +341,7 @@ async function findStep(
     if (index >= to) break;
     if (item.kind !== "record") continue;
     const record = recordOf(item);
-    if (record.event !== "started") continue;
+    if (record.event !== "started" && record.began !== true) continue;
     begins.push(index);
     // The last: what an activation did that was taken back is in the history as well.
     if (record.step === step && record.attempt === 1) event = index;
@@ -431,6 +431,7 @@ async function reusable(
     const record = recordOf(item);
     const { step } = record;
     if (record.event === "started" && record.attempt === 1) args.set(step, record.value);
+    if (record.began === true) args.set(step, record.args);
     if (record.event === "started" && record.compensates !== undefined) {
       undone.add(record.compensates);
     }

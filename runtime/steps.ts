@@ -78,7 +78,7 @@ async function allSteps(
 
 /** Every step begins with its first attempt, and does so once. */
 function isBeginning({ type, data }: HistoryEvent): boolean {
-  return type === "step.started" && data.attempt === 1;
+  return data.began === true || (type === "step.started" && data.attempt === 1);
 }
 
 /** In a first attempt of a run nothing is told of a step after this. */

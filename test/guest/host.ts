@@ -27,6 +27,13 @@ export function runInfo(name: string): RunInfo {
   };
 }
 
+function eventsOf({ began, args, ...record }: StepRecord): StepRecord[] {
+  if (began !== true) return [record];
+  const { value: _, ...rest } = record;
+  const started = { ...rest, event: "started" as const };
+  return [args === undefined ? started : { ...started, value: args }, record];
+}
+
 export class TestHost {
   readonly machine: Machine = createMachine();
   nowMs = 1000;
@@ -34,6 +41,7 @@ export class TestHost {
   drained: Drained = { state: "waiting", commands: [], records: [] };
   /** Everything ever drained. */
   readonly commands: Command[] = [];
+  /** What began and succeeded at once as two records. */
   readonly records: StepRecord[] = [];
   /** Activations as bytes and what each drained, to compare machines with each other. */
   readonly journal: { activation: Uint8Array; drained: Uint8Array }[] = [];
@@ -50,7 +58,9 @@ export class TestHost {
     this.journal.push({ activation, drained });
     this.drained = decode(drained) as Drained;
     this.commands.push(...this.drained.commands);
-    for (const record of this.drained.records) this.records.push(decode(record) as StepRecord);
+    for (const bytes of this.drained.records) {
+      this.records.push(...eventsOf(decode(bytes) as StepRecord));
+    }
     return this.drained;
   }
 
@@ -118,6 +128,12 @@ export class TestHost {
     const { outcome } = this.last("complete");
     if (outcome.kind === "error") throw new Error(`the run failed: ${outcome.error.message}`);
     return decode(outcome.value);
+  }
+
+  /** Records as the SDK wrote them. */
+  get raw(): StepRecord[] {
+    const all = this.journal.flatMap(({ drained }) => (decode(drained) as Drained).records);
+    return all.map((record) => decode(record) as StepRecord);
   }
 
   error(): ErrorValue {

@@ -475,6 +475,51 @@ test("a value that can't be stored fails the step with its path, at once", async
   expect(host.records.filter(({ event }) => event === "started")).toHaveLength(1);
 });
 
+test("one record tells of a step that begins and succeeds at once, if nothing else happens to it", async () => {
+  const attempt = () => guest.context().step?.attempt;
+  const cases: readonly [string, guest.StepOptions, (value: string) => unknown][] = [
+    ["began succeeded", {}, (value) => value],
+    ["began succeeded", {}, (value) => `${value}${attempt()}`],
+    ["began succeeded", { checkpoint: false }, (value) => value],
+    ["started succeeded", {}, async (value) => value],
+    ["started succeeded", { metadata: { a: 1 } }, (value) => value],
+    ["started failed", { retries: 0 }, () => () => "not a value"],
+    [
+      "started progress succeeded",
+      {},
+      (value) => {
+        guest.context().step?.progress("half");
+        return value;
+      },
+    ],
+    [
+      "started retrying started succeeded",
+      { backoff: () => 0 },
+      (value) => {
+        if (attempt() === 1) throw new Error("once");
+        return value;
+      },
+    ],
+  ];
+  for (const [told, options, body] of cases) {
+    for (const isNode of [false, true]) {
+      const own = new TestHost();
+      const one = guest.step(unique("one"), body, options);
+      guest.workflow(unique("w"), () => (isNode ? one.step("x") : one("x")));
+      await own.start(`w.${uniqueNumber}`);
+      await own.settle();
+      const records = own.raw.map(({ began, event }) =>
+        began === true ? `began ${event}` : event,
+      );
+      expect(records.join(" "), `${told}, ${isNode ? "as a node" : "called"}`).toBe(told);
+      const [first] = own.raw;
+      const isKept = options.checkpoint !== false;
+      const args = first?.began === true ? first.args : first?.value;
+      expect(args).toEqual(isKept ? encode(["x"]) : undefined);
+    }
+  }
+});
+
 test("without checkpoint neither arguments nor value are recorded", async () => {
   const secret = identity<string>("secret", { checkpoint: false });
   guest.workflow(unique("w"), () => secret("x"));

@@ -50,13 +50,19 @@ async function folded(partition: Partition): Promise<StepView[]> {
 
 describe("a page of steps", () => {
   it("is what folding all of the history gives, whatever the page", async () => {
-    const records = Array.from({ length: 300 }, (_, step) => [
+    const told = (step: number) => [
       record(step, "started"),
       ...(step % 3 === 0
         ? [record(step, "retrying"), record(step, "started", { attempt: 2 })]
         : []),
-      ...(step > 10 ? [record(step - 10, step % 7 === 0 ? "failed" : "succeeded")] : []),
       ...(step % 5 === 0 ? [record(step, "continued", { into: "x", isOpen: true })] : []),
+    ];
+    const isBrief = (step: number) => step % 4 === 1;
+    const records = Array.from({ length: 300 }, (_, step) => [
+      ...(isBrief(step) ? [record(step, "succeeded", { began: true })] : told(step)),
+      ...(step > 10 && !isBrief(step - 10)
+        ? [record(step - 10, step % 7 === 0 ? "failed" : "succeeded")]
+        : []),
     ]).flat();
     const { partition } = partitionOf(records);
     const all = await folded(partition);
