@@ -5,6 +5,7 @@
  */
 import { encode } from "../guest/cbor.ts";
 import type { Encoded, Input, QueueOptions, ReusedStep, StepRecord } from "../guest/protocol.ts";
+import { machineOf } from "./activations.ts";
 import { ask } from "./asking.ts";
 import { type Deployments, definitionOf, printable } from "./deployments.ts";
 import { firstDifference } from "./difference.ts";
@@ -14,7 +15,7 @@ import type { HistoryItem, PastRow, RunHead, SignalRow } from "./format.ts";
 import { readItems, recordOf } from "./history.ts";
 import { checkId, type EntityKey, nameOf, runKey, toHex } from "./ids.ts";
 import type { MoveRequest, MoveResult, StartResult } from "./index.ts";
-import { machineOf, type Partition } from "./partition.ts";
+import type { Partition } from "./partition.ts";
 import { activationOf, Replay, readPast, type Traced } from "./past.ts";
 import type { Ports } from "./ports.ts";
 import { queueOfAll } from "./queue.ts";

@@ -1,25 +1,25 @@
 /**
- * One partition: the loop that takes inputs, activates guests, commits, and lets outputs
- * go. The only place of the engine that awaits in sequence.
+ * One partition: takes inputs to its entities, lets guests answer them, and lets outputs go.
  *
- * Owns the output-commit rule (Strom and Yemini 1985): transitions run ahead of the log,
- * but nothing leaves the partition (a reply, a message, a fetch) before the batch that it
- * follows from is durable. Doesn't own what entities do (run.ts, actor.ts), what the log
- * guarantees (log.ts) or how rows are kept (table.ts).
+ * Owns which entities are in memory, and the output-commit rule (Strom and Yemini 1985):
+ * transitions run ahead of the log, but nothing leaves the partition (a reply, a message, a
+ * fetch) before the batch that it follows from is durable. When that is, commits.ts says.
+ * Doesn't own what entities do (run.ts, actor.ts), how a guest is run (activations.ts), when
+ * timers fire (alarms.ts) or messages leave (outbox.ts), or how rows are kept (table.ts).
  *
  * Invariants:
  * - P1 The table holds durable rows only; entities in memory may be ahead of it, and an
  *   entity with changes that aren't durable is never evicted.
- * - P2 One commit is in flight; the next collects meanwhile. Releases run in batch order.
- * - P3 Once the log says `fenced`, nothing is released any more: every waiter gets
- *   `partition-moved` (I2).
+ * - P2 A transition is synchronous: what it changes and what it lets out are of one batch.
+ * - P3 Once the log says `fenced`, the partition is closed: requests and waiters get
+ *   `partition-moved`, and machines are released (I2).
  * - P4 Messages from another partition are applied in the order of their index, each once:
  *   the cursor rises in the same batch as the effect (I4).
  */
-import { decode, encode } from "../guest/cbor.ts";
-import type { Definition, Drained, Input, Outcome } from "../guest/protocol.ts";
+import { encode } from "../guest/cbor.ts";
+import type { Definition, Input, Outcome } from "../guest/protocol.ts";
+import { type ActivationLimits, Activations, decodeDrained } from "./activations.ts";
 import {
-  activationsAhead,
   applyTurn,
   beginTurn,
   componentOf,
@@ -31,8 +31,7 @@ import {
   refuseCalls,
 } from "./actor.ts";
 import { Alarms } from "./alarms.ts";
-import { decodeBatch, encodeBatch } from "./batch.ts";
-import { isSameBytes } from "./bytes.ts";
+import { type CommitLimits, Commits } from "./commits.ts";
 import { Cursors } from "./cursors.ts";
 import { performEffect } from "./effects.ts";
 import { assert, SporeError } from "./errors.ts";
@@ -54,14 +53,12 @@ import {
   nameOf,
   partitionOf,
   tenantOf,
-  toHex,
 } from "./ids.ts";
 import type { Layout } from "./layout.ts";
 import { Log } from "./log.ts";
 import {
   type Begun,
   beginActivation,
-  failed,
   finishActivation,
   hold,
   hostError,
@@ -72,10 +69,8 @@ import {
 import { applyMessage } from "./messages.ts";
 import type { Objects } from "./objects.ts";
 import { type Envelope, Outbox } from "./outbox.ts";
-import type { ActivateRequest, ActivateResult, JournalEntry, Ports } from "./ports.ts";
+import type { ActivateResult, Ports } from "./ports.ts";
 import { disarmQueue, tickQueue } from "./queue.ts";
-import { objectKey, objectName } from "./refs.ts";
-import { Retrier } from "./retry.ts";
 import {
   applyDrained,
   fireRunTimer,
@@ -86,8 +81,7 @@ import {
   suspend,
 } from "./run.ts";
 import { disarm, isArmedFor, tick } from "./schedule.ts";
-import { type Ahead, Changes, type Entity, readEntity, type Sink, traceOf } from "./state.ts";
-import { mapResults, storedValue } from "./stored.ts";
+import { type Ahead, type Changes, type Entity, readEntity, type Sink, traceOf } from "./state.ts";
 import { Table } from "./table.ts";
 import type { Timer } from "./timers.ts";
 import type { TokenClaims } from "./tokens.ts";
@@ -132,29 +126,15 @@ export interface PartitionOptions {
   readonly retentionMs?: number | undefined;
 }
 
-export interface PartitionLimits {
-  /** How long changes that nobody waits for may stay uncommitted. */
-  readonly lingerMs: number;
-  /** How long a commit waits for the results of guests that are at work. */
-  readonly gatherMs: number;
+export interface PartitionLimits extends CommitLimits, ActivationLimits {
   /** How far ahead timers are kept in memory; later ones wait in the table. */
   readonly timerWindowMs: number;
   /** The clock may be set: nobody sleeps longer than this without a look at it. */
   readonly timerLookMs: number;
-  /** Log bytes after which a checkpoint is taken. */
-  readonly checkpointBytes: number;
-  /** Log entries after which a checkpoint is taken. */
-  readonly checkpointEntries: number;
   /** Entities kept in memory beyond those that are busy. */
   readonly residentMax: number;
-  /** Guest time after which a sleeping machine's memory is saved rather than recomputed. */
-  readonly imageAfterMs: number;
-  /** Journal bytes after which the same. */
-  readonly imageAfterBytes: number;
   /** A stored value that is larger is kept by reference where a machine was given it. */
   readonly referBytes: number;
-  /** An output, a step's result or a method's answer that is larger becomes an object. */
-  readonly storeBytes: number;
 }
 
 export const partitionLimits: PartitionLimits = {
@@ -171,11 +151,6 @@ export const partitionLimits: PartitionLimits = {
   storeBytes: 256 * 1024,
 };
 
-const confirmDelayMs = 100;
-/** Turns that take longer aren't computed ahead: others wait for the sandbox, too. */
-const aheadTurnMsMax = 2;
-/** Pieces of merging done for one checkpoint. */
-const compactionsMax = 4;
 /** Entities that go on after a crash are read so many at a time. */
 const revivedAtOnce = 64;
 /** Garbage that crashed owners left is looked for this long after taking over. */
@@ -196,20 +171,8 @@ export class Partition {
   readonly #entities = new Map<EntityKey, Entity>();
   readonly #loading = new Map<EntityKey, Promise<void>>();
 
-  #changes = new Changes(1);
-  #durableNumber = 0;
-  #inFlight: Changes | undefined;
-  #isCommitting = false;
-  #isDemanded = false;
-  /** Guests at work now. */
-  #activations = 0;
-  #whenIdle: (() => void) | undefined;
-  #lingerCancel: (() => void) | undefined;
-
-  #bytesSinceCheckpoint = 0;
-  #entriesSinceCheckpoint = 0;
-  #checkpoint: Promise<void> | undefined;
-  #isCheckpointReady = false;
+  readonly #commits: Commits;
+  readonly #activations: Activations;
 
   readonly #alarms: Alarms;
   #sweepCancel: (() => void) | undefined;
@@ -251,15 +214,36 @@ export class Partition {
       fire: (timer) => this.#fireTimer(timer),
       background,
     });
+    this.#commits = new Commits({
+      log: this.#log,
+      clock,
+      observer,
+      limits: options.limits,
+      isOwned,
+      isResultComing: () => this.#activations.atWork > 0,
+      background,
+      moved: (by) => this.#moved(by),
+      committed: (batch) => this.#forgetClosed(batch),
+      rested: () => this.#evict(),
+    });
+    this.#activations = new Activations({
+      ports,
+      prefix: options.prefix,
+      limits: options.limits,
+      isOwned,
+      loadComponent: (id) => neighbours.loadComponent(id),
+      hold: (entity, hashes) => this.#hold(entity, hashes),
+      generation: () => neighbours.generation(),
+    });
     this.#outbox = new Outbox({
       index: options.index,
       partitions: options.layout.partitions,
       clock,
       observer,
       isOwned,
-      changes: () => this.#changes,
-      demand: () => this.#demand(),
-      linger: () => this.#linger(),
+      changes: () => this.#commits.changes,
+      demand: () => this.#commits.demand(),
+      linger: () => this.#commits.linger(),
       applyHere: (message, row) => this.#applyHere(message, row),
       deliver: (target, source, envelopes) => neighbours.deliver(target, source, envelopes),
       background,
@@ -285,7 +269,7 @@ export class Partition {
 
   /** Of the log, what a new owner would have to read: entries and bytes since the checkpoint. */
   get logLag(): { readonly entries: number; readonly bytes: number } {
-    return { entries: this.#entriesSinceCheckpoint, bytes: this.#bytesSinceCheckpoint };
+    return this.#commits.lag;
   }
 
   /** Position of this owner's claim; 0 before. */
@@ -332,11 +316,7 @@ export class Partition {
       { store, prefix: this.#prefix, epoch: claim.epoch, random, digest, clock, observer },
       claim.checkpoint,
     );
-    for (const { payload } of claim.entries) {
-      table.apply(decodeBatch(payload));
-      this.#bytesSinceCheckpoint += payload.length;
-      this.#entriesSinceCheckpoint += 1;
-    }
+    this.#commits.recover(table, claim.entries);
     this.#table = table;
     try {
       await this.#recover(table);
@@ -397,7 +377,7 @@ export class Partition {
   async stop(): Promise<void> {
     if (this.#state === "owned") {
       await this.durable().catch(() => undefined); // lost meanwhile: nothing more to do
-      await this.#checkpoint?.catch(() => undefined);
+      await this.#commits.checkpoint?.catch(() => undefined);
     }
     this.#fail("stopped", new SporeError("host-stopping", "the host is stopping"));
   }
@@ -408,15 +388,12 @@ export class Partition {
     this.#lostError = error;
     this.#log.close();
     this.#table?.close();
-    this.#lingerCancel?.();
     this.#alarms.close();
     this.#sweepCancel?.();
-    const lost = [this.#inFlight, this.#changes];
-    this.#changes = new Changes(this.#changes.number + 1);
-    for (const changes of lost) for (const fail of changes?.failures ?? []) fail(error);
+    this.#commits.close(error);
     for (const entity of this.#entities.values()) {
       for (const abort of entity.inFlight.values()) abort();
-      this.#ports.sandbox.release(machineOf(entity));
+      this.#activations.release(entity);
     }
     this.#entities.clear();
     for (const watchers of this.#watchers.values()) for (const wake of watchers) wake();
@@ -466,19 +443,13 @@ export class Partition {
         reject(error);
         return;
       }
-      this.#afterCommit(resolve, reject);
+      this.#commits.afterCommit(resolve, reject);
     });
   }
 
   /** As `durable`, at once for an entity whose changes are; for what can't become stale. */
   async settled(entity: Entity): Promise<void> {
-    if (entity.dirtyIn > this.#durableNumber) await this.durable();
-  }
-
-  #afterCommit(release: () => void, fail: (error: unknown) => void): void {
-    this.#changes.releases.push(release);
-    this.#changes.failures.push(fail);
-    this.#demand();
+    if (entity.dirtyIn > this.#commits.durableNumber) await this.durable();
   }
 
   /** Whoever waits for something that isn't there yet shall stop waiting: a hand-over is near. */
@@ -547,7 +518,7 @@ export class Partition {
       return await reading;
     } catch (error) {
       const isDamage = error instanceof SporeError && error.kind === "corrupt";
-      if (isDamage && (await this.#isFenced())) this.#assertOwned();
+      if (isDamage && (await this.#commits.isFenced())) this.#assertOwned();
       throw error;
     }
   }
@@ -561,10 +532,10 @@ export class Partition {
         ...(after === undefined ? {} : { after }),
       });
       for (const [key] of page.entries) {
-        this.#changes.delete(key);
+        this.#commits.changes.delete(key);
         after = key;
       }
-      this.#linger();
+      this.#commits.linger();
       if (page.isDone) return;
     }
   }
@@ -609,7 +580,7 @@ export class Partition {
       entity.usedAtMs = sink.nowMs;
       this.#kick(entity, sink);
     }
-    this.#linger();
+    this.#commits.linger();
     return result;
   }
 
@@ -659,8 +630,8 @@ export class Partition {
       await this.#deleteRows(rowKeys.publishedOf(key));
       await this.#deleteRows(rowKeys.pastOf(key));
       await this.#deleteRows(rowKeys.heldBy(key));
-      this.#changes.delete(rowKeys.removal(key));
-      this.#linger();
+      this.#commits.changes.delete(rowKeys.removal(key));
+      this.#commits.linger();
       await this.durable();
     })().finally(() => this.#loading.delete(key));
     this.#loading.set(key, removal);
@@ -670,7 +641,7 @@ export class Partition {
   #unlist(entity: Entity, sink: Sink): void {
     entity.isDeleted = true;
     for (const abort of entity.inFlight.values()) abort();
-    this.#ports.sandbox.release(machineOf(entity));
+    this.#activations.release(entity);
     sink.changes.put(rowKeys.removal(entity.key), new Uint8Array(0));
     sink.changes.delete(rowKeys.head(entity.key));
     if (entity.listedKey !== undefined) sink.changes.delete(entity.listedKey);
@@ -711,7 +682,7 @@ export class Partition {
   #isQuiet(entity: Entity): boolean {
     return (
       !entity.isActive &&
-      entity.dirtyIn <= this.#durableNumber &&
+      entity.dirtyIn <= this.#commits.durableNumber &&
       entity.inFlight.size === 0 &&
       entity.whenQuiet.length === 0 &&
       // Read anew with all who wait, it would be slow where many do.
@@ -720,13 +691,22 @@ export class Partition {
     );
   }
 
+  /** Nobody comes back to a closed run so soon that it would be kept. */
+  #forgetClosed(batch: Changes): void {
+    for (const entity of batch.entities) {
+      if (isOver(entity) && this.#entities.get(entity.key) === entity && this.#isQuiet(entity)) {
+        this.#forget(entity);
+      }
+    }
+  }
+
   #forget(entity: Entity): void {
     this.#entities.delete(entity.key);
-    this.#ports.sandbox.release(machineOf(entity));
+    this.#activations.release(entity);
   }
 
   #sink(): Sink {
-    const changes = this.#changes;
+    const changes = this.#commits.changes;
     return {
       changes,
       nowMs: this.#ports.clock.nowMs(),
@@ -765,20 +745,20 @@ export class Partition {
   #notifyAfterCommit(key: EntityKey, isUrgent: boolean): void {
     const watchers = this.#watchers.get(key);
     if (watchers === undefined) return;
-    this.#changes.releases.push(() => {
+    this.#commits.changes.releases.push(() => {
       for (const wake of [...watchers]) wake();
     });
-    if (isUrgent) this.#demand();
-    else this.#linger();
+    if (isUrgent) this.#commits.demand();
+    else this.#commits.linger();
   }
 
   #repliedAfterCommit(key: EntityKey, callId: string, outcome: Outcome): void {
     const waiting = this.#replies.get(`${key} ${callId}`);
     if (waiting === undefined) return;
-    this.#changes.releases.push(() => {
+    this.#commits.changes.releases.push(() => {
       for (const reply of [...waiting]) reply.resolve(outcome);
     });
-    this.#demand();
+    this.#commits.demand();
   }
 
   // -------------------------------------------------------------- activations
@@ -811,12 +791,7 @@ export class Partition {
 
   async #activate(entity: Entity, begun: Begun, ahead?: Ahead): Promise<void> {
     const { life } = entity.head;
-    this.#activations += 1;
-    const running = ahead === undefined ? undefined : this.#ranAhead(entity, begun, ahead);
-    const ran = await (running ?? this.#runGuest(entity, begun)).finally(() => {
-      this.#activations -= 1;
-    });
-    const result = await this.#storeResults(entity, ran);
+    const result = await this.#activations.run(entity, begun, ahead);
     if (this.#state !== "owned") return;
     this.#transition(entity.key, (resident, sink) => {
       if (resident !== entity || entity.isDeleted) return;
@@ -828,111 +803,15 @@ export class Partition {
       }
       this.#applyResult(entity, sink, result);
     });
-    if (this.#activations === 0) this.#whenIdle?.();
+    if (this.#activations.atWork === 0) this.#commits.gathered();
   }
 
-  /**
-   * Large results become objects, and what is committed has their names. As with a `put`, a row
-   * stands for each before it is stored (collector.ts C1); after a crash in between the
-   * activation is computed again, and stores the same.
-   */
-  async #storeResults(entity: Entity, ran: ActivateResult): Promise<ActivateResult> {
-    const { storeBytes } = this.#options.limits;
-    if (ran.kind !== "ok" || ran.drained.length <= storeBytes || this.#state !== "owned")
-      return ran;
-    const drained = decodeDrained(ran.drained);
-    const values = new Map<string, Uint8Array>();
-    const hashOf = (value: Uint8Array): string => toHex(this.#ports.digest.sha256(value));
-    mapResults(drained, (value) => {
-      if (value.length > storeBytes) values.set(hashOf(value), value);
-      return value;
-    });
-    if (values.size === 0) return ran;
-    const { key } = entity;
-    await this.request(key, (found, sink) => {
-      for (const hash of values.keys()) if (found === entity) hold(entity, sink, hash);
+  /** Resolves when the rows that stand for the objects are durable, if the entity is still there. */
+  async #hold(entity: Entity, hashes: Iterable<string>): Promise<void> {
+    await this.request(entity.key, (found, sink) => {
+      for (const hash of hashes) if (found === entity) hold(entity, sink, hash);
     });
     await this.durable();
-    const generation = await this.#neighbours.generation();
-    const { store, observer, clock } = this.#ports;
-    const retrier = new Retrier(clock, observer);
-    for (const [hash, value] of values) {
-      const place = objectKey(this.#options.prefix, tenantOf(key), objectName(hash, generation));
-      await retrier.run("object put", () => {
-        if (this.#state !== "owned") retrier.close();
-        return store.put(place, value, { ifAbsent: true });
-      });
-    }
-    const stored = mapResults(drained, (value) =>
-      value.length > storeBytes
-        ? storedValue(objectName(hashOf(value), generation), undefined)
-        : value,
-    );
-    return { ...ran, drained: encode(stored) };
-  }
-
-  /** What was computed ahead counts only for exactly this activation: then it is the same. */
-  async #ranAhead(entity: Entity, begun: Begun, ahead: Ahead): Promise<ActivateResult> {
-    const result = await ahead.result;
-    const isIt =
-      result?.kind === "ok" &&
-      result.activation !== undefined &&
-      isSameBytes(result.activation, begun.activation);
-    if (isIt) {
-      this.#ports.observer.count("spore_activations_total", 1, { from: "ahead" });
-      return result;
-    }
-    entity.ahead = undefined;
-    return this.#runGuest(entity, begun);
-  }
-
-  /**
-   * A hot actor's next turns go to the sandbox together with the one that begins: each needs
-   * only the state that the one before leaves, so none has to come back in between.
-   */
-  #runAhead(entity: Entity, request: ActivateRequest): void {
-    const { sandbox } = this.#ports;
-    if (entity.head.kind !== "actor" || entity.mail.length === 0) return;
-    if (sandbox.runsAhead !== true || (entity.turnMs ?? aheadTurnMsMax) >= aheadTurnMsMax) return;
-    const nowMs = entity.head.lastNowMs;
-    const from = { kind: "ahead", behind: request.machine } as const;
-    const machine = `${request.machine}+`;
-    entity.ahead = activationsAhead(entity).map((activation) => {
-      const running = sandbox.activate({ ...request, from, machine, activation, after: "discard" });
-      // What went wrong will be found when the turn is run in its time.
-      return { nowMs, result: running.catch(() => undefined) };
-    });
-  }
-
-  async #runGuest(entity: Entity, begun: Begun): Promise<ActivateResult> {
-    // As of now: a run that is terminated meanwhile has another life, and no memory.
-    const component = componentOf(entity);
-    const machine = machineOf(entity);
-    const { image } = entity;
-    try {
-      await this.#neighbours.loadComponent(component);
-    } catch (error) {
-      return { kind: "fault", fault: "component-not-found", message: messageOf(error) };
-    }
-    const { limits } = this.#options;
-    const request = {
-      component,
-      machine,
-      activation: begun.activation,
-      after: "keep",
-      imageAfterMs: entity.journalBytes > limits.imageAfterBytes ? 0 : limits.imageAfterMs,
-    } as const;
-    const { sandbox, observer } = this.#ports;
-    const isFirst = begun.version === 0;
-    const from = isFirst
-      ? ({ kind: "pristine" } as const)
-      : ({ kind: "resident", version: begun.version } as const);
-    const running = sandbox.activate({ ...request, from });
-    if (isFirst) this.#runAhead(entity, { ...request, from });
-    const first = await running;
-    const isRebuilt = first.kind === "absent";
-    observer.count("spore_activations_total", 1, { from: isRebuilt ? "rebuild" : from.kind });
-    return isRebuilt ? sandbox.activate({ ...request, from: rebuildOf(image, begun) }) : first;
   }
 
   #applyResult(entity: Entity, sink: Sink, result: ActivateResult): void {
@@ -966,6 +845,14 @@ export class Partition {
     sink.changes.touch(entity);
   }
 
+  /**
+   * One throw-away activation (query, read-only method) on the entity's memory as it stands;
+   * whatever the code does to that memory is gone afterwards (I6).
+   */
+  peek(entity: Entity, input: Input): Promise<ActivateResult> {
+    return this.#activations.peek(entity, input);
+  }
+
   /** A run that a queue refused, while its client waited, never was. */
   withdraw(entity: Entity, sink: Sink): void {
     void this.#background(this.#remove(entity, sink));
@@ -976,51 +863,13 @@ export class Partition {
     if (isUnborn(entity)) void this.#background(this.#remove(entity, sink));
   }
 
-  /**
-   * One throw-away activation (query, read-only method) on the entity's memory as it stands;
-   * whatever the code does to that memory is gone afterwards (I6).
-   */
-  async peek(entity: Entity, input: Input): Promise<ActivateResult> {
-    const { head } = entity;
-    // The state in the input is of this component: an upgrade may come in between.
-    const { component } = head;
-    await this.#neighbours.loadComponent(component);
-    const nowMs = Math.max(head.lastNowMs, this.#ports.clock.nowMs());
-    const activation = encode({ nowMs, stepsMax: 0, inputs: [input] });
-    const isPristine = input.kind === "turn";
-    if (!isPristine) await this.#quiet(entity);
-    const request = {
-      component,
-      machine: isPristine ? `${entity.key}?` : machineOf(entity),
-      activation,
-      after: "discard",
-      imageAfterMs: Number.POSITIVE_INFINITY,
-    } as const;
-    if (isPristine) return this.#ports.sandbox.activate({ ...request, from: { kind: "pristine" } });
-    const journal = entity.journal.filter((row) => row.drainedHash !== undefined);
-    const version = head.applied;
-    const rebuild = rebuildOf(entity.image, { activation, journal, version });
-    const first = await this.#ports.sandbox.activate({
-      ...request,
-      from: { kind: "resident", version },
-    });
-    return first.kind === "absent"
-      ? this.#ports.sandbox.activate({ ...request, from: rebuild })
-      : first;
-  }
-
-  #quiet(entity: Entity): Promise<void> {
-    if (!entity.isActive) return Promise.resolve();
-    return new Promise((resolve) => entity.whenQuiet.push(resolve));
-  }
-
   // -------------------------------------------------------------- effects
 
   #perform(entity: Entity, id: number): void {
     const { key } = entity;
     const pending = entity.pending.get(id);
     if (pending === undefined) return;
-    this.#changes.releases.push(() => {
+    this.#commits.changes.releases.push(() => {
       const resident = this.#entities.get(key);
       // Meanwhile the id may have been given to another command, which isn't durable yet.
       if (resident === undefined || resident.pending.get(id) !== pending) return;
@@ -1042,7 +891,7 @@ export class Partition {
         }),
       );
     });
-    this.#demand();
+    this.#commits.demand();
   }
 
   #abortDropped(entity: Entity): void {
@@ -1210,124 +1059,7 @@ export class Partition {
     this.#expiring.add(removal);
   }
 
-  // -------------------------------------------------------------- commits
-
-  #demand(): void {
-    this.#isDemanded = true;
-    if (this.#isCommitting) return;
-    this.#isCommitting = true;
-    void this.#background(this.#commitLoop());
-  }
-
-  #linger(): void {
-    const isNothing = this.#changes.isEmpty && this.#changes.releases.length === 0;
-    if (isNothing || this.#isCommitting || this.#lingerCancel !== undefined) return;
-    if (this.#changes.rowCount > 20_000) {
-      this.#demand();
-      return;
-    }
-    this.#lingerCancel = this.#ports.clock.after(this.#options.limits.lingerMs, () => {
-      this.#lingerCancel = undefined;
-      this.#demand();
-    });
-  }
-
-  async #commitLoop(): Promise<void> {
-    try {
-      await undefined; // let the transitions of this turn of the event loop join
-      while (this.#isDemanded && this.#state === "owned") {
-        await this.#gather();
-        this.#isDemanded = false;
-        if (!(await this.#commit())) return;
-        if (this.#isCheckpointReady && !(await this.#writeCheckpoint())) return;
-      }
-    } finally {
-      this.#isCommitting = false;
-    }
-    if (this.#isDemanded && this.#state === "owned") this.#demand();
-    else this.#linger();
-    this.#evict();
-    this.#maybeCheckpoint();
-  }
-
-  /**
-   * While guests are at work their results are about to come: waiting a moment for them makes
-   * one commit of many. Nobody waits when nothing is going on.
-   */
-  async #gather(): Promise<void> {
-    if (this.#activations === 0 || this.#state !== "owned") return;
-    const { promise, resolve } = Promise.withResolvers<void>();
-    const cancel = this.#ports.clock.after(this.#options.limits.gatherMs, resolve);
-    this.#whenIdle = resolve;
-    await promise;
-    this.#whenIdle = undefined;
-    cancel();
-  }
-
-  /** Writes one batch and releases what waited for it (P2). False when the partition is lost. */
-  async #commit(): Promise<boolean> {
-    const batch = this.#changes;
-    this.#changes = new Changes(batch.number + 1);
-    this.#inFlight = batch;
-    this.#lingerCancel?.();
-    this.#lingerCancel = undefined;
-    if (!batch.isEmpty) {
-      const rows = batch.freeze();
-      const payload = encodeBatch(rows);
-      const startMs = this.#ports.clock.nowMs();
-      if (!(await this.#append("batch", payload))) return false;
-      this.#tableNow().apply(rows);
-      this.#bytesSinceCheckpoint += payload.length;
-      this.#entriesSinceCheckpoint += 1;
-      this.#ports.observer.observe("spore_commit_bytes", payload.length);
-      this.#ports.observer.observe("spore_commit_ms", this.#ports.clock.nowMs() - startMs);
-    }
-    if (batch.isEmpty && batch.releases.length > 0 && !(await this.#confirm())) return false;
-    this.#durableNumber = batch.number;
-    this.#inFlight = undefined;
-    for (const release of batch.releases) release();
-    for (const entity of batch.entities) {
-      if (isOver(entity) && this.#entities.get(entity.key) === entity && this.#isQuiet(entity)) {
-        this.#forget(entity);
-      }
-    }
-    return true;
-  }
-
-  async #append(kind: "batch" | "checkpoint", payload: Uint8Array): Promise<boolean> {
-    const result = await this.#log.append(kind, payload);
-    if (this.#state !== "owned") return false;
-    if (result.kind === "written") return true;
-    this.#moved(result.by);
-    return false;
-  }
-
-  async #confirm(): Promise<boolean> {
-    const isOwner = await this.#log.confirm();
-    if (this.#state !== "owned") return false;
-    if (!isOwner) this.#moved(this.#log.fencedBy);
-    return isOwner;
-  }
-
-  /** Whether there is a successor; if the log can't be asked now, that isn't known. */
-  async #isFenced(): Promise<boolean> {
-    const before = this.#durableNumber;
-    while (this.#isCommitting && this.#state === "owned") {
-      // A commit that began after this one in flight says as much as asking.
-      if (this.#durableNumber > before + 1) return false;
-      this.#demand();
-      await new Promise<void>((resolve) => this.#ports.clock.after(confirmDelayMs, resolve));
-    }
-    if (this.#state !== "owned") return true;
-    this.#isCommitting = true;
-    try {
-      return !(await this.#confirm());
-    } catch {
-      return false; // stopped meanwhile, or the log itself is damaged
-    } finally {
-      this.#isCommitting = false;
-    }
-  }
+  // -------------------------------------------------------------- the log's word
 
   #moved(by: Uint8Array | undefined): void {
     if (by !== undefined && sealOf(by) > this.#options.layout.number) {
@@ -1349,48 +1081,8 @@ export class Partition {
     });
   }
 
-  #maybeCheckpoint(): void {
-    const { checkpointBytes, checkpointEntries } = this.#options.limits;
-    const isDue =
-      this.#bytesSinceCheckpoint >= checkpointBytes ||
-      this.#entriesSinceCheckpoint >= checkpointEntries;
-    if (!isDue || this.#checkpoint !== undefined || this.#state !== "owned") return;
-    this.#checkpoint = this.#prepareCheckpoint().finally(() => {
-      this.#checkpoint = undefined;
-    });
-    void this.#background(this.#checkpoint);
-  }
-
-  /** Moves rows from memory to segments beside the commits; the commit loop then writes the entry. */
-  async #prepareCheckpoint(): Promise<void> {
-    this.#bytesSinceCheckpoint = 0;
-    this.#entriesSinceCheckpoint = 0;
-    const table = this.#tableNow();
-    await table.flush();
-    for (let pieces = 0; pieces < compactionsMax && (await table.compact()); pieces++);
-    this.#isCheckpointReady = true;
-    this.#demand();
-  }
-
-  /** Stands for everything before it (table.ts B1): taken and appended without a pause between. */
-  async #writeCheckpoint(): Promise<boolean> {
-    this.#isCheckpointReady = false;
-    const before = this.#log.base;
-    const { bytes, generation } = this.#tableNow().checkpoint();
-    if (!(await this.#append("checkpoint", bytes))) return false;
-    this.#ports.observer.count("spore_checkpoints_total", 1);
-    void this.#background(this.#afterCheckpoint(generation, before));
-    return true;
-  }
-
   async #sweep(): Promise<void> {
     this.#ports.observer.count("spore_segments_swept_total", await this.#tableNow().sweep());
-  }
-
-  /** Who follows the log from outside (replica.ts) has from one checkpoint to the next for it. */
-  async #afterCheckpoint(generation: number, before: number): Promise<void> {
-    await this.#tableNow().commit(generation);
-    await this.#log.truncate(before);
   }
 
   // -------------------------------------------------------------- faults
@@ -1406,7 +1098,11 @@ export class Partition {
         return;
       }
       // A successor may have deleted what seems to be missing: then nothing is corrupt.
-      if (error instanceof SporeError && error.kind === "corrupt" && (await this.#isFenced()))
+      if (
+        error instanceof SporeError &&
+        error.kind === "corrupt" &&
+        (await this.#commits.isFenced())
+      )
         return;
       this.#ports.observer.log("error", `partition ${this.index} stops: ${messageOf(error)}`, {
         stack: error instanceof Error ? error.stack : undefined,
@@ -1432,32 +1128,6 @@ const hostFaults: ReadonlySet<string> = new Set([
 
 function isOver({ head }: Entity): boolean {
   return head.kind === "run" && isClosed(head.status);
-}
-
-/** Name of the machine's memory in the sandbox. */
-export function machineOf(entity: Entity): string {
-  return `${entity.key}#${entity.head.life}`;
-}
-
-function rebuildOf(
-  image: Uint8Array | undefined,
-  begun: Begun,
-): { kind: "rebuild"; image: Uint8Array | undefined; journal: JournalEntry[]; version: number } {
-  const journal = begun.journal.map((row) => {
-    assert(row.drainedHash !== undefined, "a past activation has its check value");
-    return { activation: row.activation, drainedHash: row.drainedHash };
-  });
-  return { kind: "rebuild", image, journal, version: begun.version };
-}
-
-function decodeDrained(bytes: Uint8Array): Drained {
-  try {
-    return decode(bytes) as Drained; // written by the SDK; a forged one harms its own run only
-  } catch (error) {
-    const message = `the guest's answer can't be read: ${messageOf(error)}`;
-    const outcome = failed(hostError("guest-output", message));
-    return { state: "done", commands: [{ kind: "complete", outcome }], records: [] };
-  }
 }
 
 /** The version of the layout that a sealing claim is for (layout.ts Y1); else 0. */

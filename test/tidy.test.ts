@@ -149,7 +149,7 @@ const layers: readonly (readonly string[])[] = [
     "stored",
     "effects",
   ],
-  ["deadlock", "outbox", "alarms"],
+  ["deadlock", "outbox", "alarms", "commits", "activations"],
   ["messages"],
   ["partition"],
   ["history", "steps", "listing", "past", "difference"],
