@@ -1,15 +1,17 @@
 /**
  * One partition: takes inputs to its entities, lets guests answer them, and lets outputs go.
+ * Long, because it is where the parts meet: transitions, guests, effects, messages, timers.
  *
- * Owns which entities are in memory, and the output-commit rule (Strom and Yemini 1985):
+ * Owns whether the partition is ours, and the output-commit rule (Strom and Yemini 1985):
  * transitions run ahead of the log, but nothing leaves the partition (a reply, a message, a
  * fetch) before the batch that it follows from is durable. When that is, commits.ts says.
- * Doesn't own what entities do (run.ts, actor.ts), how a guest is run (activations.ts), when
- * timers fire (alarms.ts) or messages leave (outbox.ts), or how rows are kept (table.ts).
+ * Doesn't own what entities do (run.ts, actor.ts), which of them are in memory (residents.ts),
+ * how a guest is run (activations.ts), when timers fire (alarms.ts) or messages leave
+ * (outbox.ts), or how rows are kept (table.ts).
  *
  * Invariants:
- * - P1 The table holds durable rows only; entities in memory may be ahead of it, and an
- *   entity with changes that aren't durable is never evicted.
+ * - P1 The table holds durable rows only; entities in memory may be ahead of it, and one with
+ *   changes that aren't durable stays there (residents.ts E2).
  * - P2 A transition is synchronous: what it changes and what it lets out are of one batch.
  * - P3 Once the log says `fenced`, the partition is closed: requests and waiters get
  *   `partition-moved`, and machines are released (I2).
@@ -71,6 +73,7 @@ import type { Objects } from "./objects.ts";
 import { type Envelope, Outbox } from "./outbox.ts";
 import type { ActivateResult, Ports } from "./ports.ts";
 import { disarmQueue, tickQueue } from "./queue.ts";
+import { isOver, Residents } from "./residents.ts";
 import {
   applyDrained,
   fireRunTimer,
@@ -81,7 +84,7 @@ import {
   suspend,
 } from "./run.ts";
 import { disarm, isArmedFor, tick } from "./schedule.ts";
-import { type Ahead, type Changes, type Entity, readEntity, type Sink, traceOf } from "./state.ts";
+import { type Ahead, type Entity, type Sink, traceOf } from "./state.ts";
 import { Table } from "./table.ts";
 import type { Timer } from "./timers.ts";
 import type { TokenClaims } from "./tokens.ts";
@@ -168,9 +171,7 @@ export class Partition {
   #state: "claiming" | "owned" | "moved" | "stopped" = "claiming";
   #lostError: SporeError | undefined;
 
-  readonly #entities = new Map<EntityKey, Entity>();
-  readonly #loading = new Map<EntityKey, Promise<void>>();
-
+  readonly #residents: Residents;
   readonly #commits: Commits;
   readonly #activations: Activations;
 
@@ -184,7 +185,6 @@ export class Partition {
   #isInterrupted = false;
   readonly #interrupted = new Set<() => void>();
   readonly #expiring = new Set<Promise<void>>();
-  readonly #watchers = new Map<EntityKey, Set<() => void>>();
   readonly #replies = new Map<string, Set<Reply>>();
 
   constructor(ports: Ports, options: PartitionOptions, neighbours: Neighbours) {
@@ -214,6 +214,14 @@ export class Partition {
       fire: (timer) => this.#fireTimer(timer),
       background,
     });
+    this.#residents = new Residents({
+      max: options.limits.residentMax,
+      nowMs: () => clock.nowMs(),
+      isOwned,
+      read: (key) => this.#rowsOf(key),
+      durableNumber: () => this.#commits.durableNumber,
+      release: (entity) => this.#activations.release(entity),
+    });
     this.#commits = new Commits({
       log: this.#log,
       clock,
@@ -223,8 +231,8 @@ export class Partition {
       isResultComing: () => this.#activations.atWork > 0,
       background,
       moved: (by) => this.#moved(by),
-      committed: (batch) => this.#forgetClosed(batch),
-      rested: () => this.#evict(),
+      committed: (batch) => this.#residents.committed(batch),
+      rested: () => this.#residents.trim(),
     });
     this.#activations = new Activations({
       ports,
@@ -255,7 +263,7 @@ export class Partition {
   }
 
   get residentEntities(): number {
-    return this.#entities.size;
+    return this.#residents.size;
   }
 
   get seq(): number {
@@ -391,12 +399,7 @@ export class Partition {
     this.#alarms.close();
     this.#sweepCancel?.();
     this.#commits.close(error);
-    for (const entity of this.#entities.values()) {
-      for (const abort of entity.inFlight.values()) abort();
-      this.#activations.release(entity);
-    }
-    this.#entities.clear();
-    for (const watchers of this.#watchers.values()) for (const wake of watchers) wake();
+    this.#residents.close();
     for (const replies of this.#replies.values()) for (const reply of replies) reply.reject(error);
     if (state === "moved") this.#neighbours.lost(this, error);
   }
@@ -423,10 +426,9 @@ export class Partition {
   ): Promise<T> {
     this.#assertOwned();
     assert(partitionOf(key, this.#options.layout.partitions) === this.index, `${key} belongs here`);
-    while (!this.#entities.has(key)) {
-      const isKnownAbsent = await this.#load(key);
+    if (this.#residents.get(key) === undefined) {
+      await this.#residents.load(key);
       this.#assertOwned();
-      if (isKnownAbsent && !this.#entities.has(key)) break;
     }
     return this.#transition(key, transition);
   }
@@ -470,15 +472,7 @@ export class Partition {
 
   /** Calls back after each commit that changed the entity. */
   watchEntity(key: EntityKey, wake: () => void): () => void {
-    const watchers = this.#watchers.get(key) ?? new Set();
-    this.#watchers.set(key, watchers);
-    watchers.add(wake);
-    return () => {
-      watchers.delete(wake);
-      if (watchers.size > 0) return;
-      this.#watchers.delete(key);
-      this.#dismiss(key);
-    };
+    return this.#residents.watch(key, wake);
   }
 
   /** The outcome of a call that is going on here, once it is durable. */
@@ -547,35 +541,19 @@ export class Partition {
 
   // -------------------------------------------------------------- entities
 
-  /** Reads an entity into memory. True if there is none. Requests for one key wait in order. */
-  async #load(key: EntityKey): Promise<boolean> {
-    const loading = this.#loading.get(key);
-    if (loading !== undefined) {
-      await loading;
-      return true;
-    }
-    const load = this.#read(key).finally(() => this.#loading.delete(key));
-    this.#loading.set(key, load);
-    await load;
-    return true;
-  }
-
-  async #read(key: EntityKey): Promise<void> {
+  async #rowsOf(key: EntityKey): Promise<(readonly [string, Uint8Array])[] | undefined> {
     const table = this.#tableNow();
     // Most ids that aren't in memory are new: the segments' filters know that without a read,
     // which a scan can't ask.
-    if ((await this.#sound(table.get(rowKeys.head(key)))) === undefined) return;
-    const rows = await this.#sound(scanAll(table, rowKeys.entity(key)));
-    if (this.#entities.has(key) || this.#state !== "owned") return;
-    const entity = readEntity(key, rows, this.#ports.clock.nowMs());
-    if (entity !== undefined) this.#entities.set(key, entity);
+    if ((await this.#sound(table.get(rowKeys.head(key)))) === undefined) return undefined;
+    return this.#sound(scanAll(table, rowKeys.entity(key)));
   }
 
   #transition<T>(key: EntityKey, transition: (entity: Entity | undefined, sink: Sink) => T): T {
     const sink = this.#sink();
-    const existing = this.#entities.get(key);
+    const existing = this.#residents.get(key);
     const result = transition(existing, sink);
-    const entity = this.#entities.get(key);
+    const entity = this.#residents.get(key);
     if (entity !== undefined) {
       entity.usedAtMs = sink.nowMs;
       this.#kick(entity, sink);
@@ -586,15 +564,14 @@ export class Partition {
 
   /** The entity that this transition works on. */
   resident(key: EntityKey): Entity {
-    const entity = this.#entities.get(key);
+    const entity = this.#residents.get(key);
     assert(entity !== undefined, `${key} is in memory`);
     return entity;
   }
 
   /** Makes a new entity known; within a transition. */
   add(entity: Entity): void {
-    assert(!this.#entities.has(entity.key), `${entity.key} is new`);
-    this.#entities.set(entity.key, entity);
+    this.#residents.add(entity);
   }
 
   /**
@@ -623,7 +600,7 @@ export class Partition {
 
   /** Deletes what a removed entity has left; goes on after a crash, so that nothing stays. */
   #clear(key: EntityKey): Promise<void> {
-    const removal = (async () => {
+    const clearing = async (): Promise<void> => {
       await this.durable();
       await this.#deleteRows(rowKeys.entity(key));
       await this.#deleteRows(rowKeys.historyOf(key));
@@ -633,15 +610,13 @@ export class Partition {
       this.#commits.changes.delete(rowKeys.removal(key));
       this.#commits.linger();
       await this.durable();
-    })().finally(() => this.#loading.delete(key));
-    this.#loading.set(key, removal);
-    return removal;
+    };
+    return this.#residents.hold(key, clearing());
   }
 
   #unlist(entity: Entity, sink: Sink): void {
     entity.isDeleted = true;
     for (const abort of entity.inFlight.values()) abort();
-    this.#activations.release(entity);
     sink.changes.put(rowKeys.removal(entity.key), new Uint8Array(0));
     sink.changes.delete(rowKeys.head(entity.key));
     if (entity.listedKey !== undefined) sink.changes.delete(entity.listedKey);
@@ -657,52 +632,8 @@ export class Partition {
       if (pending.kind === "timer")
         sink.changes.delete(rowKeys.timer(pending.atMs, entity.key, id));
     }
-    this.#entities.delete(entity.key);
+    this.#residents.remove(entity);
     this.#notifyAfterCommit(entity.key, true);
-  }
-
-  #evict(): void {
-    if (this.#entities.size <= this.#options.limits.residentMax) return;
-    let excess = this.#entities.size - this.#options.limits.residentMax;
-    for (const entity of this.#entities.values()) {
-      if (excess <= 0) return;
-      if (!this.#isQuiet(entity)) continue;
-      this.#forget(entity);
-      excess -= 1;
-    }
-  }
-
-  /** As `#evict`, for one whom no commit follows that would look. */
-  #dismiss(key: EntityKey): void {
-    if (this.#entities.size <= this.#options.limits.residentMax) return;
-    const entity = this.#entities.get(key);
-    if (entity !== undefined && this.#isQuiet(entity)) this.#forget(entity);
-  }
-
-  #isQuiet(entity: Entity): boolean {
-    return (
-      !entity.isActive &&
-      entity.dirtyIn <= this.#commits.durableNumber &&
-      entity.inFlight.size === 0 &&
-      entity.whenQuiet.length === 0 &&
-      // Read anew with all who wait, it would be slow where many do.
-      (entity.members?.waiting ?? 0) === 0 &&
-      !this.#watchers.has(entity.key)
-    );
-  }
-
-  /** Nobody comes back to a closed run so soon that it would be kept. */
-  #forgetClosed(batch: Changes): void {
-    for (const entity of batch.entities) {
-      if (isOver(entity) && this.#entities.get(entity.key) === entity && this.#isQuiet(entity)) {
-        this.#forget(entity);
-      }
-    }
-  }
-
-  #forget(entity: Entity): void {
-    this.#entities.delete(entity.key);
-    this.#activations.release(entity);
   }
 
   #sink(): Sink {
@@ -743,7 +674,7 @@ export class Partition {
    * changes all the time, and its watchers hear of that with the next commit.
    */
   #notifyAfterCommit(key: EntityKey, isUrgent: boolean): void {
-    const watchers = this.#watchers.get(key);
+    const watchers = this.#residents.watchersOf(key);
     if (watchers === undefined) return;
     this.#commits.changes.releases.push(() => {
       for (const wake of [...watchers]) wake();
@@ -870,7 +801,7 @@ export class Partition {
     const pending = entity.pending.get(id);
     if (pending === undefined) return;
     this.#commits.changes.releases.push(() => {
-      const resident = this.#entities.get(key);
+      const resident = this.#residents.get(key);
       // Meanwhile the id may have been given to another command, which isn't durable yet.
       if (resident === undefined || resident.pending.get(id) !== pending) return;
       if (resident.inFlight.has(id)) return;
@@ -990,7 +921,7 @@ export class Partition {
       const upload = hashOfUpload(timer.key);
       if (upload !== undefined) sink.changes.delete(rowKeys.hold(timer.key, upload));
     });
-    this.#dismiss(timer.key); // a timer of what has ended since has woken it in vain
+    this.#residents.dismiss(timer.key); // a timer of what has ended since has woken it in vain
   }
 
   /**
@@ -1006,7 +937,7 @@ export class Partition {
     if (message.kind !== "call" && message.kind !== "probe") return message;
     if (!isActorKey(message.to)) return message;
     if (message.kind === "call") await this.#neighbours.currentComponent(tenantOf(message.to));
-    const resident = this.#entities.get(message.to);
+    const resident = this.#residents.get(message.to);
     if (resident === undefined || resident.pending.size > 0) await this.#knowComponent(message.to);
     return message;
   }
@@ -1125,10 +1056,6 @@ const hostFaults: ReadonlySet<string> = new Set([
   "component-not-found",
   "object-not-found",
 ]);
-
-function isOver({ head }: Entity): boolean {
-  return head.kind === "run" && isClosed(head.status);
-}
 
 /** The version of the layout that a sealing claim is for (layout.ts Y1); else 0. */
 function sealOf(info: Uint8Array): number {
