@@ -51,6 +51,11 @@ export class Admissions {
     return { queues, priority: soundPriority(options.priority), mayRefuse };
   }
 
+  /** Reads the switch, so that the next start doesn't wait for it. */
+  async look(): Promise<void> {
+    await this.#isForAll();
+  }
+
   async #isForAll(): Promise<boolean> {
     const nowMs = this.#clock.nowMs();
     const known = this.#ofAll;

@@ -614,6 +614,11 @@ export interface TenantHost {
   /** Stores a component and makes it the tenant's current one. Same bytes, same id. */
   deploy(source: ComponentSource): Promise<{ readonly id: string; readonly manifest: Manifest }>;
   currentComponent(): Promise<ComponentView | undefined>;
+  /**
+   * Looks up and loads what starting a run needs: for a host that starts because of a request,
+   * beside opening its partitions. What fails is looked up again when it is needed.
+   */
+  warmUp(): Promise<void>;
   /** Newest first, at most 100 and `limit`, those before version `before`. */
   deployments(options?: {
     limit?: number | undefined;

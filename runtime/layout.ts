@@ -12,7 +12,7 @@
 import { decode, encode } from "../guest/cbor.ts";
 import { SporeError } from "./errors.ts";
 import type { Clock, Digest, Observer, Random, Store } from "./ports.ts";
-import { Register } from "./register.ts";
+import { Register, type RegisterVersion } from "./register.ts";
 
 export const partitionsMax = 1024;
 
@@ -28,26 +28,34 @@ export interface LayoutsOptions {
   readonly store: Store;
   /** Of the namespace. */
   readonly prefix: string;
-  /** What `namespace` says. */
-  readonly partitions: number;
   readonly random: Random;
   readonly digest: Digest;
   readonly clock: Clock;
   readonly observer: Observer;
 }
 
+/** Where the layouts after the first are. */
+export function layoutRegister(options: LayoutsOptions): Register {
+  return new Register({ ...options, prefix: `${options.prefix}layouts` });
+}
+
 export class Layouts {
   readonly #register: Register;
   readonly #first: Layout;
 
-  constructor(options: LayoutsOptions) {
-    this.#register = new Register({ ...options, prefix: `${options.prefix}layouts` });
-    this.#first = { number: 0, partitions: options.partitions, folder: "p" };
+  /** `partitions`: what `namespace` says. */
+  constructor(register: Register, partitions: number) {
+    this.#register = register;
+    this.#first = { number: 0, partitions, folder: "p" };
   }
 
   async current(): Promise<Layout> {
-    const latest = await this.#register.readLatest();
-    return latest === undefined ? this.#first : readLayout(latest.seq, latest.value);
+    return this.at(await this.#register.readLatest());
+  }
+
+  /** The layout that a version of the register is; none: the first. */
+  at(version: RegisterVersion | undefined): Layout {
+    return version === undefined ? this.#first : readLayout(version.seq, version.value);
   }
 
   /** Makes the version after `before`, unless somebody else did: then that is answered (Y2). */

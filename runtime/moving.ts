@@ -27,8 +27,8 @@ const sealLooksMax = 60;
 export async function createHost(ports: Ports, options: HostOptions): Promise<Host> {
   const prefix = options.prefix ?? "";
   const partitions = options.partitions ?? partitionsDefault;
-  const layouts = await openNamespace({ ...ports, prefix }, partitions);
-  return new MovingHost({ ports, options, prefix, layouts }, await layouts.current());
+  const { layouts, layout } = await openNamespace({ ...ports, prefix }, partitions);
+  return new MovingHost({ ports, options, prefix, layouts }, layout);
 }
 
 interface Place {

@@ -1,7 +1,13 @@
 /** The object `namespace`: that there is one, and in how many partitions it was made. */
 import { decode, encode } from "../guest/cbor.ts";
 import { assert, SporeError } from "./errors.ts";
-import { Layouts, type LayoutsOptions, partitionsMax } from "./layout.ts";
+import {
+  type Layout,
+  Layouts,
+  type LayoutsOptions,
+  layoutRegister,
+  partitionsMax,
+} from "./layout.ts";
 import type { Store } from "./ports.ts";
 import { Retrier } from "./retry.ts";
 
@@ -10,25 +16,30 @@ interface Namespace {
   readonly partitions: number;
 }
 
-export type NamespaceOptions = Omit<LayoutsOptions, "partitions">;
+export type NamespaceOptions = LayoutsOptions;
 
-/** Its layouts; makes it with so many partitions if there is none. Throws corrupt-log. */
+/** Its layouts, and the one that held when it was opened. */
+export interface OpenedNamespace {
+  readonly layouts: Layouts;
+  readonly layout: Layout;
+}
+
+/** Makes it with so many partitions if there is none. Throws corrupt-log and storage-incomplete. */
 export async function openNamespace(
   options: NamespaceOptions,
   partitions: number,
-): Promise<Layouts> {
+): Promise<OpenedNamespace> {
   assert(partitions >= 1 && partitions <= partitionsMax, `1 to ${partitionsMax} partitions`);
-  const fresh: Namespace = { version: 1, partitions };
-  const { store, prefix } = options;
-  await refuseIncomplete(options);
-  const key = `${prefix}namespace`;
-  const retrier = retrierOf(options);
   // Looked for first: writes are dear, and R2 takes one a second for a key, where the objects
   // of a Worker all start at once.
-  if ((await retrier.run("namespace get", () => store.get(key))) === undefined) {
-    await retrier.run("namespace put", () => store.put(key, encode(fresh), { ifAbsent: true }));
-  }
-  return findNamespace(options);
+  const found = await readOpen(options, { isCopy: false });
+  if (found !== undefined) return found;
+  const { store, prefix } = options;
+  const fresh: Namespace = { version: 1, partitions };
+  await retrierOf(options).run("namespace put", () =>
+    store.put(namespaceKey(prefix), encode(fresh), { ifAbsent: true }),
+  );
+  return (await readOpen(options, { isCopy: false })) ?? refuseMissing(options);
 }
 
 /** There while a copy of another namespace is being made here. */
@@ -50,25 +61,49 @@ export async function findNamespace(
   options: NamespaceOptions,
   { isCopy = false }: { readonly isCopy?: boolean } = {},
 ): Promise<Layouts> {
+  const { layouts } = (await readOpen(options, { isCopy })) ?? refuseMissing(options);
+  return layouts;
+}
+
+/** What there is, all asked for at once: whoever starts waits for one answer of the store. */
+async function readOpen(
+  options: NamespaceOptions,
+  { isCopy }: { readonly isCopy: boolean },
+): Promise<OpenedNamespace | undefined> {
   const { store, prefix } = options;
-  if (!isCopy) await refuseIncomplete(options);
-  const key = `${prefix}namespace`;
-  const bytes = await retrierOf(options).run("namespace get", () => store.get(key));
-  const found = bytes === undefined ? undefined : readNamespace(bytes);
-  if (found !== undefined) return new Layouts({ ...options, partitions: found.partitions });
-  const what = bytes === undefined ? "is not there: the storage is empty" : "is not one of ours";
-  throw new SporeError("corrupt-log", `the object ${key} ${what}`, {
+  const retrier = retrierOf(options);
+  const get = (key: string): Promise<Uint8Array | undefined> =>
+    retrier.run("namespace get", () => store.get(key));
+  const register = layoutRegister(options);
+  const [mark, bytes, latest] = await Promise.all([
+    isCopy ? undefined : get(`${prefix}${incompleteKey}`),
+    get(namespaceKey(prefix)),
+    register.readLatest(),
+  ]);
+  if (mark !== undefined) throw incomplete();
+  if (bytes === undefined) return undefined;
+  const found = readNamespace(bytes);
+  if (found === undefined) throw unusable(prefix, "is not one of ours");
+  const layouts = new Layouts(register, found.partitions);
+  return { layouts, layout: layouts.at(latest) };
+}
+
+function namespaceKey(prefix: string): string {
+  return `${prefix}namespace`;
+}
+
+function refuseMissing({ prefix }: NamespaceOptions): never {
+  throw unusable(prefix, "is not there: the storage is empty");
+}
+
+function unusable(prefix: string, why: string): SporeError {
+  return new SporeError("corrupt-log", `the object ${namespaceKey(prefix)} ${why}`, {
     hint: "Is the storage URI right? Was it written by a later version?",
   });
 }
 
-async function refuseIncomplete(options: NamespaceOptions): Promise<void> {
-  const { store, prefix } = options;
-  const mark = await retrierOf(options).run("namespace get", () =>
-    store.get(`${prefix}${incompleteKey}`),
-  );
-  if (mark === undefined) return;
-  throw new SporeError("storage-incomplete", "a copy into this storage has begun and not ended", {
+function incomplete(): SporeError {
+  return new SporeError("storage-incomplete", "a copy into this storage has begun and not ended", {
     hint: "Let it end, or begin it again: it goes on with what is there.",
   });
 }

@@ -37,6 +37,8 @@ const magic = 0x67727073;
 const version = 1;
 const nonceBytes = 16;
 const hashBytes = 32;
+/** Few registers have more than fifteen versions, and a Worker has six calls under way at once. */
+const probesAtOnce = 4;
 
 export class Register {
   readonly #options: RegisterOptions;
@@ -48,8 +50,15 @@ export class Register {
   }
 
   async readLatest(): Promise<RegisterVersion | undefined> {
-    const tail = await findTail(this.#exists);
-    return tail === 0 ? undefined : this.#read(tail);
+    // Versions are small, so each probe reads one whole: the newest is there when it is found.
+    const found = new Map<number, Uint8Array>();
+    const tail = await findTail(async (seq) => {
+      const bytes = await this.#get(seq);
+      if (bytes !== undefined) found.set(seq, bytes);
+      return bytes !== undefined;
+    }, probesAtOnce);
+    const bytes = found.get(tail);
+    return bytes === undefined ? undefined : { seq: tail, value: this.#decode(bytes, tail) };
   }
 
   /** The newest version if there is one after `seq`, which is one that there is: versions are dense. */
@@ -91,9 +100,12 @@ export class Register {
     return { seq, value: this.#decode(await this.#readBytes(seq), seq) };
   }
 
+  #get(seq: number): Promise<Uint8Array | undefined> {
+    return this.#retrier.run("register get", () => this.#options.store.get(this.#key(seq)));
+  }
+
   async #readBytes(seq: number): Promise<Uint8Array> {
-    const get = (): Promise<Uint8Array | undefined> => this.#options.store.get(this.#key(seq));
-    const bytes = await this.#retrier.run("register get", get);
+    const bytes = await this.#get(seq);
     if (bytes === undefined) throw this.#damaged(seq, "it was deleted");
     return bytes;
   }

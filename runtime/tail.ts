@@ -27,10 +27,11 @@ const gallopProbes = 8;
 
 /**
  * The greatest object, 0 if there is none. While others append and delete, the answer may
- * be too small: whoever depends on it creates the next object and asks `hasLater`.
+ * be too small: whoever depends on it creates the next object and asks `hasLater`. `probes`:
+ * how many powers of two are asked for at once.
  */
-export async function findTail(exists: Exists): Promise<number> {
-  const top = await findTopBit(exists);
+export async function findTail(exists: Exists, probes = gallopProbes): Promise<number> {
+  const top = await findTopBit(exists, probes);
   let found = top;
   let bit = top / 2;
   // Two bits per round trip: the object decides with both bits, with the first, with the
@@ -51,9 +52,9 @@ export async function findTail(exists: Exists): Promise<number> {
 }
 
 /** The greatest power of two that exists, 0 if none. */
-async function findTopBit(exists: Exists): Promise<number> {
-  for (let base = 1, top = 0; ; base *= 2 ** gallopProbes) {
-    const powers = Array.from({ length: gallopProbes }, (_, index) => base * 2 ** index);
+async function findTopBit(exists: Exists, probes: number): Promise<number> {
+  for (let base = 1, top = 0; ; base *= 2 ** probes) {
+    const powers = Array.from({ length: probes }, (_, index) => base * 2 ** index);
     const found = await Promise.all(powers.map(exists));
     for (const [index, power] of powers.entries()) {
       if (found[index] !== true) return top;

@@ -103,6 +103,7 @@ type Keyed = Omit<
   TenantHost,
   | "deploy"
   | "currentComponent"
+  | "warmUp"
   | "events"
   | "actorEvents"
   | "bulk"
@@ -462,6 +463,9 @@ export class Tenant {
         return made;
       },
       currentComponent: () => this.#deployments.current(),
+      warmUp: async () => {
+        await Promise.allSettled([this.#deployments.current(), this.#parts.admissions.look()]);
+      },
       deployments: (options = {}) => this.#deployments.list(options),
       rollBack: (to) => this.#deployments.rollBack(to),
       componentUse: async () => sumOfUses(await this.#spread("componentUse", [])),

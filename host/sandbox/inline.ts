@@ -102,12 +102,13 @@ class InlineSandbox implements Sandbox {
     this.#checkOpen();
     const known = this.#manifests.get(componentId);
     if (known !== undefined && isEqual(known.stored, bytes)) return known.manifest;
-    const { component } = decodeBaseline(bytes, this.#parts.engine, this.#parts.codec);
+    const baseline = decodeBaseline(bytes, this.#parts.engine, this.#parts.codec);
+    const { component } = baseline;
     if (component !== componentId) {
       throw new SporeError("corrupt-image", `stored component ${componentId} is ${component}`);
     }
     const stored = bytes.slice();
-    this.#machines.addComponent(componentId, stored);
+    this.#machines.addComponent(componentId, stored, baseline);
     try {
       const manifest = decodeManifest(this.#describe(componentId));
       this.#manifests.set(componentId, { stored, manifest });

@@ -22,9 +22,13 @@ afterAll(async () => {
 });
 
 async function useOf(work: () => Promise<unknown>): Promise<BucketUse["calls"]> {
+  return (await wholeUseOf(work)).calls;
+}
+
+async function wholeUseOf(work: () => Promise<unknown>): Promise<BucketUse> {
   await edge.disturb({});
   await work();
-  return (await edge.disturb({})).calls;
+  return edge.disturb({});
 }
 
 it("a workflow of many pure steps is one write when it is started and awaited", async () => {
@@ -55,6 +59,14 @@ it("an object that starts again reads what was committed since its last checkpoi
   });
   expect(calls.put).toBeLessThanOrEqual(4);
   expect(calls.get).toBeLessThanOrEqual(120);
+});
+
+it("a run in an object that isn't there yet waits for the bucket a dozen times", async () => {
+  await edge.crash(0);
+  const { rounds, calls } = await wholeUseOf(() => edge.client.run(fib.step(1), { id: "cold" }));
+  // The namespace; the log's end; the claim; what may follow it, bit by bit; the commit.
+  expect(rounds).toBeLessThanOrEqual(11);
+  expect(calls.put).toBeLessThanOrEqual(3);
 });
 
 it("at rest nothing is asked for", async () => {

@@ -9,6 +9,9 @@ let plan = { before: 0, after: 0, delayMs: 0 };
 let state = 1;
 let failures = 0;
 let calls = { head: 0, get: 0, put: 0, delete: 0, list: 0 };
+/** How often a call began while no other was under way: about what a host waits for in a row. */
+let rounds = 0;
+let underWay = 0;
 
 function chance() {
   state = (state * 1664525 + 1013904223) >>> 0;
@@ -17,6 +20,16 @@ function chance() {
 
 async function faulty(kind, work) {
   calls[kind] += 1;
+  if (underWay === 0) rounds += 1;
+  underWay += 1;
+  try {
+    return await disturbed(work);
+  } finally {
+    underWay -= 1;
+  }
+}
+
+async function disturbed(work) {
   if (plan.delayMs > 0) await scheduler.wait(chance() * plan.delayMs);
   if (chance() * 1000 < plan.before) {
     failures += 1;
@@ -34,8 +47,9 @@ export class FaultyBucket extends WorkerEntrypoint {
   disturb(asked) {
     plan = { ...plan, ...asked };
     if (asked.seed !== undefined) state = asked.seed;
-    const seen = { failures, calls };
+    const seen = { failures, calls, rounds };
     failures = 0;
+    rounds = 0;
     calls = { head: 0, get: 0, put: 0, delete: 0, list: 0 };
     return seen;
   }

@@ -57,6 +57,8 @@ export interface EdgeHost {
 export interface BucketUse {
   readonly failures: number;
   readonly calls: Readonly<Record<"head" | "get" | "put" | "delete" | "list", number>>;
+  /** How often the host waited for it: calls that are under way at once count once. */
+  readonly rounds: number;
 }
 
 export interface FaultPlan {
