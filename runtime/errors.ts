@@ -92,6 +92,7 @@ export const errorCodes = {
   "guest-timeout": "limit",
   "guest-trap": "conflict",
   "guest-memory": "limit",
+  "memory-too-large": "limit",
   "guest-output": "limit",
   internal: "internal",
 } as const satisfies Record<string, ErrorKind>;

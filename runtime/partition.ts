@@ -1051,6 +1051,7 @@ export class Partition {
 
 /** Faults that aren't the run's own: it waits, untouched, until somebody resumes it. */
 const hostFaults: ReadonlySet<string> = new Set([
+  "memory-too-large",
   "guest-diverged",
   "corrupt-image",
   "component-not-found",

@@ -145,6 +145,7 @@ export type ActivateResult =
         | "guest-trap"
         | "guest-memory"
         | "guest-output"
+        | "memory-too-large"
         | "guest-diverged"
         | "corrupt-image"
         | "component-not-found"

@@ -32,6 +32,7 @@ import {
 } from "../../runtime/image.ts";
 import type { ActivateRequest, ActivateResult } from "../../runtime/ports.ts";
 import {
+  type Baseline,
   createInstance,
   decodeBaseline,
   type Engine,
@@ -130,9 +131,11 @@ export class Machines {
   }
 
   /** Makes a component known. One that was known is replaced, and its machines forgotten. */
-  addComponent(component: string, stored: Uint8Array): void {
+  /** `baseline`: what `stored` holds, if the caller has decoded it. */
+  addComponent(component: string, stored: Uint8Array, baseline?: Baseline): void {
     if (this.#stored.has(component)) this.removeComponent(component);
     this.#stored.set(component, stored);
+    if (baseline !== undefined) this.#keepBase(component, baseline);
   }
 
   /** Forgets a component and its machines. */
@@ -258,20 +261,29 @@ export class Machines {
     return { instance, base, version, guestMs };
   }
 
+  /** What had enough memory on another host. */
+  #enterAgain(work: Work, activation: Uint8Array): { readonly drainedHash: number } {
+    try {
+      return this.#enter(work, activation);
+    } catch (error) {
+      if (!(error instanceof SporeError) || error.code !== "guest-memory") throw error;
+      throw tooLarge(undefined, this.#ports.engine.pagesMax);
+    }
+  }
+
   #rebuild(request: ActivateRequest, from: ActivateRequest["from"] & { kind: "rebuild" }): Work {
     if (request.after === "keep") this.release(request.machine);
     const base = this.#base(request.component);
     const image =
       from.image === undefined ? undefined : openImage(from.image, base, this.#ports.codec);
-    if (image !== undefined && image.pages > this.#ports.engine.pagesMax) {
-      throw new SporeError("corrupt-image", `the memory image has ${image.pages} pages`);
-    }
+    const { pagesMax } = this.#ports.engine;
+    if (image !== undefined && image.pages > pagesMax) throw tooLarge(image.pages, pagesMax);
     const instance = this.#acquire(image?.pages ?? pagesOf(base.pristine));
     resetMemory(instance.memory(), base.pristine, base.extent);
     if (image !== undefined) applyDifference(image.difference, instance.memory());
     const work = { instance, base, version: from.version, guestMs: 0 };
     for (const [index, entry] of from.journal.entries()) {
-      const { drainedHash } = this.#enter(work, entry.activation);
+      const { drainedHash } = this.#enterAgain(work, entry.activation);
       if (drainedHash === entry.drainedHash) continue;
       throw new SporeError(
         "guest-diverged",
@@ -393,7 +405,11 @@ export class Machines {
     if (stored === undefined) {
       throw new SporeError("component-not-found", `component ${component} isn't loaded`);
     }
-    const baseline = decodeBaseline(stored, this.#ports.engine, this.#ports.codec);
+    const { engine, codec } = this.#ports;
+    return this.#keepBase(component, decodeBaseline(stored, engine, codec));
+  }
+
+  #keepBase(component: string, baseline: Baseline): Base {
     const base: Base = {
       engine: baseline.engine,
       component: baseline.component,
@@ -446,12 +462,26 @@ function faultOf(error: unknown): ActivateResult {
     case "guest-trap":
     case "guest-memory":
     case "guest-output":
+    case "memory-too-large":
     case "guest-diverged":
     case "corrupt-image":
       return { kind: "fault", fault: error.code, message: error.message };
     default:
       throw error;
   }
+}
+
+/** It grew where a guest may have more than here. */
+function tooLarge(pages: number | undefined, pagesMax: number): SporeError {
+  const has = pages === undefined ? `over ${mebibytes(pagesMax)}` : mebibytes(pages);
+  return new SporeError(
+    "memory-too-large",
+    `the machine's memory has ${has}; this host gives a guest ${mebibytes(pagesMax)}`,
+  );
+}
+
+function mebibytes(pages: number): string {
+  return `${Math.ceil((pages * wasmPageBytes) / 2 ** 20)} MiB`;
 }
 
 /** The activation with the state that the turn before has left; undefined if it isn't a turn's. */

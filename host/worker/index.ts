@@ -23,6 +23,8 @@ export interface EdgeWorker {
 
 /** An isolate of the front sees to all partitions this often, if it lives that long. */
 const roundMs = 300_000;
+/** What comes first isn't held up by it: the other objects may have to start in this very isolate. */
+const roundDelayMs = 1000;
 
 export function defineWorker(bundled: BundledEngine): EdgeWorker {
   // True of the namespace whoever asks, so it may be kept between requests.
@@ -41,7 +43,8 @@ export function defineWorker(bundled: BundledEngine): EdgeWorker {
     return [first, ...others].every(({ isServed }) => isServed);
   };
   const answer = async (request: Request, env: Env, context: HandlerContext): Promise<Response> => {
-    if (new URL(request.url).pathname === "/readyz") {
+    const { pathname } = new URL(request.url);
+    if (pathname === "/readyz") {
       // A host is ready when all of it is; asking so is what hands a bucket over, too.
       if (!(await round(env, true))) {
         throw new SporeError("partition-moved", "another host serves a partition", {
@@ -49,11 +52,17 @@ export function defineWorker(bundled: BundledEngine): EdgeWorker {
         });
       }
     } else if (Date.now() - roundAtMs > roundMs) {
+      roundAtMs = Date.now();
+      const later = new Promise<void>((resolve) => setTimeout(resolve, roundDelayMs));
       // What fails is in the objects' own logs, and the next round asks again.
-      context.waitUntil(round(env, false).catch(() => undefined));
+      context.waitUntil(later.then(() => round(env, false)).catch(() => undefined));
     }
     const index = partitionFor(request, env, partitions ?? partitionsOf(env));
-    return stubOf(env, objectName(index)).fetch(request);
+    const { method } = request;
+    const response = await stubOf(env, objectName(index)).fetch(request);
+    // The objects hear of their new number by being asked, and new ones start.
+    if (method === "PUT" && pathname === "/v1/cluster" && response.ok) await round(env, false);
+    return response;
   };
   return {
     handler: {

@@ -25,7 +25,7 @@ import { isLoopbackHost } from "../loopback.ts";
 import { createMetrics } from "../metrics.ts";
 import { createOutbound } from "../outbound.ts";
 import { problemResponse, sporeErrorOf } from "../problems.ts";
-import { createTenants, parseTenantKeys } from "../tenants.ts";
+import { createTenants, parseTenantKeys, type Tenants } from "../tenants.ts";
 import { Activity } from "./activity.ts";
 import {
   type BundledEngine,
@@ -128,7 +128,7 @@ export function partitionObject(bundled: BundledEngine): PartitionClass {
       let running: Running;
       try {
         await this.#guard();
-        running = await this.#run();
+        running = await this.#run(request.headers.get("authorization") ?? undefined);
       } catch (error) {
         const problem = sporeErrorOf(error);
         this.#log("error", `the object can't start: ${problem.message}`, { error });
@@ -150,12 +150,12 @@ export function partitionObject(bundled: BundledEngine): PartitionClass {
         await this.#guard();
         await this.#run();
       }
-      const partitions = await this.ctx.storage.get<number>(stored.partitions);
       const running = await this.#running;
-      return {
-        partitions: partitions ?? partitionsOf(this.env),
-        isServed: running?.host.isReady === true,
-      };
+      const known = await this.ctx.storage.get<number>(stored.partitions);
+      // Their number may have been changed since the start.
+      const partitions = running?.host.status().partitionCount ?? known ?? partitionsOf(this.env);
+      if (partitions !== known) await this.ctx.storage.put(stored.partitions, partitions);
+      return { partitions, isServed: running?.host.isReady === true };
     }
 
     async alarm(): Promise<void> {
@@ -207,15 +207,16 @@ export function partitionObject(bundled: BundledEngine): PartitionClass {
     }
 
     /** A start that failed is tried again by the next that asks. */
-    #run(): Promise<Running> {
-      this.#running ??= this.#start().catch((error: unknown) => {
+    #run(authorization?: string): Promise<Running> {
+      this.#running ??= this.#start(authorization).catch((error: unknown) => {
         this.#running = undefined;
         throw error;
       });
       return this.#running;
     }
 
-    async #start(): Promise<Running> {
+    /** `authorization`: of the request that it is started for. */
+    async #start(authorization: string | undefined): Promise<Running> {
       const { env } = this;
       const index = await this.#index();
       const activity = new Activity();
@@ -236,7 +237,10 @@ export function partitionObject(bundled: BundledEngine): PartitionClass {
         onMoved: () => void this.#leave(host),
       });
       metrics.gauge("host_ready", () => (host.isReady ? 1 : 0));
-      const keys = env.SPORE_KEYS === undefined ? [] : parseTenantKeys(env.SPORE_KEYS);
+      const tenants = createTenants(
+        env.SPORE_KEYS === undefined ? [] : parseTenantKeys(env.SPORE_KEYS),
+        digest,
+      );
       const app = createApi({
         host,
         maps: createComponentMaps(ports),
@@ -244,10 +248,11 @@ export function partitionObject(bundled: BundledEngine): PartitionClass {
         random,
         digest,
         observer,
-        tenants: createTenants(keys, digest),
+        tenants,
         metrics: metrics.text,
-        ...(keys.length === 0 ? { isHostAllowed: isLoopbackHost } : {}),
+        ...(tenants.hasKeys ? {} : { isHostAllowed: isLoopbackHost }),
       });
+      void warmUp(host, tenants, authorization);
       await host.start();
       await this.#keep(host);
       if (index === 0) await this.#deployBundled(host);
@@ -287,6 +292,19 @@ export function partitionObject(bundled: BundledEngine): PartitionClass {
       await this.ctx.storage.put(stored.bundled, component.id);
     }
   };
+}
+
+/** Reads the asker's component while the partition is opened; what fails is the request's to say. */
+async function warmUp(
+  host: Host,
+  tenants: Tenants,
+  authorization: string | undefined,
+): Promise<void> {
+  try {
+    await host.tenant(tenants.authenticate(authorization).tenant).warmUp();
+  } catch {
+    // Nobody with a key asks: then there is nothing to warm up.
+  }
 }
 
 function sandboxOf(bundled: BundledEngine, env: Env): Sandbox {

@@ -68,3 +68,10 @@ export const spinner = workflow("spinner", async (ms: number) => {
 });
 
 export const twice = workflow("twice", (n: number) => 2 * n);
+
+/** Keeps so many MiB in its memory, and waits. */
+export const hoarder = workflow("hoarder", async (mebibytes: number) => {
+  const hoard = Array.from({ length: mebibytes }, (_, n) => new Uint8Array(2 ** 20).fill(n + 1));
+  await signal("go");
+  return hoard.reduce((sum, bytes) => sum + (bytes.at(-1) ?? 0), 0);
+});

@@ -14,7 +14,7 @@ import {
   temporaryFolder,
   until,
 } from "../acceptance/kit.ts";
-import { journey, leg, Purse, sleeper, tree } from "./journey.ts";
+import { hoarder, journey, leg, Purse, sleeper, tree } from "./journey.ts";
 import { copyBucket, startEdge, stopEdges } from "./kit.ts";
 
 interface Stage {
@@ -136,5 +136,26 @@ it.each([
   expect(await fresh.result()).toBe("new !");
   expect((await third.client.handle("long_sleeper").info()).waiting?.for).toMatch(/timer|sleep/);
   expect(Object.fromEntries(outside.calls)).toEqual({ "/began": 1, "/ended": 1, "/woke": 1 });
+  await (await third.leave()).close();
+});
+
+it("a run that outgrew a Worker's memory on Node waits there unharmed, and goes on on Node", async () => {
+  const first = await onNode();
+  await first.client.deploy(code);
+  await first.client.start(hoarder.with(40), { id: "hoarder" });
+  await until("it waits", async () => {
+    const { waiting } = await first.client.handle("hoarder").info();
+    return (waiting?.for ?? "").includes("go");
+  });
+  const second = await onWorker(await first.leave());
+  await second.client.handle("hoarder").signal("go");
+  await until("the Worker gave up", async () => {
+    return (await second.client.getStatus("hoarder")) === "RESUMABLE";
+  });
+  const { error } = await second.client.handle("hoarder").info();
+  expect(error).toMatchObject({ code: "memory-too-large" });
+  const third = await onNode(await second.leave());
+  await third.client.handle("hoarder").resume();
+  expect(await third.client.handle("hoarder").result()).toBe((40 * 41) / 2);
   await (await third.leave()).close();
 });
