@@ -1,7 +1,7 @@
 /**
  * What a Worker can't make itself: the engine's modules to be compiled at upload, the loader
  * guest, and on demand a component that goes along. Owns the folder `.spore/edge`, whose
- * worker.js is the entry that wrangler bundles.
+ * worker.js is the whole Worker, bundled; wrangler adds what the platform lacks.
  *
  * The modules are the ones that this host runs, taken from the same parts; only main's
  * memory cap is smaller, because an isolate has 128 MB for everything.
@@ -58,7 +58,7 @@ export async function buildEdge(options: EdgeBuildOptions = {}): Promise<EdgeBui
     ...wasmFiles(parts),
     "loader.bin": await loaderOf(parts, outDir),
     "isolate.txt": await isolateOf(outDir, parts),
-    "worker.js": entryOf(outDir, parts, component?.id),
+    "worker.js": await bundled(entryOf(outDir, parts, component?.id), outDir),
     ...(component && { "bundle.txt": component.code, "component.bin": component.stored }),
   };
   const files = Object.entries(contents).map(([name, content]) => {
@@ -98,7 +98,7 @@ function keptLoader(file: string, id: string, parts: EngineParts): Uint8Array | 
   }
 }
 
-/** What a Worker Loader is given: bundled here, because nothing bundles it at run time. */
+/** What a Worker Loader is given: nothing bundles it at run time. */
 async function isolateOf(outDir: string, parts: EngineParts): Promise<string> {
   const contents = `import { isolateEntry } from ${moduleOf(outDir, "isolate")};
 ${engineImports}
@@ -110,18 +110,36 @@ export default isolateEntry({
   isolate: "",
 });
 `;
+  return bundled(contents, outDir);
+}
+
+/** In one file, as small as it gets: all of it is read before a Worker's first request. */
+async function bundled(contents: string, outDir: string): Promise<string> {
   const { outputFiles } = await esbuild.build({
-    stdin: { contents, resolveDir: realpathSync(outDir), sourcefile: "isolate.js" },
+    stdin: { contents, resolveDir: realpathSync(outDir), sourcefile: "entry.js" },
     bundle: true,
     write: false,
     format: "esm",
     target: "es2024",
+    conditions: ["workerd", "worker", "browser"],
     minify: true,
-    external: ["*.wasm", "*.bin", "cloudflare:*", "node:*"],
+    external: ["*.wasm", "*.bin", "*.txt", "cloudflare:*", "node:*"],
+    define: { "process.env.NODE_ENV": '"production"' },
+    plugins: [withoutLocales],
     logLevel: "silent",
   });
   return outputFiles[0]?.text ?? "";
 }
+
+/** zod says what is wrong in fifty languages, of which its own default is all we ask for. */
+const withoutLocales: esbuild.Plugin = {
+  name: "without-locales",
+  setup({ onLoad }) {
+    onLoad({ filter: /[\\/]zod[\\/]v4[\\/]locales[\\/]index\.js$/ }, () => ({
+      contents: 'export { default as en } from "./en.js";',
+    }));
+  },
+};
 
 const engineImports = `import glue from "./glue.wasm";
 import init from "./init.wasm";
@@ -141,7 +159,6 @@ function identityOf(parts: EngineParts): string {
   return JSON.stringify({ hash, sums, sizes, pagesMin, tableSize });
 }
 
-/** JavaScript, because it is made for a bundler and lies in a folder that nobody edits. */
 function entryOf(outDir: string, parts: EngineParts, component: string | undefined): string {
   const bundled =
     component === undefined
@@ -150,8 +167,7 @@ function entryOf(outDir: string, parts: EngineParts, component: string | undefin
           imports: 'import code from "./bundle.txt";\nimport stored from "./component.bin";\n',
           member: `  component: { id: "${component}", code, stored },\n`,
         };
-  return `// Made by \`spore build --edge\`; wrangler.toml names it as \`main\`.
-import { defineWorker } from ${moduleOf(outDir, "index")};
+  return `import { defineWorker } from ${moduleOf(outDir, "index")};
 import isolate from "./isolate.txt";
 ${engineImports}
 ${bundled.imports}

@@ -3,7 +3,7 @@
  * same entry validates requests and makes the OpenAPI 3.1 document, so the two can't drift
  * apart.
  */
-import { createRoute, type RouteConfig, z } from "@hono/zod-openapi";
+import { createRoute, OpenAPIHono, type RouteConfig, z } from "@hono/zod-openapi";
 import type { Exchange } from "./exchange.ts";
 import { problem } from "./fields.ts";
 
@@ -49,8 +49,23 @@ export function route<
   return handled as unknown as Route;
 }
 
+/** Made when somebody asks: a Worker that starts has no time for it. */
+export function openApiDocument(routes: readonly Route[]): object {
+  const app = new OpenAPIHono();
+  for (const route of routes) app.openAPIRegistry.registerPath(routeConfig(route));
+  app.openAPIRegistry.registerComponent("securitySchemes", "bearer", {
+    type: "http",
+    scheme: "bearer",
+  });
+  return app.getOpenAPI31Document({
+    openapi: "3.1.0",
+    info: { title: "Spore", version: "1", description: "Durable workflows and virtual actors." },
+    security: [{ bearer: [] }],
+  });
+}
+
 /** One entry as @hono/zod-openapi wants it. */
-export function routeConfig(shape: Shape): RouteConfig {
+function routeConfig(shape: Shape): RouteConfig {
   const responses: RouteConfig["responses"] = {};
   for (const [code, answer] of Object.entries(shape.answers)) {
     responses[code] = {
