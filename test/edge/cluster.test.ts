@@ -24,7 +24,11 @@ it.each([
   }
   expect(await edge.client.actor(Purse, "kept").add(4, "after")).toBe(7);
   expect(await edge.client.run(twice.with(3))).toBe(6);
-  await until("every partition is served", async () => (await fetch(`${edge.url}/readyz`)).ok, 60_000);
+  await until(
+    "every partition is served",
+    async () => (await fetch(`${edge.url}/readyz`)).ok,
+    60_000,
+  );
   // An object that starts anew finds the layout that holds.
   for (const index of [0, 1]) await edge.crash(index);
   expect(await edge.client.actor(Purse, "kept").notes()).toEqual(["before", "after"]);

@@ -22,7 +22,7 @@ it("the Worker fits into the free plan's 3 MB, compressed", async () => {
   const sizes = modules.map(({ path }) => gzipSync(readFileSync(path)).length);
   const bytes = sizes.reduce((sum, size) => sum + size, 0);
   expect(bytes).toBeGreaterThan(500_000);
-  expect(bytes).toBeLessThan(1_500_000);
+  expect(bytes).toBeLessThan(1_000_000);
 });
 
 it("its WebAssembly is the engine of this package, byte for byte", async () => {
