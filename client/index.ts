@@ -477,6 +477,8 @@ export interface Client {
     ref: Ref<Uint8Array>,
     part: { readonly offset?: number; readonly length: number },
   ): Promise<Uint8Array>;
+  /** The bytes of a stored array, as they come: of numbers in little-endian order. */
+  stream(ref: Ref<ArrayBufferView>): Promise<ReadableStream<Uint8Array>>;
 
   /** A component's bytes, or a bundled JavaScript module's text. */
   deploy(source: Uint8Array | string): Promise<ComponentInfo>;
@@ -652,7 +654,12 @@ export function createClient(options: ClientOptions = {}): Client {
     wait: WaitOptions & { step?: string },
   ): Promise<Out> {
     const { step } = wait;
-    return (await poll(`${path}/output`, wait, { step })).output as Out;
+    return outputIn<Out>(await poll(`${path}/output`, wait, { step }));
+  }
+
+  /** A large output comes as a reference, and is read from where it is stored. */
+  async function outputIn<Out>({ output, isStored }: Answer): Promise<Out> {
+    return isStored === true ? get(output as Ref<Out>) : (output as Out);
   }
 
   /** Asks again and again until it is there. */
@@ -997,7 +1004,7 @@ export function createClient(options: ClientOptions = {}): Client {
     async run<Out>(what: Runnable<Out>, run: StartOptions & WaitOptions = {}) {
       const startedMs = Date.now();
       const answer = await begin(what, run, { wait: run });
-      if (answer[statusKey] !== 202) return answer.output as Out;
+      if (answer[statusKey] !== 202) return outputIn<Out>(answer);
       const path = `/v1/runs/${encodeURIComponent(String(answer.id))}`;
       const { timeoutMs, signal } = run;
       if (timeoutMs === undefined) return waitForOutput<Out>(path, { signal });
@@ -1075,6 +1082,7 @@ export function createClient(options: ClientOptions = {}): Client {
       return new Ref<Value>(hash, size);
     },
     get,
+    stream,
     deploy: (source) =>
       ask<ComponentInfo>("PUT", "/v1/components", {
         bytes: typeof source === "string" ? new TextEncoder().encode(source) : source,
@@ -1106,8 +1114,18 @@ export function createClient(options: ClientOptions = {}): Client {
       part === undefined ? undefined : { range: `bytes=${offset}-${offset + length - 1}` };
     const response = await ask.raw("GET", `/v1/objects/${hash}`, { headers });
     const bytes = new Uint8Array(await response.arrayBuffer());
-    if (response.headers.get("content-type") === "application/octet-stream") return bytes as Value;
-    return (decode(bytes) as { value: Value }).value;
+    if (response.headers.get("content-type") !== "application/octet-stream") {
+      return (decode(bytes) as { value: Value }).value;
+    }
+    const maker = arrayMakers.get(response.headers.get("x-spore-array") ?? "");
+    // A part is bytes, whatever it is a part of.
+    if (maker === undefined || part !== undefined) return bytes as Value;
+    return new maker(bytes.buffer) as Value;
+  }
+
+  async function stream({ hash }: Ref<ArrayBufferView>): Promise<ReadableStream<Uint8Array>> {
+    const { body } = await ask.raw("GET", `/v1/objects/${hash}`, { accept: "*/*" });
+    return body ?? new ReadableStream({ start: (controller) => controller.close() });
   }
 
   async function getMetadata(id: string, step?: string): Promise<RunInfo | StepInfo> {
@@ -1119,6 +1137,22 @@ export function createClient(options: ClientOptions = {}): Client {
   }
   return client;
 }
+
+/** Arrays of numbers that are sent as their bytes. */
+const arrayMakers: ReadonlyMap<string, new (buffer: ArrayBuffer) => ArrayBufferView> = new Map(
+  [
+    Uint8ClampedArray,
+    Uint16Array,
+    Uint32Array,
+    BigUint64Array,
+    Int8Array,
+    Int16Array,
+    Int32Array,
+    BigInt64Array,
+    Float32Array,
+    Float64Array,
+  ].map((maker) => [maker.name, maker]),
+);
 
 /** Calls of one session on their way; well below the calls that an actor remembers, 256. */
 const writesMax = 100;

@@ -37,6 +37,7 @@ import {
 import { graphFromValue } from "./graph.ts";
 import type { CommandPromise, Kernel, LogLevel } from "./kernel.ts";
 import { Message } from "./message.ts";
+import { isLarge, Pieces } from "./pieces.ts";
 import {
   type Activation,
   type Command,
@@ -151,6 +152,8 @@ export class Machine {
   #hasAnswered = false;
   #logLines = 0;
   readonly steps: Steps;
+  /** Stored values, and what of results is too large for one activation. */
+  readonly pieces = new Pieces((build, label) => this.command(build, label));
 
   constructor() {
     this.steps = new Steps({
@@ -164,6 +167,7 @@ export class Machine {
       instance: () => this.#turn?.instance,
       methodEnded: () => this.#save(),
       isResumable: () => this.#turn === undefined,
+      store: (value) => (isLarge(value) ? this.#store(value) : undefined),
     });
   }
 
@@ -553,11 +557,23 @@ export class Machine {
         this.#continueAsNew(settled.value.args);
         return;
       }
+      if (settled.isOk && isLarge(settled.value)) {
+        this.#store(settled.value).then(
+          (value) => this.#complete({ kind: "ok", value }),
+          (error) => this.#undo(toErrorValue(error)),
+        );
+        return;
+      }
       const outcome = outcomeOf(settled);
       if (outcome.kind === "ok") this.#complete(outcome);
       else this.#undo(outcome.error);
     };
     if (this.#updating.size === 0 || this.#abandonsHandlers) this.#closing();
+  }
+
+  /** Stores a result, and gives what stands in its place. */
+  async #store(value: unknown): Promise<Encoded> {
+    return Pieces.reference(await this.pieces.put(value));
   }
 
   /** The run fails of this: first what it has done is undone. */
@@ -946,7 +962,7 @@ export class Machine {
       }
       throw childError(title, runId, cause);
     }
-    return decode(value);
+    return this.pieces.valueOf(value);
   }
 
   method(call: MethodCall): Promise<unknown> {
@@ -1156,6 +1172,7 @@ const titles: Readonly<Record<Command["kind"], string>> = {
   signal: "sending a signal",
   call: "calling an actor",
   put: "put",
+  assemble: "put",
   get: "get",
   accept: "accepting an update",
   unread: "giving signals back",

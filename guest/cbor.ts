@@ -148,6 +148,8 @@ export function assignErrorFields(error: Error, fields: unknown): void {
 
 let target: Uint8Array = new Uint8Array(1024);
 let at = 0;
+/** Large byte strings aren't copied but kept as they are, between what is written before them. */
+let spans: Uint8Array[] | undefined;
 let isWriting = false;
 let hasGraphs = false;
 let nodeIds: Map<object, number> | undefined;
@@ -169,6 +171,31 @@ export function encode(value: unknown, options?: EncodeOptions): Uint8Array {
   } finally {
     endWriting();
   }
+}
+
+/**
+ * As `encode`, in parts that follow each other: large byte strings are views of the value's own
+ * memory, so a value that is nearly all of what there is needs no room for a copy.
+ */
+export function encodeSpans(value: unknown): readonly Uint8Array[] {
+  if (isWriting) throw new SerialisationError("$", "spans are made while something is encoded");
+  const made: Uint8Array[] = [];
+  spans = made;
+  isWriting = true;
+  hasGraphs = false;
+  try {
+    write(value, 0);
+    endSpan(made);
+    return made;
+  } finally {
+    endWriting();
+  }
+}
+
+function endSpan(made: Uint8Array[]): void {
+  if (at > 0) made.push(target.slice(0, at));
+  target.fill(0, 0, at);
+  at = 0;
 }
 
 /** Items one after the other, `Raw` ones as they are: for maps most of which is known before. */
@@ -263,6 +290,7 @@ function endWriting(): void {
   target.fill(0, 0, at);
   if (target.length > scratchBytesMax) target = new Uint8Array(1024);
   at = 0;
+  spans = undefined;
   isWriting = false;
   containers.length = 0;
   nodeIds = undefined;
@@ -270,16 +298,17 @@ function endWriting(): void {
 
 /** For a getter of a user's object that encodes while the object itself is encoded. */
 function encodeWithin(inner: () => Uint8Array): Uint8Array {
-  const outer = { target, at, hasGraphs, nodeIds, keys, containers };
+  const outer = { target, at, spans, hasGraphs, nodeIds, keys, containers };
   target = new Uint8Array(1024);
   at = 0;
+  spans = undefined;
   isWriting = false;
   keys = [];
   containers = [];
   try {
     return inner();
   } finally {
-    ({ target, at, hasGraphs, nodeIds, keys, containers } = outer);
+    ({ target, at, spans, hasGraphs, nodeIds, keys, containers } = outer);
     isWriting = true;
   }
 }
@@ -468,6 +497,11 @@ function writeBytes(bytes: Uint8Array): void {
 }
 
 function writeRaw(bytes: Uint8Array): void {
+  if (spans !== undefined && bytes.length > scratchBytesMax) {
+    endSpan(spans);
+    spans.push(bytes);
+    return;
+  }
   reserve(bytes.length);
   target.set(bytes, at);
   at += bytes.length;
@@ -770,6 +804,44 @@ export function decode(bytes: Uint8Array): unknown {
     source = new Uint8Array(0);
   }
 }
+
+/** What an encoded value is made of, if it is one byte string or an array of numbers. */
+export interface EncodedBytes {
+  /** Where its bytes begin, and how many they are. */
+  readonly at: number;
+  readonly length: number;
+  /** "Uint8Array", "Float64Array" …: what its bytes are to JavaScript. */
+  readonly type: string;
+  /** The value of these bytes, in their memory. */
+  make(bytes: Uint8Array<ArrayBuffer>): unknown;
+}
+
+/** Looks at the first bytes of an encoded value only; `encodedBytesHeadMax` of them are enough. */
+export function encodedBytes(head: Uint8Array): EncodedBytes | undefined {
+  const tag = head[0] === 0xd8 ? head[1] : undefined;
+  const maker = tag === undefined ? undefined : typedArrays.get(tag);
+  if (tag !== undefined && tag !== 64 && maker === undefined) return undefined;
+  const start = tag === undefined ? 0 : 2;
+  const first = head[start];
+  if (first === undefined || first >> 5 !== 2) return undefined;
+  const info = first & 31;
+  const size = info < 24 ? 0 : 2 ** (info - 24);
+  if (size > 8 || head.length < start + 1 + size) return undefined;
+  let length = info < 24 ? info : 0;
+  for (let index = 0; index < size; index += 1) {
+    length = length * 256 + (head[start + 1 + index] ?? 0);
+  }
+  if (length % (maker?.BYTES_PER_ELEMENT ?? 1) !== 0) return undefined;
+  return {
+    at: start + 1 + size,
+    length,
+    type: maker?.name ?? "Uint8Array",
+    make: (bytes) => (maker === undefined ? bytes : new maker(bytes.buffer)),
+  };
+}
+
+/** The largest head of an encoded byte string. */
+export const encodedBytesHeadMax = 11;
 
 function refuse(reason: string): never {
   throw new CborError(reason, offset);

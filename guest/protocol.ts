@@ -254,12 +254,27 @@ export type Command =
     }
   /** Stores a large value by content; resolves with { hash, size }: what a Ref carries. */
   | { readonly kind: "put"; readonly id: number; readonly value: Encoded }
-  /** Reads a stored value back; resolves with the value itself, or with a part of its bytes. */
+  /**
+   * Stores the value whose encoding is these pieces one after the other: names that `put` gave
+   * for each, of `pieceMark` and up to `pieceBytesMax` bytes. Resolves as `put`.
+   */
+  | {
+      readonly kind: "assemble";
+      readonly id: number;
+      readonly pieces: readonly string[];
+      /** Of the encoding, without marks. */
+      readonly size: number;
+    }
+  /**
+   * Reads a stored value back; resolves with the value itself, or with a part of its bytes. With
+   * `isEncoded` the part is one of its encoding, whatever the value is.
+   */
   | {
       readonly kind: "get";
       readonly id: number;
       readonly hash: string;
       readonly range?: { readonly offset: number; readonly length: number } | undefined;
+      readonly isEncoded?: true | undefined;
     }
   /** Answer to an `update`, `query` or `turn` input. */
   | { readonly kind: "reply"; readonly id: string; readonly outcome: Outcome }
@@ -448,3 +463,32 @@ export interface Definition {
       }
     | undefined;
 }
+
+// ---- values larger than an activation
+
+/** What a guest gives or takes of a large value at once. */
+export const pieceBytesMax = 4 * 1024 * 1024;
+
+/** Before each piece: so a piece is never the encoding of a value, nor has a value's hash. */
+export const pieceMark = 0xff;
+
+/** A stored value, all pieces together. */
+export const objectBytesMax = 256 * 1024 * 1024;
+
+/**
+ * Stands in the place of an encoded value that is a stored object: 27(["Stored", place]) with the
+ * place as an item of its own, [name, offset, length, size?]. With a size the guest itself puts
+ * the value in its place, piece by piece; without, the host does.
+ */
+export const storedMark: Uint8Array = Uint8Array.of(
+  0xd8,
+  0x1b,
+  0x82,
+  0x66,
+  0x53,
+  0x74,
+  0x6f,
+  0x72,
+  0x65,
+  0x64,
+);

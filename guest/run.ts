@@ -377,14 +377,12 @@ export function continueAsNew(...args: readonly unknown[]): never {
 
 // ---- stored values
 
-/** Stores a large value by its content; the Ref is small and can go anywhere. */
+/**
+ * Stores a large value by its content; the Ref is small and can go anywhere. Up to 256 MiB, of
+ * which arrays of numbers and bytes take no second copy; don't change them until it is stored.
+ */
 export async function put<Value>(value: Value): Promise<Ref<Value>> {
-  const encoded = encode(value);
-  const answer = await currentMachine().command(
-    (id) => ({ kind: "put", id, value: encoded }),
-    "put",
-  );
-  const { hash, size } = decode(answer) as { hash: string; size: number };
+  const { hash, size } = await currentMachine().pieces.put(value);
   return new Ref<Value>(hash, size);
 }
 
@@ -403,14 +401,11 @@ export function get<Value>(ref: Ref<Value>): Promise<Value>;
 export function get(ref: Ref<Uint8Array>, part: Part): Promise<Uint8Array>;
 export async function get(ref: Ref, part?: Part): Promise<unknown> {
   if (!(ref instanceof Ref)) throw new TypeError("get needs a Ref that put has given");
-  const { hash } = ref;
-  const range = part === undefined ? undefined : { offset: part.offset ?? 0, length: part.length };
-  return decode(
-    await currentMachine().command(
-      (id) => ({ kind: "get", id, hash, ...(range === undefined ? undefined : { range }) }),
-      "get",
-    ),
-  );
+  const { hash, size } = ref;
+  const machine = currentMachine();
+  if (part === undefined) return machine.pieces.get(hash, size);
+  const range = { offset: part.offset ?? 0, length: part.length };
+  return decode(await machine.command((id) => ({ kind: "get", id, hash, range }), "get"));
 }
 
 // ---- steps

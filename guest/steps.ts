@@ -29,6 +29,7 @@ import {
   type ResolvedOptions,
   type StepOptions,
 } from "./options.ts";
+import { isLarge } from "./pieces.ts";
 import type { ReusedStep, StepRecord } from "./protocol.ts";
 import { type RecordParts, ranRecord, startedRecord, succeededRecord } from "./records.ts";
 import { type AbortScope, abortScope } from "./scope.ts";
@@ -49,6 +50,8 @@ export interface StepPorts {
   methodEnded(): void;
   /** Whether a failed step may be tried again later, with the run as it was (a resume point). */
   isResumable(): boolean;
+  /** Stores a value that is too large for a record; what then stands for it. */
+  store(value: unknown): Promise<Uint8Array> | undefined;
 }
 
 /** What a step may say of its progress: it is in every view of the run. */
@@ -651,6 +654,8 @@ export class Steps {
 
   #storeArgs(call: Call): boolean {
     if (!call.body.options.checkpoint || call.args.length === 0) return true;
+    // Of large arguments no copy is kept: another attempt is given the same arrays.
+    if (call.args.some((arg) => isLarge(arg))) return true;
     try {
       call.storedArgs = encode(call.args);
       return true;
@@ -663,6 +668,8 @@ export class Steps {
   #endCall(call: Call, answer: unknown): boolean {
     if (answer instanceof GraphNode || isThenable(answer)) return false;
     const { name, options } = call.body;
+    // It is over when its value is stored.
+    if (options.checkpoint && isLarge(answer)) return false;
     let value: Uint8Array | undefined;
     try {
       if (options.checkpoint) value = kept(encode(answer));
@@ -767,6 +774,8 @@ export class Steps {
     const known = reuse.get(task.id);
     if (known === undefined || task.attempt > 1 || !task.options.checkpoint) return false;
     if (!isSame(known.args, task.storedArgs)) return false;
+    // Of large ones nothing was kept to compare.
+    if (task.storedArgs === undefined && task.args.length > 0) return false;
     const value = decode(known.value);
     task.isReused = true;
     this.#record(task, "started", { value: task.storedArgs });
@@ -787,7 +796,8 @@ export class Steps {
       task.args = task.args.map((arg) => resolveNodes(arg));
       task.hasNodes = false;
     }
-    if (task.options.checkpoint && task.args.length > 0)
+    const isKept = task.options.checkpoint && task.args.length > 0;
+    if (isKept && !task.args.some((arg) => isLarge(arg)))
       task.storedArgs = encodeFor(task.args, "arguments");
     return task.args;
   }
@@ -886,7 +896,14 @@ export class Steps {
     }
     let stored: Uint8Array | undefined;
     try {
-      if (task.options.checkpoint) stored = encodeFor(value, "the value");
+      if (task.options.checkpoint) {
+        const storing = this.#ports.store(value);
+        if (storing !== undefined) {
+          this.#finishStored(task, value, storing);
+          return;
+        }
+        stored = encodeFor(value, "the value");
+      }
     } catch (error) {
       this.#endAttempt(task, error);
       return;
@@ -896,10 +913,36 @@ export class Steps {
     task.evaluation.finishIfQuiet();
   }
 
+  /** The attempt isn't over before its value is stored: that may fail, too. */
+  #finishStored(task: Task, value: unknown, storing: Promise<Uint8Array>): void {
+    this.#tell(task);
+    const { attempt } = task;
+    this.running.set(task.id, task);
+    storing.then(
+      (stored) => {
+        if (task.live !== attempt) return;
+        this.#executing = undefined;
+        this.#close(task);
+        this.#succeed(task, value, stored);
+        task.evaluation.finishIfQuiet();
+        this.pump();
+      },
+      (error) => {
+        if (task.live !== attempt) return;
+        this.#executing = undefined;
+        this.#endAttempt(task, error);
+        this.pump();
+      },
+    );
+  }
+
   #succeed(task: Task, value: unknown, stored: Uint8Array | undefined): void {
     const result = task.options.catchErrors ? [value, undefined] : value;
-    const kept = task.options.catchErrors && stored !== undefined ? encode(result) : stored;
-    this.#record(task, "succeeded", { value: kept });
+    // What stands for a large value can't stand within another: such a pair isn't kept.
+    const isKept = !task.options.catchErrors || stored === undefined || !isLarge(value);
+    const pair = task.options.catchErrors && stored !== undefined && isKept;
+    const kept = pair ? encode(result) : stored;
+    this.#record(task, "succeeded", { value: isKept ? kept : undefined });
     this.#settle(task.cell, okState, result);
   }
 

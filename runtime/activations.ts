@@ -14,7 +14,7 @@
  *   same (I5).
  * - V2 What was computed ahead counts only for an activation of the same bytes.
  * - V3 A throw-away activation leaves the machine's memory as it was (I6).
- * - V4 A large result has its durable row before it is stored, and its name before it is committed.
+ * - V4 A large result, and a large value that is put, has its durable row before it is stored, and its name before it is committed.
  */
 import { decode, encode } from "../guest/cbor.ts";
 import type { Drained, Input } from "../guest/protocol.ts";
@@ -27,7 +27,7 @@ import type { ActivateRequest, ActivateResult, JournalEntry, Ports } from "./por
 import { objectKey, objectName } from "./refs.ts";
 import { Retrier } from "./retry.ts";
 import type { Ahead, Entity } from "./state.ts";
-import { mapResults, storedValue } from "./stored.ts";
+import { mapResults, storedPut, storedValue } from "./stored.ts";
 
 export interface ActivationLimits {
   /** Guest time after which a sleeping machine's memory is saved rather than recomputed. */
@@ -91,15 +91,20 @@ export class Activations {
   }
 
   /**
-   * Large results become objects, and what is committed has their names. As with a `put`, a row
-   * stands for each before it is stored (collector.ts C1); after a crash in between the
+   * Large results become objects, and so does what is put: what is committed has their names. A
+   * row stands for each before it is stored (collector.ts C1); after a crash in between the
    * activation is computed again, and stores the same.
    */
   async #storeResults(entity: Entity, ran: Ran): Promise<ActivateResult> {
     const { storeBytes } = this.#parts.limits;
     const drained = decodeDrained(ran.drained);
     const values = new Map<string, Uint8Array>();
-    const hashOf = (value: Uint8Array): string => toHex(this.#parts.ports.digest.sha256(value));
+    const hashes = new Map<Uint8Array, string>();
+    const hashOf = (value: Uint8Array): string => {
+      const hash = hashes.get(value) ?? toHex(this.#parts.ports.digest.sha256(value));
+      hashes.set(value, hash);
+      return hash;
+    };
     mapResults(drained, (value) => {
       if (value.length > storeBytes) values.set(hashOf(value), value);
       return value;
@@ -120,11 +125,11 @@ export class Activations {
         return store.put(place, value, { ifAbsent: true });
       });
     }
-    const stored = mapResults(drained, (value) =>
-      value.length > storeBytes
-        ? storedValue(objectName(hashOf(value), generation), undefined)
-        : value,
-    );
+    const stored = mapResults(drained, (value, isPut) => {
+      if (value.length <= storeBytes) return value;
+      const name = objectName(hashOf(value), generation);
+      return isPut ? storedPut(name, value.length) : storedValue(name, undefined);
+    });
     return { ...ran, drained: encode(stored) };
   }
 

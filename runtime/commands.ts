@@ -49,11 +49,20 @@ export function applyCommon(entity: Entity, sink: Sink, command: CommonCommand):
       addPending(entity, sink, command.id, { kind: "put", value: command.value });
       sink.perform(entity, command.id);
       return;
+    case "assemble":
+      addPending(entity, sink, command.id, {
+        kind: "assemble",
+        pieces: command.pieces,
+        size: command.size,
+      });
+      sink.perform(entity, command.id);
+      return;
     case "get":
       addPending(entity, sink, command.id, {
         kind: "get",
         hash: command.hash,
         range: command.range,
+        ...(command.isEncoded === true ? { isEncoded: true } : {}),
       });
       sink.perform(entity, command.id);
       return;

@@ -12,7 +12,7 @@ import type { Objects } from "./objects.ts";
 import type { AbortSignalLike, ByteRange, Ports } from "./ports.ts";
 import { objectKey, objectName } from "./refs.ts";
 import { Retrier } from "./retry.ts";
-import { storedValue } from "./stored.ts";
+import { storedOf, storedPiece, storedValue } from "./stored.ts";
 import type { TokenClaims } from "./tokens.ts";
 
 export interface Effect {
@@ -28,11 +28,15 @@ export interface EffectPlace {
   readonly objects: Objects;
   /** Larger values that were read are answered by reference (stored.ts). */
   readonly referBytes: number;
+  /** Larger values aren't put together: a host has to have room for one. */
+  readonly assembleBytes: number;
   readonly issueToken: (claims: TokenClaims) => Promise<Outcome>;
   /** Of whoever asks. */
   readonly trace: string | undefined;
   /** In which generation a value is stored that is put now (collector.ts C1). */
   readonly generation: () => Promise<number>;
+  /** Makes a row durable that keeps the objects of this hash. */
+  readonly hold: (hash: string) => Promise<void>;
 }
 
 export function performEffect(place: EffectPlace, key: EntityKey, pending: Pending): Effect {
@@ -57,6 +61,9 @@ async function perform(
       return ok(await ports.outbound.fetch(pending.request, context));
     }
     case "put": {
+      const stored = storedOf(pending.value);
+      // It was stored before it was committed (partition.ts).
+      if (stored?.size !== undefined) return ok({ hash: stored.name, size: stored.size });
       // The command is durable by now, and stands for the value until the answer is: only then
       // may it be asked which generation is the current one (collector.ts C1).
       const hash = toHex(ports.digest.sha256(pending.value));
@@ -66,11 +73,18 @@ async function perform(
       );
       return ok({ hash: name, size: pending.value.length });
     }
+    case "assemble":
+      return objects.inTurn(() => assemble(place, key, pending, signal));
     case "get": {
-      const { hash: name, range } = pending;
+      const { hash: name, range, isEncoded } = pending;
       const tenant = tenantOf(key);
       const retrier = retrierOf(ports, signal);
       // Read all the same: whether it is there and whole is the answer.
+      if (isEncoded === true && range !== undefined) {
+        const part = checkedRange(range);
+        await objects.readEncoded(retrier, { tenant, name }, part);
+        return okEncoded(storedPiece(name, part));
+      }
       const value =
         range === undefined
           ? await objects.read(retrier, tenant, name)
@@ -85,6 +99,33 @@ async function perform(
     case "message":
       return failed(hostError("internal", `${pending.kind} is not an effect`));
   }
+}
+
+/**
+ * The value of pieces, stored under its own hash like any: no reader needs to know of pieces. As
+ * the command's row has the hash of none but the pieces, one that does is durable before it is
+ * asked which generation is the current one (collector.ts C1).
+ */
+async function assemble(
+  place: EffectPlace,
+  key: EntityKey,
+  pending: Extract<Pending, { kind: "assemble" }>,
+  signal: Abort,
+): Promise<Outcome> {
+  const { ports, prefix, objects } = place;
+  const retrier = retrierOf(ports, signal);
+  if (!(pending.size <= place.assembleBytes)) {
+    const most = `${place.assembleBytes} on this host`;
+    throw new SporeError("value-too-large", `a value of ${pending.size} bytes; at most ${most}`);
+  }
+  const value = await objects.join(retrier, tenantOf(key), pending);
+  const hash = toHex(ports.digest.sha256(value));
+  await place.hold(hash);
+  const name = objectName(hash, await place.generation());
+  await retrier.run("object put", () =>
+    ports.store.put(objectKey(prefix, tenantOf(key), name), value, { ifAbsent: true }),
+  );
+  return ok({ hash: name, size: value.length });
 }
 
 /** A store that doesn't answer is no business of the guest's. */

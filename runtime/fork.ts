@@ -37,6 +37,7 @@ type Asked = Extract<
       | "signal"
       | "call"
       | "put"
+      | "assemble"
       | "get";
   }
 >;
@@ -109,6 +110,7 @@ export class Standing {
       case "signal":
       case "call":
       case "put":
+      case "assemble":
       case "get":
         this.asked.set(command.id, command);
         return;

@@ -21,6 +21,7 @@ import type { Ports } from "./ports.ts";
 import { queueOfAll } from "./queue.ts";
 import { headOf, isClosed } from "./run.ts";
 import type { Entity } from "./state.ts";
+import { ownStored } from "./stored.ts";
 
 export interface ForksParts {
   readonly tenant: string;
@@ -442,7 +443,8 @@ async function reusable(
   const reuse: ReusedStep[] = [];
   let bytes = 0;
   for (const each of done.values()) {
-    if (undone.has(each.step)) continue;
+    // What a guest has stored in pieces is too large to be given to another: it is made again.
+    if (undone.has(each.step) || ownStored(each.value) !== undefined) continue;
     bytes += each.value.length + (each.args?.length ?? 0) + each.step.length;
     if (bytes > reuseBytesMax || reuse.length >= reuseMax) break;
     reuse.push(each);

@@ -370,7 +370,15 @@ export type Pending =
   | { readonly kind: "fetch"; readonly request: FetchRequest }
   | { readonly kind: "wait"; readonly signal: string }
   | { readonly kind: "put"; readonly value: Encoded }
-  | { readonly kind: "get"; readonly hash: string; readonly range?: ByteRange | undefined }
+  /** Of pieces that are stored; the row names them. */
+  | { readonly kind: "assemble"; readonly pieces: readonly string[]; readonly size: number }
+  | {
+      readonly kind: "get";
+      readonly hash: string;
+      readonly range?: ByteRange | undefined;
+      /** The range is one of the encoded value. */
+      readonly isEncoded?: true | undefined;
+    }
   /** Somebody outside decides it; `serial` tells it from all others of the entity. */
   | ({ readonly kind: "event" } & EventOrigin)
   | { readonly kind: "token"; readonly claims: Omit<TokenClaims, "key"> }
@@ -474,7 +482,9 @@ export interface JournalRow {
 
 /** Performed after the commit, and again by the next owner after a crash. */
 export function isEffect({ kind }: Pending): boolean {
-  return kind === "fetch" || kind === "put" || kind === "get" || kind === "token";
+  return (
+    kind === "fetch" || kind === "put" || kind === "assemble" || kind === "get" || kind === "token"
+  );
 }
 
 /** What a run may ask of another entity; travels through the outbox across partitions. */

@@ -87,6 +87,8 @@ export interface StartResult {
   readonly created: boolean;
   /** Present when the run is closed. */
   readonly outcome?: Outcome | undefined;
+  /** The outcome's value is too large for an answer: a Ref of it is given. */
+  readonly isStored?: true | undefined;
   /** Of a start with a signal: whether the run had it before. */
   readonly duplicate?: boolean | undefined;
   /** Of a start with an update. */
@@ -176,7 +178,12 @@ export interface RunView {
 }
 
 export type OutputResult =
-  | { readonly kind: "ready"; readonly outcome: Outcome; readonly status: Status }
+  | {
+      readonly kind: "ready";
+      readonly outcome: Outcome;
+      readonly status: Status;
+      readonly isStored?: true | undefined;
+    }
   | { readonly kind: "pending"; readonly status: Status };
 
 /** The latest value that a run has published under a name. */
@@ -636,9 +643,14 @@ export interface TenantHost {
   putObject(value: Encoded): Promise<StoredObject>;
   /** A stored value by the name in its Ref. Throws object-not-found. */
   getObject(name: string): Promise<Encoded>;
-  /** How many bytes the value is, if it is bytes; undefined for another. Throws object-not-found. */
-  objectBytes(name: string): Promise<number | undefined>;
-  /** A part of a value that is bytes. Throws object-not-found, invalid-request. */
+  /**
+   * How many bytes the value is, if it is bytes or an array of numbers ("Float64Array", in
+   * little-endian order); undefined for another. Throws object-not-found.
+   */
+  objectBytes(
+    name: string,
+  ): Promise<{ readonly length: number; readonly type: string } | undefined>;
+  /** A part of the bytes of such a value. Throws object-not-found, invalid-request. */
   getObjectPart(name: string, range: ByteRange): Promise<Uint8Array>;
 
   startRun(request: StartRequest): Promise<StartResult>;

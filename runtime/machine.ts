@@ -31,6 +31,7 @@ import {
 } from "./format.ts";
 import { hashOfName, refsIn } from "./refs.ts";
 import type { Entity, Sink } from "./state.ts";
+import { ownStored } from "./stored.ts";
 
 /**
  * Of one life of a run: bytes of activations that are kept to replay it. A run that
@@ -81,6 +82,8 @@ export function pushInput(entity: Entity, sink: Sink, input: Input): void {
   sink.changes.putFresh(rowKeys.input(entity.key, index), () => encodeRow(input));
   for (const value of valuesOf(input)) {
     for (const name of refsIn(value)) hold(entity, sink, name);
+    const own = ownStored(value);
+    if (own !== undefined) hold(entity, sink, own);
   }
   sink.changes.touch(entity);
 }
@@ -383,7 +386,8 @@ export function removeSystemTimer(entity: Entity, sink: Sink, id: number, atMs: 
 export function resolveCommand(entity: Entity, sink: Sink, id: number, outcome: Outcome): boolean {
   const pending = removePending(entity, sink, id);
   if (pending === undefined) return false;
-  if (pending.kind === "put" && outcome.kind === "ok") {
+  const isStored = pending.kind === "put" || pending.kind === "assemble";
+  if (isStored && outcome.kind === "ok") {
     const { hash } = decode(outcome.value) as { hash: string }; // written by effects.ts
     hold(entity, sink, hash);
   }

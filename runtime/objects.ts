@@ -2,6 +2,8 @@
  * Stored values as objects: whole, checked against their hash, and in parts where the value is
  * bytes. Owns no knowledge of who refers to them (collector.ts).
  */
+import { type EncodedBytes, encodedBytes, encodedBytesHeadMax } from "../guest/cbor.ts";
+import { pieceMark } from "../guest/protocol.ts";
 import { SporeError } from "./errors.ts";
 import { toHex } from "./ids.ts";
 import type { ByteRange, Digest, Store } from "./ports.ts";
@@ -10,8 +12,8 @@ import type { Retrier } from "./retry.ts";
 
 /** Of values and parts that were read last: a run's `get` reads, and then its machine is given it. */
 const cacheBytesMax = 64 * 1024 * 1024;
-/** The largest head of an encoded byte string. */
-const headBytesMax = 11;
+/** Of one value; `objectBytesMax` in pieces as the SDK makes them is 64. */
+const piecesMax = 256;
 
 export interface ObjectsOptions {
   readonly store: Store;
@@ -24,6 +26,7 @@ export class Objects {
   /** Oldest first, by object and range. */
   readonly #cache = new Map<string, Uint8Array>();
   #cacheBytes = 0;
+  #turn: Promise<unknown> = Promise.resolve();
 
   constructor(options: ObjectsOptions) {
     this.#options = options;
@@ -34,17 +37,72 @@ export class Objects {
     const key = `${tenant}/${name}`;
     const cached = this.#cached(key);
     if (cached !== undefined) return cached;
+    const bytes = await this.#checked(retrier, tenant, name);
+    this.#keep(key, bytes);
+    return bytes;
+  }
+
+  async #checked(retrier: Retrier, tenant: string, name: string): Promise<Uint8Array> {
     const bytes = await this.#get(retrier, tenant, name);
-    if (toHex(this.#options.digest.sha256(bytes)) !== hashOfName(name)) {
-      throw new SporeError("corrupt-segment", `object ${name} is damaged`);
+    if (toHex(this.#options.digest.sha256(bytes)) === hashOfName(name)) return bytes;
+    throw new SporeError("corrupt-segment", `object ${name} is damaged`);
+  }
+
+  /** A part of what encodes the value. Throws object-not-found; invalid-request past its end. */
+  async readEncoded(
+    retrier: Retrier,
+    { tenant, name }: { readonly tenant: string; readonly name: string },
+    range: ByteRange,
+  ): Promise<Uint8Array> {
+    const key = `${tenant}/${name} encoded ${range.offset} ${range.length}`;
+    const cached = this.#cached(key);
+    if (cached !== undefined) return cached;
+    const bytes = await this.#get(retrier, tenant, name, range);
+    if (bytes.length !== range.length) {
+      throw new SporeError("invalid-request", `object ${name} ends before the part that is asked`);
     }
     this.#keep(key, bytes);
     return bytes;
   }
 
-  /** How many bytes the value is, if it is bytes; else undefined. Throws object-not-found. */
-  async bytesIn(retrier: Retrier, tenant: string, name: string): Promise<number | undefined> {
-    return (await this.#place(retrier, tenant, name))?.length;
+  /**
+   * Pieces one after the other, without their marks. Throws object-not-found, corrupt-segment, and
+   * invalid-request for what aren't the pieces of so many bytes.
+   */
+  async join(
+    retrier: Retrier,
+    tenant: string,
+    { pieces, size }: { readonly pieces: readonly string[]; readonly size: number },
+  ): Promise<Uint8Array> {
+    const isSound = Array.isArray(pieces) && pieces.length <= piecesMax && size >= 0;
+    if (!isSound || !Number.isSafeInteger(size)) throw notPieces(size);
+    const whole = new Uint8Array(size);
+    let at = 0;
+    for (const name of pieces) {
+      const piece = await this.#checked(retrier, tenant, String(name));
+      if (piece[0] !== pieceMark || at + piece.length - 1 > size) throw notPieces(size);
+      whole.set(piece.subarray(1), at);
+      at += piece.length - 1;
+    }
+    if (at !== size) throw notPieces(size);
+    return whole;
+  }
+
+  /** What needs much memory waits for others of its kind. */
+  async inTurn<T>(work: () => Promise<T>): Promise<T> {
+    const done = this.#turn.then(work);
+    this.#turn = done.catch(() => undefined);
+    return done;
+  }
+
+  /** What bytes the value is, if it is bytes or an array of numbers. Throws object-not-found. */
+  async bytesIn(
+    retrier: Retrier,
+    tenant: string,
+    name: string,
+  ): Promise<{ readonly length: number; readonly type: string } | undefined> {
+    const place = await this.#place(retrier, tenant, name);
+    return place === undefined ? undefined : { length: place.length, type: place.type };
   }
 
   /**
@@ -91,13 +149,9 @@ export class Objects {
     }
   }
 
-  async #place(
-    retrier: Retrier,
-    tenant: string,
-    name: string,
-  ): Promise<{ readonly at: number; readonly length: number } | undefined> {
-    const range = { offset: 0, length: headBytesMax };
-    return placeOfBytes(await this.#get(retrier, tenant, name, range));
+  async #place(retrier: Retrier, tenant: string, name: string): Promise<EncodedBytes | undefined> {
+    const range = { offset: 0, length: encodedBytesHeadMax };
+    return encodedBytes(await this.#get(retrier, tenant, name, range));
   }
 
   async #get(
@@ -116,20 +170,6 @@ export class Objects {
   }
 }
 
-/** Where the bytes begin in an encoded Uint8Array, and how many they are. */
-function placeOfBytes(
-  head: Uint8Array,
-): { readonly at: number; readonly length: number } | undefined {
-  const start = head[0] === 0xd8 && head[1] === 0x40 ? 2 : 0;
-  const first = head[start];
-  if (first === undefined || first >> 5 !== 2) return undefined;
-  const info = first & 31;
-  if (info < 24) return { at: start + 1, length: info };
-  const size = 2 ** (info - 24);
-  if (size > 8 || head.length < start + 1 + size) return undefined;
-  let length = 0;
-  for (let index = 0; index < size; index += 1) {
-    length = length * 256 + (head[start + 1 + index] ?? 0);
-  }
-  return { at: start + 1 + size, length };
+function notPieces(size: number): SporeError {
+  return new SporeError("invalid-request", `these aren't the pieces of a value of ${size} bytes`);
 }

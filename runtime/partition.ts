@@ -19,7 +19,7 @@
  *   the cursor rises in the same batch as the effect (I4).
  */
 import { encode } from "../guest/cbor.ts";
-import type { Definition, Input, Outcome } from "../guest/protocol.ts";
+import { type Definition, type Input, type Outcome, objectBytesMax } from "../guest/protocol.ts";
 import { type ActivationLimits, Activations, decodeDrained } from "./activations.ts";
 import {
   applyTurn,
@@ -138,6 +138,8 @@ export interface PartitionLimits extends CommitLimits, ActivationLimits {
   readonly residentMax: number;
   /** A stored value that is larger is kept by reference where a machine was given it. */
   readonly referBytes: number;
+  /** The largest value that a guest may give in pieces: the host puts it together in memory. */
+  readonly assembleBytes: number;
 }
 
 export const partitionLimits: PartitionLimits = {
@@ -152,6 +154,7 @@ export const partitionLimits: PartitionLimits = {
   imageAfterBytes: 64 * 1024,
   referBytes: 16 * 1024,
   storeBytes: 256 * 1024,
+  assembleBytes: objectBytesMax,
 };
 
 /** Entities that go on after a crash are read so many at a time. */
@@ -807,10 +810,12 @@ export class Partition {
       if (resident.inFlight.has(id)) return;
       const { prefix } = this.#options;
       const { issueToken, generation, objects } = this.#neighbours;
-      const { referBytes } = this.#options.limits;
+      const { referBytes, assembleBytes } = this.#options.limits;
       const trace = traceOf(resident);
-      const parts = { ports: this.#ports, prefix, objects, referBytes };
-      const effect = performEffect({ ...parts, issueToken, generation, trace }, key, pending);
+      const parts = { ports: this.#ports, prefix, objects, referBytes, assembleBytes };
+      const holdNow = (hash: string): Promise<void> => this.#hold(resident, [hash]);
+      const place = { ...parts, issueToken, generation, trace, hold: holdNow };
+      const effect = performEffect(place, key, pending);
       resident.inFlight.set(id, effect.abort);
       void this.#background(
         effect.outcome.then(async (outcome) => {

@@ -10,45 +10,95 @@
  * waits for it or a client, gets the value.
  *
  * The reference takes the place of an encoded value as a whole: 27(["Stored", [name, offset,
- * length]]), which no guest's or client's value can be. Whose objects are read, the machine's
+ * length, size]]), which no value of user code can be. Whose objects are read, the machine's
  * name says and never the value.
+ *
+ * A guest stores what is too large for an activation itself, in pieces, and gives the reference
+ * in the place of the result, with its size. Such a one is handed to other guests as it is: they
+ * read it in pieces (guest/pieces.ts). A client is given a Ref.
  */
-import { decode, encode } from "../guest/cbor.ts";
-import type {
-  Activation,
-  Drained,
-  Encoded,
-  Input,
-  Outcome,
-  StepRecord,
+import { decode, encode, Ref } from "../guest/cbor.ts";
+import {
+  type Activation,
+  type Drained,
+  type Encoded,
+  type Input,
+  type Outcome,
+  type StepRecord,
+  storedMark,
 } from "../guest/protocol.ts";
 import { isSameBytes } from "./bytes.ts";
 import { SporeError } from "./errors.ts";
 import { type EntityKey, tenantOf } from "./ids.ts";
 import type { Objects } from "./objects.ts";
 import type { ActivateRequest, ActivateResult, ByteRange, JournalEntry, Sandbox } from "./ports.ts";
+import { isObjectName } from "./refs.ts";
 import type { Retrier } from "./retry.ts";
 
-const mark = Uint8Array.of(0xd8, 0x1b, 0x82, 0x66, 0x53, 0x74, 0x6f, 0x72, 0x65, 0x64);
+const mark = storedMark;
 
 interface Stored {
   readonly name: string;
+  /** Of its bytes; with `isEncoded` of its encoding. */
   readonly range: ByteRange | undefined;
+  readonly isEncoded: boolean;
+  /** Of what a guest has stored itself, and puts in its place itself. */
+  readonly size: number | undefined;
 }
 
 /** Stands for the value of an object, or for a part of its bytes. */
 export function storedValue(name: string, range: ByteRange | undefined): Encoded {
-  const place = encode([name, range?.offset ?? 0, range?.length ?? -1]);
+  return reference([name, range?.offset ?? 0, range?.length ?? -1]);
+}
+
+/** Stands for a value that is put and that is stored by now. */
+export function storedPut(name: string, size: number): Encoded {
+  return reference([name, 0, -1, size]);
+}
+
+/** Stands for a part of an object's encoding. */
+export function storedPiece(name: string, { offset, length }: ByteRange): Encoded {
+  return reference([name, offset, length, -1]);
+}
+
+function reference(parts: readonly (string | number)[]): Encoded {
+  const place = encode(parts);
   const value = new Uint8Array(mark.length + place.length);
   value.set(mark);
   value.set(place, mark.length);
   return value;
 }
 
-function storedOf(value: Encoded): Stored | undefined {
+export function storedOf(value: Encoded): Stored | undefined {
   if (!isSameBytes(value.subarray(0, mark.length), mark)) return undefined;
-  const [name, offset, length] = decode(value.subarray(mark.length)) as [string, number, number];
-  return { name, range: length < 0 ? undefined : { offset, length } };
+  const place = placeOf(value.subarray(mark.length));
+  // A guest's own is anything: what isn't a reference is a value that can't be read.
+  if (!Array.isArray(place)) return undefined;
+  const [name, offset, length, size = -1] = place as readonly unknown[];
+  const isSound = [offset, length, size].every((part) => Number.isSafeInteger(part));
+  if (typeof name !== "string" || !isSound) return undefined;
+  const range = { offset: offset as number, length: length as number };
+  const isWhole = range.length < 0;
+  return {
+    name,
+    range: isWhole ? undefined : range,
+    isEncoded: !isWhole && place.length === 4,
+    size: isWhole && (size as number) >= 0 ? (size as number) : undefined,
+  };
+}
+
+function placeOf(bytes: Uint8Array): unknown {
+  try {
+    return decode(bytes);
+  } catch {
+    return undefined; // forged
+  }
+}
+
+/** The object in whose place a guest gave the reference, if it did. */
+export function ownStored(value: Encoded): string | undefined {
+  const stored = storedOf(value);
+  return stored?.size === undefined || !isObjectName(stored.name) ? undefined : stored.name;
 }
 
 /** A sandbox that is given values where its host keeps references. */
@@ -62,15 +112,19 @@ export function withStoredValues(sandbox: Sandbox, objects: Objects, retrier: Re
         input.kind === "resolve" && input.outcome.kind === "ok"
           ? storedOf(input.outcome.value)
           : undefined;
-      if (stored === undefined || input.kind !== "resolve") {
+      if (stored === undefined || stored.size !== undefined || input.kind !== "resolve") {
         inputs.push(input);
         continue;
       }
-      const { name, range } = stored;
+      const { name, range, isEncoded } = stored;
       const bytes =
         range === undefined
           ? await objects.read(retrier, tenant, name)
-          : encode(await objects.readPart(retrier, { tenant, name }, range));
+          : encode(
+              isEncoded
+                ? await objects.readEncoded(retrier, { tenant, name }, range)
+                : await objects.readPart(retrier, { tenant, name }, range),
+            );
       inputs.push({ ...input, outcome: { kind: "ok", value: bytes } });
     }
     return encode({ ...value, inputs });
@@ -108,19 +162,26 @@ export function withStoredValues(sandbox: Sandbox, objects: Objects, retrier: Re
   };
 }
 
-/** What a run or a method has answered, and what became of its steps, with other values. */
-export function mapResults(drained: Drained, map: (value: Encoded) => Encoded): Drained {
+/**
+ * What a run or a method has answered, what became of its steps and what is put, with other
+ * values.
+ */
+export function mapResults(
+  drained: Drained,
+  map: (value: Encoded, isPut: boolean) => Encoded,
+): Drained {
   const outcomeOf = (outcome: Outcome): Outcome =>
-    outcome.kind === "ok" ? { kind: "ok", value: map(outcome.value) } : outcome;
-  const commands = drained.commands.map((command) =>
-    command.kind === "complete" || command.kind === "reply"
+    outcome.kind === "ok" ? { kind: "ok", value: map(outcome.value, false) } : outcome;
+  const commands = drained.commands.map((command) => {
+    if (command.kind === "put") return { ...command, value: map(command.value, true) };
+    return command.kind === "complete" || command.kind === "reply"
       ? { ...command, outcome: outcomeOf(command.outcome) }
-      : command,
-  );
+      : command;
+  });
   const records = drained.records.map((record) => {
     const step = decode(record) as StepRecord; // written by the SDK; a forged one harms its own run
     if (step?.event !== "succeeded" || !(step.value instanceof Uint8Array)) return record;
-    const value = map(step.value);
+    const value = map(step.value, false);
     return value === step.value ? record : encode({ ...step, value });
   });
   return { ...drained, commands, records };
@@ -128,7 +189,8 @@ export function mapResults(drained: Drained, map: (value: Encoded) => Encoded): 
 
 /**
  * An answer for a client, with values where its parts have references. Looks at plain data of
- * any shape; answers without a reference are given back as they are.
+ * any shape; answers without a reference are given back as they are. What a guest has stored
+ * itself is too large for an answer: that is a Ref in it.
  */
 export async function withValues<T>(
   answer: T,
@@ -138,7 +200,9 @@ export async function withValues<T>(
     if (typeof part !== "object" || part === null) return part;
     if (part instanceof Uint8Array) {
       const stored = storedOf(part);
-      return stored === undefined ? part : read(stored.name, stored.range);
+      if (stored === undefined) return part;
+      if (stored.size !== undefined) return encode(new Ref(stored.name, stored.size));
+      return read(stored.name, stored.range);
     }
     if (!hasReference(part)) return part;
     if (Array.isArray(part)) return Promise.all(part.map(fill));

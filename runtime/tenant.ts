@@ -41,6 +41,7 @@ import type {
   ListResult,
   ListSchedulesRequest,
   ListSchedulesResult,
+  OutputResult,
   RerunRequest,
   RunView,
   StartRequest,
@@ -60,7 +61,7 @@ import { statuses } from "./run.ts";
 import { Runs } from "./runs.ts";
 import { keyOfSchedule, Schedules } from "./schedules.ts";
 import type { Seats } from "./seats.ts";
-import { withValues } from "./stored.ts";
+import { ownStored, withValues } from "./stored.ts";
 import { holdUpload, Uploads } from "./uploads.ts";
 import type { Deployed, TenantRequest } from "./wire.ts";
 
@@ -433,10 +434,21 @@ export class Tenant {
     const followed = async function* <Item>(items: AsyncIterable<Item>): AsyncGenerator<Item> {
       for await (const item of items) yield await withValues(item, read);
     };
+    const ended =
+      <Args extends unknown[], Result extends StartResult | OutputResult>(
+        method: (...args: Args) => Promise<Result>,
+      ) =>
+      async (...args: Args): Promise<Result> => {
+        const result = await method(...args);
+        const outcome = "outcome" in result ? result.outcome : undefined;
+        const isStored = outcome?.kind === "ok" && ownStored(outcome.value) !== undefined;
+        const answer = await withValues(result, read);
+        return isStored ? { ...answer, isStored } : answer;
+      };
     return {
       ...host,
-      startRun: filled(host.startRun),
-      output: filled(host.output),
+      startRun: ended(host.startRun),
+      output: ended(host.output),
       steps: filled(host.steps),
       history: filled(host.history),
       events: (id, options) => followed(host.events(id, options)),

@@ -7,7 +7,7 @@ import type { Encoded } from "../guest/protocol.ts";
 import { rowKeys, systemTimers } from "./format.ts";
 import type { Generations } from "./generations.ts";
 import { type EntityKey, toHex } from "./ids.ts";
-import type { StoredObject } from "./index.ts";
+import type { StoredObject, TenantHost } from "./index.ts";
 import type { Objects } from "./objects.ts";
 import type { Partition } from "./partition.ts";
 import type { ByteRange, Ports } from "./ports.ts";
@@ -54,7 +54,7 @@ export class Uploads {
     return objects.read(retrier, tenant, name);
   }
 
-  bytesIn(name: string): Promise<number | undefined> {
+  bytesIn(name: string): ReturnType<TenantHost["objectBytes"]> {
     const { tenant, retrier, objects } = this.#parts;
     return objects.bytesIn(retrier, tenant, name);
   }

@@ -115,3 +115,7 @@ export const problem = z
   .openapi("Problem");
 
 export const componentPrefix = z.string().regex(/^[0-9a-f]{4,64}$/, "4 to 64 hex digits");
+
+export const isStored = z.literal(true).openapi({
+  description: "The output is too large for an answer: it is a reference to the stored value",
+});

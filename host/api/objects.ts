@@ -56,8 +56,8 @@ export const objectRoutes = {
     },
     async handle(exchange) {
       const { object } = exchange.params;
-      const length = await exchange.tenant.objectBytes(object);
-      if (length !== undefined) return bytesAnswer(exchange, object, length);
+      const bytes = await exchange.tenant.objectBytes(object);
+      if (bytes !== undefined) return bytesAnswer(exchange, object, bytes);
       const shown = shownIn(exchange)(await exchange.tenant.getObject(object));
       return send(exchange, 200, { value: shown });
     },
@@ -66,6 +66,8 @@ export const objectRoutes = {
 
 /** What is read from the store at once, for an answer that is as large as it likes. */
 const partBytes = 4 * 1024 * 1024;
+/** What the bytes of an answer are to JavaScript. */
+const arrayHeader = "x-spore-array";
 
 /** The body as an encoded value. */
 async function uploadedValue(exchange: Exchange): Promise<Encoded> {
@@ -112,7 +114,11 @@ function headOfBytes(length: number): Uint8Array {
 }
 
 /** Bytes as they are, a part at a time, so that nobody holds them all. */
-function bytesAnswer(exchange: Exchange, object: string, length: number): Response {
+function bytesAnswer(
+  exchange: Exchange,
+  object: string,
+  { length, type }: { readonly length: number; readonly type: string },
+): Response {
   const { tenant, context, requestId } = exchange;
   const range = rangeOf(context.req.header("range"), length);
   if (range === "unsatisfiable") {
@@ -137,6 +143,7 @@ function bytesAnswer(exchange: Exchange, object: string, length: number): Respon
     "content-type": "application/octet-stream",
     "content-length": String(end - offset),
     "accept-ranges": "bytes",
+    [arrayHeader]: type,
     etag: `"${object}"`,
     ...(range === undefined ? {} : { "content-range": `bytes ${offset}-${end - 1}/${length}` }),
   };

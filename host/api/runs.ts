@@ -13,6 +13,7 @@ import {
   errorValue,
   id,
   index,
+  isStored,
   name,
   status,
   value,
@@ -151,7 +152,12 @@ export const runRoutes = {
     answers: {
       200: {
         description: "Done",
-        schema: z.object({ id: z.string(), status, output: value.optional() }),
+        schema: z.object({
+          id: z.string(),
+          status,
+          output: value.optional(),
+          isStored: isStored.optional(),
+        }),
       },
       202: { description: "Not yet", schema: z.object({ id: z.string(), status }) },
     },
@@ -167,7 +173,8 @@ export const runRoutes = {
         return send(exchange, 202, { id, status: output.status }, { headers });
       }
       const value = await outputValue(exchange, id, output, step);
-      return send(exchange, 200, { id, status: output.status, output: value });
+      const { status, isStored } = output;
+      return send(exchange, 200, { id, status, output: value, isStored });
     },
   }),
   steps: route({

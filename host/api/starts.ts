@@ -9,7 +9,7 @@ import { encodeCbor } from "../values.ts";
 import { send } from "./answers.ts";
 import { encodedArgs, resultValue } from "./calls.ts";
 import type { Exchange } from "./exchange.ts";
-import { args, id, name, status, tags, value, wait } from "./fields.ts";
+import { args, id, isStored, name, status, tags, value, wait } from "./fields.ts";
 import { optionalId } from "./requests.ts";
 import { route } from "./route.ts";
 import { componentOfRun, outputValue, runParams } from "./runs.ts";
@@ -20,6 +20,7 @@ const started = z
     status,
     created: z.boolean(),
     output: value.optional(),
+    isStored: isStored.optional(),
     duplicate: z.boolean().optional(),
     callId: z.string().optional(),
     result: value.optional(),
@@ -217,7 +218,7 @@ async function start(exchange: StartExchange, what: Partial<StartRequest>): Prom
     return send(exchange, 202, { ...result, status }, { headers });
   }
   const value = await outputValue(exchange, result.id, { outcome, status });
-  const body = { ...result, status, output: value };
+  const body = { ...result, status, output: value, isStored: started.isStored };
   return send(exchange, result.created ? 201 : 200, body, { headers: location });
 }
 

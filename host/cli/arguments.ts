@@ -98,3 +98,10 @@ export function instant(text: string): Date {
   if (isExact && !Number.isNaN(at.getTime())) return at;
   throw new InvalidArgumentError("a time such as 2030-01-31T12:00:00Z, or a duration such as 30s");
 }
+
+/** MiB as pages: from what an engine needs to begin with to what a memory can have. */
+export function guestMemory(text: string): number {
+  const mebibytes = Number(text);
+  if (/^\d{1,4}$/.test(text) && mebibytes >= 16 && mebibytes <= 4095) return mebibytes * 16;
+  throw new InvalidArgumentError(`16 to 4095 MiB for a guest, not ${text}`);
+}

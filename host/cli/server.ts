@@ -3,7 +3,7 @@
  */
 import { readFileSync } from "node:fs";
 import type { Command } from "commander";
-import { duration, portNumber } from "./arguments.ts";
+import { duration, guestMemory, portNumber } from "./arguments.ts";
 import { usage } from "./failures.ts";
 import { storageOf, storageOption } from "./namespace.ts";
 import { action, type CliPorts, type Verb } from "./verb.ts";
@@ -34,6 +34,7 @@ export function serverOptions(command: Command): Command {
     .option("-p, --port <port>", "where to listen (SPORE_PORT)", portNumber)
     .option("--host <address>", "address to listen on; others than loopback need keys")
     .option("--retention <duration>", "delete runs this long after they have closed", duration)
+    .option("--guest-memory <MiB>", "cap of each guest's memory (SPORE_GUEST_MEMORY)", guestMemory)
     .option("--advertise <url>", "where other hosts reach this one (SPORE_ADVERTISE)");
 }
 
@@ -41,6 +42,10 @@ export function serverOf(options: Readonly<Record<string, unknown>>, ports: CliP
   const { SPORE_PORT = "" } = ports.env;
   if (!/^\d{0,5}$/.test(SPORE_PORT)) throw usage(`SPORE_PORT is ${SPORE_PORT}, not a port`);
   const fromEnv = SPORE_PORT === "" ? undefined : Number(SPORE_PORT);
+  const { SPORE_GUEST_MEMORY = "" } = ports.env;
+  const memoryPagesMax =
+    (options.guestMemory as number | undefined) ??
+    (SPORE_GUEST_MEMORY === "" ? undefined : guestMemory(SPORE_GUEST_MEMORY));
   const { SPORE_PUBLIC_URL: publicUrl = "" } = ports.env;
   return {
     storage: storageOf(options, ports),
@@ -48,6 +53,7 @@ export function serverOf(options: Readonly<Record<string, unknown>>, ports: CliP
       ...(publicUrl === "" ? {} : { publicUrl: publicUrl.replace(/\/+$/, "") }),
       retentionMs: options.retention as number | undefined,
     },
+    ...(memoryPagesMax === undefined ? {} : { sandbox: { memoryPagesMax } }),
     port: (options.port as number | undefined) ?? fromEnv,
     hostname: options.host as string | undefined,
     advertise: (options.advertise as string | undefined) ?? ports.env.SPORE_ADVERTISE,

@@ -110,8 +110,11 @@ export const engineLimits = Object.freeze({
   modulesMax: 64,
   sectionsMax: 10_000,
   segmentsMax: 100_000,
-  /** Default cap of a guest's memory: 128 MiB, which a fan-out of 100,000 steps nearly fills. */
-  pagesMax: 2048,
+  /**
+   * Default cap of a guest's memory: 512 MiB. An array of 128 MB, a second one that is made of
+   * it, and what is on its way; a fan-out of 100,000 steps takes nearly 128 MiB.
+   */
+  pagesMax: 8192,
   /** Default cap of what one activation drains: 16 MiB. */
   drainedBytesMax: 16 * 1024 * 1024,
 });
@@ -811,7 +814,7 @@ class LinkedInstance implements GuestInstance {
 /** Larger than a stack frame of QuickJS's interpreter. */
 const stackMarginBytes = 8192;
 /** A growth that failed left at most this much unused: 4 MiB. */
-const memoryMarginPages = 64;
+export const memoryMarginPages = 64;
 
 // ---------------------------------------------------------------- bytes
 

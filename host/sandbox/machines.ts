@@ -38,6 +38,7 @@ import {
   type Engine,
   engineLimits,
   type GuestInstance,
+  memoryMarginPages,
 } from "./engine.ts";
 
 export interface MachinesLimits {
@@ -79,6 +80,8 @@ interface Resident {
   readonly version: number;
   /** Guest time since the last image. */
   readonly guestMs: number;
+  /** Bytes of activations since the last image. */
+  readonly givenBytes: number;
   readonly memory:
     | { readonly kind: "live"; readonly instance: GuestInstance }
     | { readonly kind: "spilled"; readonly pages: number; readonly plain: Uint8Array };
@@ -94,6 +97,7 @@ interface Work {
   readonly base: Base;
   readonly version: number;
   guestMs: number;
+  givenBytes: number;
 }
 
 /** What a turn drained, and the actor's state before it if that is known. */
@@ -105,10 +109,18 @@ interface Left {
 const leftMax = 16;
 const leftBytesMax = 64 * 1024;
 const spilledOverheadBytes = 512;
+/** Memory of an idle instance that is kept. */
+const pooledBytesMax = 32 * 1024 * 1024;
 /** How many times longer a yielding guest may go without an image than a quiet one. */
 const yieldedPatience = 50;
 /** While a guest goes on, its images cost about one part in so many of its time. */
 const imageShare = 20;
+/** From so many bytes grown on, a guest that waits goes longer without an image, too. */
+const largeBytes = 32 * 1024 * 1024;
+/** For each millisecond that the image would take: eleven seconds for 128 MiB. */
+const largeShare = 8;
+/** What a machine may have been given since its image: all of it is read to make it again. */
+const givenBytesMax = 256 * 1024 * 1024;
 /** What an image costs to take and to store: bytes by which its memory has grown, a millisecond. */
 const grownPerMs = 100_000;
 
@@ -232,7 +244,7 @@ export class Machines {
     const base = this.#base(request.component);
     const instance = this.#acquire(pagesOf(base.pristine));
     resetMemory(instance.memory(), base.pristine, base.extent);
-    return { instance, base, version: 0, guestMs: 0 };
+    return { instance, base, version: 0, guestMs: 0, givenBytes: 0 };
   }
 
   #fromResident(request: ActivateRequest, version: number): Work | undefined {
@@ -244,21 +256,21 @@ export class Machines {
       return undefined;
     }
     const base = this.#base(component);
-    const { guestMs, memory } = resident;
+    const { guestMs, givenBytes, memory } = resident;
     if (request.after === "keep") this.#take(machine);
     if (memory.kind === "live" && request.after === "keep") {
-      return { instance: memory.instance, base, version, guestMs };
+      return { instance: memory.instance, base, version, guestMs, givenBytes };
     }
     if (memory.kind === "live") {
       const source = memory.instance.memory();
       const instance = this.#acquire(pagesOf(source));
       instance.memory().set(source);
-      return { instance, base, version, guestMs };
+      return { instance, base, version, guestMs, givenBytes };
     }
     const instance = this.#acquire(memory.pages);
     resetMemory(instance.memory(), base.pristine, base.extent);
     applyDifference(memory.plain, instance.memory());
-    return { instance, base, version, guestMs };
+    return { instance, base, version, guestMs, givenBytes };
   }
 
   /** What had enough memory on another host. */
@@ -281,16 +293,22 @@ export class Machines {
     const instance = this.#acquire(image?.pages ?? pagesOf(base.pristine));
     resetMemory(instance.memory(), base.pristine, base.extent);
     if (image !== undefined) applyDifference(image.difference, instance.memory());
-    const work = { instance, base, version: from.version, guestMs: 0 };
+    const work = { instance, base, version: from.version, guestMs: 0, givenBytes: 0 };
     for (const [index, entry] of from.journal.entries()) {
       const { drainedHash } = this.#enterAgain(work, entry.activation);
       if (drainedHash === entry.drainedHash) continue;
+      if (this.#isFull(work.instance)) throw tooLarge(undefined, pagesMax);
       throw new SporeError(
         "guest-diverged",
-        `recomputing journal entry ${index} of ${from.journal.length} gave other commands`,
+        `recomputing journal entry ${index} of ${from.journal.length} gave other commands; ` +
+          "a host that allows a guest less memory than the one before may cause that",
       );
     }
     return work;
+  }
+
+  #isFull(instance: GuestInstance): boolean {
+    return pagesOf(instance.memory()) > this.#ports.engine.pagesMax - memoryMarginPages;
   }
 
   /** One activation in an instance whose memory is right. */
@@ -300,6 +318,7 @@ export class Machines {
     work.instance.deliver(activation);
     const drained = work.instance.drain();
     work.guestMs += this.#ports.nowMs() - startMs;
+    work.givenBytes += activation.length;
     return { drained, drainedHash: hash32(drained) };
   }
 
@@ -321,6 +340,7 @@ export class Machines {
       component: request.component,
       version: work.version + 1,
       guestMs: isImageDue ? 0 : work.guestMs,
+      givenBytes: isImageDue ? 0 : work.givenBytes,
       memory: { kind: "live", instance: work.instance },
     });
     return { kind: "ok", drained, drainedHash, guestMs, image };
@@ -334,7 +354,10 @@ export class Machines {
     this.#residentBytes += residentBytes(resident);
     const { liveMax, residentBytesMax } = this.#ports.limits;
     while (this.#live.size > liveMax) this.#spillOldest();
-    while (this.#residentBytes > residentBytesMax) this.#evictOldest();
+    // Not the one that was at work just now: a large one would be computed again each time.
+    while (this.#residentBytes > residentBytesMax && this.#live.size + this.#spilled.size > 1) {
+      this.#evictOldest();
+    }
   }
 
   /** Removes a machine without giving its instance back. */
@@ -388,6 +411,8 @@ export class Machines {
   }
 
   #giveBack(instance: GuestInstance): void {
+    // Memory of that size fits no other machine, and is much.
+    if (instance.memory().length > pooledBytesMax) return;
     this.#pool.push(instance);
     if (this.#pool.length > this.#ports.limits.pooledMax) this.#pool.shift();
   }
@@ -438,11 +463,15 @@ export class Machines {
 
 /**
  * Guest time after which an image is due. A guest that yielded goes on at once: its image will
- * only be replaced, and that of a large memory takes long to take and to store.
+ * only be replaced, and that of a large memory takes long to take and to store. So does that of a
+ * guest that moves a large value in pieces, and waits for each; until it has been given so much
+ * that to give it again would be worse.
  */
 function patienceOf(work: Work, state: ReturnType<typeof stateOf>, imageAfterMs: number): number {
-  if (state !== "yielded") return imageAfterMs;
   const grown = work.instance.memory().length - work.base.pristine.length;
+  const isGiven = work.givenBytes > givenBytesMax;
+  if (state !== "yielded" && (grown < largeBytes || isGiven)) return imageAfterMs;
+  if (state !== "yielded") return Math.max(imageAfterMs, (grown / grownPerMs) * largeShare);
   return Math.max(imageAfterMs * yieldedPatience, (grown / grownPerMs) * imageShare);
 }
 
@@ -477,6 +506,7 @@ function tooLarge(pages: number | undefined, pagesMax: number): SporeError {
   return new SporeError(
     "memory-too-large",
     `the machine's memory has ${has}; this host gives a guest ${mebibytes(pagesMax)}`,
+    { hint: "Serve it with a larger --guest-memory, and resume it." },
   );
 }
 

@@ -62,7 +62,7 @@ interface Settings extends MachinesLimits {
   readonly threads: number;
   /** Time that a guest may take for one activation. Default 5 s. */
   readonly activationMsMax: number;
-  /** Cap of each guest's memory, in 64 KiB pages. Default 2048. */
+  /** Cap of each guest's memory, in 64 KiB pages. Default 8192: 512 MiB. */
   readonly memoryPagesMax: number;
   /** Time to evaluate a module at build time. Default 30 s. */
   readonly compileMsMax: number;

@@ -65,6 +65,8 @@ const engineLimits = Object.freeze({
   checkpointEntries: 100,
   checkpointBytes: 2 * 1024 * 1024,
   residentMax: 1_000,
+  // What guests have here is less; an isolate has 128 MB for everything.
+  assembleBytes: 32 * 1024 * 1024,
 });
 
 interface Running {

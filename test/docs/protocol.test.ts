@@ -10,7 +10,7 @@ import {
   encodedBytesMax,
   Ref,
 } from "../../guest/cbor.ts";
-import { stateBytesMax } from "../../guest/protocol.ts";
+import { objectBytesMax, pieceBytesMax, stateBytesMax } from "../../guest/protocol.ts";
 import { apiLimits } from "../../host/api/exchange.ts";
 import { exitCodeOf, exitCodes } from "../../host/cli/failures.ts";
 import { runCli } from "../../host/cli.ts";
@@ -73,6 +73,8 @@ describe("the guest protocol's tables", () => {
       ["bytes drained in one activation", threadSandboxDefaults.drainedBytesMax],
       ["milliseconds of one activation", threadSandboxDefaults.activationMsMax],
       ["memory of a machine, in pages of 64 KiB", threadSandboxDefaults.memoryPagesMax],
+      ["bytes of a piece of a value", pieceBytesMax],
+      ["bytes of a stored value", objectBytesMax],
       ["bytes of a component", engineLimits.componentBytesMax],
       ["unread signals of a run", signalsMax],
       ["names under which a run publishes", publishedMax],

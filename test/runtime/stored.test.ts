@@ -2,9 +2,11 @@
  * Large results: written once, as objects, and there wherever somebody looks for them. The
  * engine is the real one, in a world without faults (test/sim).
  */
+import { createHash } from "node:crypto";
 import { beforeEach, expect, test } from "vitest";
+import { currentMachine } from "../../guest/activation.ts";
 import { decode, encode } from "../../guest/cbor.ts";
-import { actor, get, put, step, workflow } from "../../guest/index.ts";
+import { actor, get, publish, put, Ref, signal, step, workflow } from "../../guest/index.ts";
 import type { Outcome } from "../../guest/protocol.ts";
 import type { TenantHost } from "../../runtime/index.ts";
 import { World } from "../sim/world.ts";
@@ -23,6 +25,34 @@ workflow("largeRead", async (times: number) => {
   let sum = 0;
   for (let n = 0; n < times; n++) sum += (await get(ref)).length;
   return sum;
+});
+
+const count = 1_200_000;
+const numbers = step("numbers", () => Float64Array.from({ length: count }, (_, n) => n / 2));
+
+workflow("largeNumbers", async () => {
+  const array = await numbers();
+  publish("ref", await put(array));
+  await signal("go");
+  return array;
+});
+
+workflow("largeNumbersOfChild", async () => {
+  const array = (await childOf()) as Float64Array;
+  return [array.length, array[count - 1]];
+});
+const childOf = workflow("largeNumbersAtOnce", async () => numbers());
+
+workflow("largeMixed", async (ref: Ref<{ name: string; parts: Uint8Array[] }>) => {
+  const parts = [new Uint8Array(5_000_000).fill(1), new Uint8Array(3_000_000).fill(2)];
+  const own = await get(await put({ name: "x", parts }));
+  const other = await get(ref);
+  return [own, other].map(({ name, parts: [a, b] }) => [name, a?.[4_999_999], b?.length]);
+});
+
+/** What a guest could ask for that doesn't use the SDK. */
+workflow("forged", async (pieces: string[], size: number) => {
+  await currentMachine().command((id) => ({ kind: "assemble", id, pieces, size }));
 });
 
 actor(
@@ -111,4 +141,63 @@ test("a run that is run again takes a large result of its step", async () => {
   await during(tenant.rerunRun("first", { id: "again", reuse: true }));
   const output = await during(tenant.output("again", { waitMs: 60_000 }));
   expect(decoded(output.kind === "ready" ? output.outcome : undefined)).toBe("y".repeat(size));
+  expect((await during(tenant.steps("again")))[0]?.reused).toBe(true);
+});
+
+test("numbers larger than a piece are one object under the hash of their encoding, in no log", async () => {
+  const array = Float64Array.from({ length: count }, (_, n) => n / 2);
+  const request = { id: "n", workflow: "largeNumbers", args: encode([]) };
+  await during(tenant.startRun(request));
+  const published = await during(tenant.published("n", "ref", { waitMs: 60_000 }));
+  const ref = decode(published.kind === "ready" ? published.value : encode(null)) as Ref;
+  const value = encode(array);
+  expect(ref).toEqual(new Ref(createHash("sha256").update(value).digest("hex"), value.length));
+  expect(await during(tenant.objectBytes(ref.hash))).toEqual({
+    length: 8 * count,
+    type: "Float64Array",
+  });
+  const part = await during(tenant.getObjectPart(ref.hash, { offset: 80, length: 8 }));
+  expect(new Float64Array(part.slice().buffer)[0]).toBe(5);
+  // The step's value is the same object; besides it there are its three pieces.
+  expect(written().count).toBe(4);
+  expect(written().log).toBeLessThan(value.length / 20);
+  const [shown] = await during(tenant.steps("n"));
+  expect(shown?.value && decode(shown.value)).toEqual(ref);
+
+  await during(tenant.signalRun("n", "go", encode(undefined)));
+  const output = await during(tenant.output("n", { waitMs: 60_000 }));
+  expect(output).toMatchObject({ kind: "ready", isStored: true });
+  expect(decoded(output.kind === "ready" ? output.outcome : undefined)).toEqual(ref);
+});
+
+test("a parent reads its child's large output in pieces", async () => {
+  expect(await outputOf("p", "largeNumbersOfChild", [])).toEqual([count, (count - 1) / 2]);
+  expect(written().log).toBeLessThan(500_000);
+});
+
+test("what isn't one array goes in pieces as well", async () => {
+  const value = { name: "y", parts: [new Uint8Array(5_000_000).fill(3), new Uint8Array(7)] };
+  const { hash, size: bytes } = await during(tenant.putObject(encode(value)));
+  expect(await outputOf("m", "largeMixed", [new Ref(hash, bytes)])).toEqual([
+    ["x", 1, 3_000_000],
+    ["y", 3, 7],
+  ]);
+});
+
+test("pieces that were none, aren't there or are too many are refused", async () => {
+  const stored = await during(tenant.putObject(encode("no piece")));
+  const absent = "0".repeat(64);
+  const cases: [string[], number, string][] = [
+    [[stored.hash], 8, "invalid-request"],
+    [[absent], 8, "object-not-found"],
+    [Array.from({ length: 257 }, () => absent), 8, "invalid-request"],
+    [[], -1, "invalid-request"],
+    [[], 2 ** 40, "value-too-large"],
+  ];
+  for (const [index, [pieces, total, code]] of cases.entries()) {
+    const args = encode([pieces, total]);
+    const request = { id: `f${index}`, workflow: "forged", args, waitMs: 60_000 };
+    const { outcome } = await during(tenant.startRun(request));
+    expect(outcome).toMatchObject({ kind: "error", error: { code } });
+  }
 });

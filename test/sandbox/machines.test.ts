@@ -2,7 +2,7 @@ import { beforeAll, expect, test } from "vitest";
 import { encode } from "../../guest/cbor.ts";
 import { nodeCodec } from "../../host/sandbox/codec.ts";
 import { compileJavaScript } from "../../host/sandbox/compile.ts";
-import { encodeBaseline, readBaseline } from "../../host/sandbox/engine.ts";
+import { compileEngine, encodeBaseline, readBaseline } from "../../host/sandbox/engine.ts";
 import { Machines, machinesDefaults, stateOf } from "../../host/sandbox/machines.ts";
 import type { ActivateRequest } from "../../runtime/ports.ts";
 import { act, guestSource } from "./guest.ts";
@@ -18,11 +18,11 @@ beforeAll(async () => {
 }, 60_000);
 
 /** Machines with a clock on which each activation takes 5 ms. */
-function machinesWith(limits: Partial<typeof machinesDefaults> = {}) {
+function machinesWith(limits: Partial<typeof machinesDefaults> = {}, engine = opened.engine) {
   let nowMs = 0;
   let entries = 0;
   const machines = new Machines({
-    engine: opened.engine,
+    engine,
     codec: nodeCodec,
     limits: { ...machinesDefaults, ...limits },
     nowMs: () => {
@@ -82,6 +82,55 @@ test("guest time of a rebuilt journal counts towards the next image, and each en
   expect(rebuilt.guestMs).toBe(5);
   expect(rebuilt.image).toBeDefined();
   expect(entriesSoFar()).toBe(3);
+});
+
+test("a machine whose memory is more than a host allows is refused", async () => {
+  const large = machinesWith();
+  const activation = act("yield", 3);
+  const journal = [0, 1, 2, 3].map((version) => {
+    const from =
+      version === 0 ? { kind: "pristine" as const } : { kind: "resident" as const, version };
+    return { activation, drainedHash: large.run("m", from, 1e9, activation).drainedHash };
+  });
+  const { image } = large.run("m", { kind: "resident", version: 4 }, 0);
+  const small = machinesWith({}, await compileEngine(opened.parts, 200));
+  const rebuilt = (from: object) =>
+    small.machines.activate({
+      component: id,
+      machine: "m",
+      from: { kind: "rebuild", image: undefined, journal: [], version: 1, ...from },
+      activation: act("add", 1),
+      after: "keep",
+      imageAfterMs: 1e9,
+    });
+  const refused = {
+    kind: "fault",
+    fault: "memory-too-large",
+    message: expect.stringContaining("this host gives a guest 13 MiB"),
+  };
+  expect(rebuilt({ image })).toMatchObject(refused);
+  expect(rebuilt({ journal })).toMatchObject(refused);
+  expect(rebuilt({ journal: journal.slice(0, 2) })).toMatchObject({ kind: "ok" });
+});
+
+test("a machine that is larger than all that may be resident stays until the next one comes", () => {
+  const { machines, run } = machinesWith({ residentBytesMax: 1 });
+  run("a", { kind: "pristine" }, 1e9);
+  expect(machines.isResident("a")).toBe(true);
+  run("b", { kind: "pristine" }, 1e9);
+  expect([machines.isResident("a"), machines.isResident("b")]).toEqual([false, true]);
+});
+
+test("a large memory waits longer for its image, unless the machine was given much", () => {
+  const { run } = machinesWith();
+  run("m", { kind: "pristine" }, 1e9, act("yield", 40));
+  const next = (version: number, activation: Uint8Array = act("add", 1)) =>
+    run("m", { kind: "resident", version }, 0, activation).image !== undefined;
+  expect([next(1), next(2)]).toEqual([false, false]);
+  const much = new Uint8Array(8 * 1024 * 1024);
+  let given = 0;
+  while (!next(3 + given, much)) given += 1;
+  expect(given).toBe(31);
 });
 
 test("machines that were forgotten for want of room are named once", () => {
