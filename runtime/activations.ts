@@ -24,6 +24,7 @@ import { assert } from "./errors.ts";
 import { tenantOf, toHex } from "./ids.ts";
 import { type Begun, failed, hostError } from "./machine.ts";
 import type { ActivateRequest, ActivateResult, JournalEntry, Ports } from "./ports.ts";
+import { peekTurn } from "./reading.ts";
 import { objectKey, objectName } from "./refs.ts";
 import { Retrier } from "./retry.ts";
 import type { Ahead, Entity } from "./state.ts";
@@ -202,33 +203,26 @@ export class Activations {
    * whatever the code does to that memory is gone afterwards (I6).
    */
   async peek(entity: Entity, input: Input): Promise<ActivateResult> {
+    const { loadComponent, ports } = this.#parts;
+    if (input.kind === "turn") return peekTurn({ ...ports, loadComponent }, entity, input);
     const { head } = entity;
-    // The state in the input is of this component: an upgrade may come in between.
     const { component } = head;
-    await this.#parts.loadComponent(component);
-    const nowMs = Math.max(head.lastNowMs, this.#parts.ports.clock.nowMs());
+    await loadComponent(component);
+    const nowMs = Math.max(head.lastNowMs, ports.clock.nowMs());
     const activation = encode({ nowMs, stepsMax: 0, inputs: [input] });
-    const isPristine = input.kind === "turn";
-    if (!isPristine) await this.#quiet(entity);
+    await this.#quiet(entity);
     const request = {
       component,
-      machine: isPristine ? `${entity.key}?` : machineOf(entity),
+      machine: machineOf(entity),
       activation,
       after: "discard",
       imageAfterMs: Number.POSITIVE_INFINITY,
     } as const;
-    if (isPristine)
-      return this.#parts.ports.sandbox.activate({ ...request, from: { kind: "pristine" } });
     const journal = entity.journal.filter((row) => row.drainedHash !== undefined);
     const version = head.applied;
     const rebuild = rebuildOf(entity.image, { activation, journal, version });
-    const first = await this.#parts.ports.sandbox.activate({
-      ...request,
-      from: { kind: "resident", version },
-    });
-    return first.kind === "absent"
-      ? this.#parts.ports.sandbox.activate({ ...request, from: rebuild })
-      : first;
+    const first = await ports.sandbox.activate({ ...request, from: { kind: "resident", version } });
+    return first.kind === "absent" ? ports.sandbox.activate({ ...request, from: rebuild }) : first;
   }
 
   #quiet(entity: Entity): Promise<void> {

@@ -3,7 +3,7 @@
  * actor's partition and waits until it is durable. Keeps the calls of a session in order.
  */
 import { encode } from "../guest/cbor.ts";
-import type { Definition, Encoded, ErrorValue, Manifest } from "../guest/protocol.ts";
+import type { Definition, Encoded, ErrorValue, Input, Manifest } from "../guest/protocol.ts";
 import {
   acceptCall,
   actorHead,
@@ -30,6 +30,7 @@ import {
 } from "./asking.ts";
 import { type Deployments, definitionOf, printable } from "./deployments.ts";
 import { SporeError } from "./errors.ts";
+import type { Followers } from "./followers.ts";
 import { decodeRow, type PreviousRow, rowKeys } from "./format.ts";
 import { actorKey, checkId, checkName, type EntityKey, nameOf } from "./ids.ts";
 import type {
@@ -110,7 +111,13 @@ export class Actors {
     const entityKey = this.#actorKey(request.type, request.key);
     const partition = this.#parts.partition(entityKey);
     const component = await this.#actorComponent(partition, entityKey, request.type);
-    const upgradeTo = await this.#upgradeFor(partition, entityKey, component);
+    const upgradeTo = await this.#upgradeFor(entityKey, component, (current) =>
+      ask(
+        partition,
+        entityKey,
+        (actor) => actor !== undefined && actorHead(actor).failedUpgrade === current,
+      ),
+    );
     const method = await this.#method(upgradeTo ?? component, request.type, request.method);
     if (method.readonly) {
       if (upgradeTo !== undefined) {
@@ -375,9 +382,9 @@ export class Actors {
 
   /** The current component, if an actor of another one is to move there by itself. */
   async #upgradeFor(
-    partition: Partition,
     key: EntityKey,
     component: string,
+    hasFailedTo: (current: string) => boolean | Promise<boolean>,
   ): Promise<string | undefined> {
     const { deployments } = this.#parts;
     await deployments.currentId();
@@ -385,12 +392,7 @@ export class Actors {
     if (current === undefined || current === component) return undefined;
     const definition = await this.#definition(current, key);
     if (!movesByItself(definition)) return undefined;
-    const hasFailed = await ask(
-      partition,
-      key,
-      (actor) => actor !== undefined && actorHead(actor).failedUpgrade === current,
-    );
-    return hasFailed ? undefined : current;
+    return (await hasFailedTo(current)) ? undefined : current;
   }
 
   async #definition(component: string, key: EntityKey): Promise<Definition | undefined> {
@@ -448,7 +450,7 @@ export class Actors {
     key: EntityKey,
     request: CallRequest,
   ): Promise<CallResult> {
-    const { type, method, args, session } = request;
+    const { type, session } = request;
     let actor = await ask(partition, key, (found) => found);
     if (actor?.state === undefined) {
       await this.ensure(type, request.key, encode([]));
@@ -462,17 +464,32 @@ export class Actors {
     const state =
       session === undefined ? actor.state : await this.#stateInTurn(partition, key, session);
     if (state === undefined) throw actorNotFound(type, request.key);
-    const outcome = await peek(partition, actor, {
-      kind: "turn",
-      run: runInfo(actor),
-      actor: refOf(actor),
-      method,
-      args,
-      state,
-      id: "read",
-      readonly: true,
-    });
+    const outcome = await peek(partition, actor, readingTurn(actor, state, request));
     await partition.durable();
+    return { kind: "done", callId: "", outcome };
+  }
+
+  /**
+   * A call on a host that doesn't own the actor's partition but follows it. Undefined: it is
+   * the owner's to answer, because it changes something, now or first.
+   */
+  async readBeside(
+    followers: Followers,
+    partition: number,
+    request: CallRequest,
+  ): Promise<CallResult | undefined> {
+    // Its turn is after calls that only the owner knows of.
+    if (request.session !== undefined) return undefined;
+    const key = this.#actorKey(request.type, request.key);
+    const actor = await followers.look(partition, key);
+    if (actor?.state === undefined) return undefined;
+    const { component } = actor.head;
+    const { failedUpgrade } = actorHead(actor);
+    const upgradeTo = await this.#upgradeFor(key, component, (to) => to === failedUpgrade);
+    if (upgradeTo !== undefined) return undefined;
+    const method = await this.#method(component, request.type, request.method);
+    if (!method.readonly) return undefined;
+    const outcome = await peek(followers, actor, readingTurn(actor, actor.state, request));
     return { kind: "done", callId: "", outcome };
   }
 
@@ -532,6 +549,23 @@ export class Actors {
     const gates = this.#gates.get(gateName(key, session.id, session.seq + 1));
     if (gates !== undefined) for (const open of gates) open();
   }
+}
+
+function readingTurn(
+  actor: Entity,
+  state: Encoded,
+  { method, args }: CallRequest,
+): Extract<Input, { kind: "turn" }> {
+  return {
+    kind: "turn",
+    run: runInfo(actor),
+    actor: refOf(actor),
+    method,
+    args,
+    state,
+    id: "read",
+    readonly: true,
+  };
 }
 
 function actorViewOf(actor: Entity): ActorView {

@@ -3,7 +3,7 @@
  * answer is peeked at, and commits are waited for.
  */
 import { decode } from "../guest/cbor.ts";
-import type { Drained, Encoded, Outcome } from "../guest/protocol.ts";
+import type { Drained, Encoded, Input, Outcome } from "../guest/protocol.ts";
 import { acceptSignal } from "./commands.ts";
 import { assert, SporeError } from "./errors.ts";
 import { readHistory } from "./history.ts";
@@ -11,7 +11,7 @@ import type { EntityKey } from "./ids.ts";
 import type { CallResult, HistoryEvent } from "./index.ts";
 import { failed, hostError, rememberCall } from "./machine.ts";
 import type { Partition } from "./partition.ts";
-import type { Clock } from "./ports.ts";
+import type { ActivateResult, Clock } from "./ports.ts";
 import type { Entity, Sink } from "./state.ts";
 
 /** A caller that waits longer than this gets `accepted` and asks again. */
@@ -39,12 +39,12 @@ export async function ask<T>(
 }
 
 /** What a query or a read-only method answers; the guest's memory is as before. */
-export async function peek(
-  partition: Partition,
+export async function peek<Asked extends Input & { readonly id: string }>(
+  place: { readonly peek: (entity: Entity, input: Asked) => Promise<ActivateResult> },
   entity: Entity,
-  input: Parameters<Partition["peek"]>[1] & { readonly id: string },
+  input: Asked,
 ): Promise<Outcome> {
-  const result = await partition.peek(entity, input);
+  const result = await place.peek(entity, input);
   if (result.kind === "fault") return failed(hostError(result.fault, result.message));
   assert(result.kind === "ok", "a peek is answered");
   const drained = decode(result.drained) as Drained; // written by the SDK

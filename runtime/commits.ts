@@ -268,6 +268,7 @@ export class Commits {
     const table = this.#tableNow();
     await table.flush();
     for (let pieces = 0; pieces < compactionsMax && (await table.compact()); pieces++);
+    await this.#log.pass(); // now, so that no commit waits for it
     this.#isCheckpointReady = true;
     this.demand();
   }

@@ -1,4 +1,7 @@
-/** Reads the entries of one log: who owns it, and who only follows it, the same way. */
+/**
+ * The entries of one log, for who owns it and who only follows it: how they are read, and the
+ * marks that say which bases may have a later one (tail.ts T3).
+ */
 import { decodeEntry, type Entry, type EntryPlace } from "./entry.ts";
 import { SporeError } from "./errors.ts";
 import type { Digest, Store } from "./ports.ts";
@@ -12,6 +15,9 @@ export interface EntriesOptions {
   readonly partition: number;
   readonly digest: Digest;
 }
+
+/** Not empty: of nothing no part can be read. */
+const mark = new Uint8Array(1);
 
 export class Entries {
   readonly #options: EntriesOptions;
@@ -42,10 +48,27 @@ export class Entries {
     }
   }
 
-  readonly exists: Exists = async (seq) => {
-    const { key } = this.place(seq);
+  readonly exists: Exists = (seq) => this.#isThere(this.place(seq).key);
+
+  /** T3: whether there may be a base after this one. */
+  isPassed(base: number): Promise<boolean> {
+    return this.#isThere(this.#markOf(base));
+  }
+
+  /** T3: from when this resolves there may be a base after this one. */
+  async pass(base: number): Promise<void> {
+    const put = (): Promise<string> =>
+      this.#options.store.put(this.#markOf(base), mark, { ifAbsent: true });
+    await this.#retrier.run("log mark", put);
+  }
+
+  #markOf(base: number): string {
+    return `${this.#options.prefix}/passed/${seqText(base)}`;
+  }
+
+  async #isThere(key: string): Promise<boolean> {
     const probe = (): Promise<Uint8Array | undefined> =>
       this.#options.store.get(key, { offset: 0, length: 1 });
     return (await this.#retrier.run("log probe", probe)) !== undefined;
-  };
+  }
 }

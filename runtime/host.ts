@@ -10,6 +10,7 @@ import { collect } from "./collector.ts";
 import { Components, componentKey } from "./components.ts";
 import { assert, SporeError, unreachable } from "./errors.ts";
 import { decideEvent, type EventView, viewEvent } from "./events.ts";
+import { Followers } from "./followers.ts";
 import { type Admission, encodeRow, type StartMessage } from "./format.ts";
 import { Generations } from "./generations.ts";
 import { checkTenant, partitionOf } from "./ids.ts";
@@ -104,6 +105,8 @@ export class EngineHost {
   readonly #seats: Seats;
   readonly #here: readonly number[];
   readonly #routing: Routing;
+  /** Absent where who serves what never changes: the platform keeps owners alive. */
+  readonly #followers: Followers | undefined;
   readonly #seals: Seals;
   /** Absent: who serves what never changes. */
   readonly #members: Members | undefined;
@@ -158,6 +161,15 @@ export class EngineHost {
         layout: place.layout.number,
         onNewerLayout: place.onNewerLayout,
         ask: (peer, request, timeoutMs) => this.#call(peer, request, timeoutMs),
+      });
+      this.#followers = new Followers({
+        ports: this.#ports,
+        prefix: place.prefix,
+        layout: place.layout,
+        loadComponent: async (id) => {
+          await this.#manifest(id);
+        },
+        onSealed: place.onNewerLayout,
       });
     }
     this.#routing = new Routing({
@@ -255,6 +267,7 @@ export class EngineHost {
   async stop(): Promise<void> {
     this.#isStopped = true;
     this.#routing.stop();
+    this.#followers?.close();
     await this.#seats.stop();
     await this.#members?.stop();
     this.#retrier.close();
@@ -383,6 +396,7 @@ export class EngineHost {
       prefix: this.#prefix,
       seats: this.#seats,
       routing: this.#routing,
+      followers: this.#followers,
       manifest: (id) => this.#manifest(id),
       components: this.#stored,
       objects: this.#objects,

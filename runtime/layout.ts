@@ -11,6 +11,7 @@
  */
 import { decode, encode } from "../guest/cbor.ts";
 import { SporeError } from "./errors.ts";
+import { decodeRow } from "./format.ts";
 import type { Clock, Digest, Observer, Random, Store } from "./ports.ts";
 import { Register, type RegisterVersion } from "./register.ts";
 
@@ -70,6 +71,11 @@ export class Layouts {
   close(): void {
     this.#register.close();
   }
+}
+
+/** The version of the layout that a sealing claim is for (Y1); else 0. */
+export function sealOf(claim: Uint8Array): number {
+  return decodeRow<{ seal?: number }>("claim", claim).seal ?? 0;
 }
 
 function readLayout(number: number, value: Uint8Array): Layout {

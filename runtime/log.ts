@@ -29,6 +29,8 @@
  * L5 Entries are deleted only below a durable checkpoint b, except claims and what T2
  *    keeps. What A deletes by that rule, however late, no later owner needs either: it is
  *    below every later base, and a later base needs nothing below b that b didn't.
+ * L6 A checkpoint is appended only when the base before it is marked as passed (T3): followers
+ *    know by that mark's absence that nothing after what they have read can have been deleted.
  *
  * An owner that appends without a pause may keep winning against a claimer (each `exists`
  * costs the claimer a read): a takeover is for owners that stopped or are gone.
@@ -101,6 +103,8 @@ export class Log {
   #position: Position | undefined;
   #fence: { readonly by: Uint8Array | undefined } | undefined;
   #isAppending = false;
+  /** The last base that was marked. */
+  #passed: number | undefined;
   #truncation: Promise<void> | undefined;
   /** Everything that may go below this is gone. */
   #freedTo = 0;
@@ -183,6 +187,7 @@ export class Log {
     if (this.#fence !== undefined) return { kind: "fenced", by: this.#fence.by };
     this.#isAppending = true;
     try {
+      if (kind === "checkpoint") await this.pass(); // L6
       return await this.#appendAt(at, kind, payload);
     } finally {
       this.#isAppending = false;
@@ -221,6 +226,17 @@ export class Log {
       this.#truncation = undefined;
     });
     return this.#truncation;
+  }
+
+  /**
+   * L6: says to followers that the newest checkpoint may have a successor. Before a checkpoint it
+   * is done anyway; beforehand, beside appends, nobody waits for it.
+   */
+  async pass(): Promise<void> {
+    const { base } = this;
+    if (this.#passed === base) return;
+    await this.#entries.pass(base);
+    this.#passed = base;
   }
 
   /** Ends waiting: calls under way throw host-stopping instead of trying again. */

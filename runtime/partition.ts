@@ -56,7 +56,7 @@ import {
   partitionOf,
   tenantOf,
 } from "./ids.ts";
-import type { Layout } from "./layout.ts";
+import { type Layout, sealOf } from "./layout.ts";
 import { Log } from "./log.ts";
 import {
   type Begun,
@@ -1062,11 +1062,6 @@ const hostFaults: ReadonlySet<string> = new Set([
   "component-not-found",
   "object-not-found",
 ]);
-
-/** The version of the layout that a sealing claim is for (layout.ts Y1); else 0. */
-function sealOf(info: Uint8Array): number {
-  return decodeRow<{ seal?: number }>("claim", info).seal ?? 0;
-}
 
 function claimName(info: Uint8Array): string {
   const claim = decodeRow<{ hostId: string; address?: string }>("claim", info);

@@ -1,14 +1,19 @@
 /**
  * A partition as somebody sees it who doesn't own it: its rows as of an entry of its log, and
  * the entries after that. Reads only, disturbs nobody, and can be used while owners append,
- * merge, truncate and change. Collector, check and copy of a bucket are built on it.
+ * merge, truncate and change. Collector, check and copy of a bucket are built on it, and reads by
+ * hosts that don't own the partition (follower.ts).
  *
  * R1 `open` shows every entry that was durable when it was called: the end of the log is asked
  *    for with `hasLater` (tail.ts), which never answers too little.
  * R2 `follow` gives every batch after the last one seen, in order and without a gap, or says
  *    that it can't because the owner freed entries that weren't read yet.
+ *    "Up to what was durable": nothing stands after the last one, and either the base is not
+ *    marked as passed (tail.ts T3: two questions) or `hasLater` says so.
  * R3 What an owner deletes under a reader is never taken for damage: only if the newest
  *    checkpoint is still the one that was read is something missing.
+ * R4 After `advance` the rows are those of the entry that was the last one at some moment after
+ *    it was called: what `open` or `reopen` found is asked about once more, as by R2.
  */
 import { type Batch, decodeBatch } from "./batch.ts";
 import { isSameBytes } from "./bytes.ts";
@@ -30,6 +35,8 @@ export interface ReplicaOptions {
   readonly digest: Digest;
   readonly clock: Clock;
   readonly observer: Observer;
+  /** Of the rows' blocks that were read, at most; the default is a table's. */
+  readonly cacheBytesMax?: number | undefined;
 }
 
 /** Owners that append without a pause are chased so many times. */
@@ -43,22 +50,34 @@ interface Position {
   readonly base: number;
   /** Of the last owner. */
   readonly epoch: number;
+  /** What the last entry says, if it is a claim. */
+  readonly claim: Uint8Array | undefined;
 }
+
+const start: Position = {
+  seq: 0,
+  hash: new Uint8Array(hashBytes),
+  base: 0,
+  epoch: 0,
+  claim: undefined,
+};
 
 export class Replica {
   readonly #options: ReplicaOptions;
+  readonly #retrier: Retrier;
   readonly #entries: Entries;
   /** Rows as of the entry up to which they were read. */
   #table: Table;
   #tableBase = 0;
   #position: Position;
 
-  /** Use `open`. */
+  /** An empty one: `reopen` reads the rows. `open` does both. */
   constructor(options: ReplicaOptions) {
     this.#options = options;
-    this.#entries = new Entries(options, new Retrier(options.clock, options.observer));
+    this.#retrier = new Retrier(options.clock, options.observer);
+    this.#entries = new Entries(options, this.#retrier);
     this.#table = this.#emptyTable();
-    this.#position = { seq: 0, hash: new Uint8Array(hashBytes), base: 0, epoch: 0 };
+    this.#position = start;
   }
 
   /** R1. Throws corrupt-log for a damaged log. */
@@ -83,6 +102,16 @@ export class Replica {
 
   get epoch(): number {
     return this.#position.epoch;
+  }
+
+  /** What the last entry that was read says, if that is a claim. */
+  get claim(): Uint8Array | undefined {
+    return this.#position.claim;
+  }
+
+  /** Of rows that are only in memory. */
+  get memoryBytes(): number {
+    return this.#table.memtableBytes;
   }
 
   get segments(): readonly SegmentInfo[] {
@@ -112,6 +141,11 @@ export class Replica {
     return this.#table.scan(range);
   }
 
+  /** One row. Throws as `scan` does. */
+  get(key: string): Promise<Uint8Array | undefined> {
+    return this.#table.get(key);
+  }
+
   /** The rows that were read and applied, as the payload of a checkpoint entry. */
   checkpoint(): Uint8Array {
     return this.#table.checkpoint().bytes;
@@ -120,6 +154,12 @@ export class Replica {
   /** Takes over what `follow` gave: then rows are as of the last entry that was read. */
   apply(batch: Batch): void {
     this.#table.apply(batch);
+  }
+
+  /** Ends waiting: calls under way throw host-stopping instead of trying again. */
+  close(): void {
+    this.#retrier.close();
+    this.#table.close();
   }
 
   /** R3: whether there is a newer checkpoint than that of the rows. */
@@ -132,8 +172,18 @@ export class Replica {
    * R2: the batches after the last one seen, up to what was durable when this was called, or
    * at most `entriesMax` entries. False: some were freed, and the rows have to be read anew.
    */
-  async follow(
+  follow(
     found: (batch: Batch) => void,
+    entriesMax: number = Number.POSITIVE_INFINITY,
+  ): Promise<boolean> {
+    const take = ({ kind, payload }: Entry): void => {
+      if (kind === "batch") found(decodeBatch(payload));
+    };
+    return this.#follow(take, entriesMax);
+  }
+
+  async #follow(
+    found: (entry: Entry) => void,
     entriesMax: number = Number.POSITIVE_INFINITY,
   ): Promise<boolean> {
     // Twice as many at once as were there the last time: an owner at work is caught up with.
@@ -155,15 +205,38 @@ export class Replica {
       }
       window = 1;
       if (missing > 0) continue;
-      if (!(await hasLater(this.#entries.exists, this.#position.seq))) return true;
-      // It came between the two questions, so all that was durable before has been seen.
-      return (await this.#entries.read(seq)) !== undefined;
+      if (!(await this.#hasLater())) return true;
+      // It came between the questions, or it was freed. (One that was freed and came back, log.ts
+      // L2, fits as well; but the one after it doesn't.)
+      if (!(await this.#entries.exists(seq))) return false;
     }
     return true;
   }
 
+  /** Whether an entry after the last one seen, which was just found missing, was created. */
+  async #hasLater(): Promise<boolean> {
+    const { seq, base } = this.#position;
+    return (await this.#entries.isPassed(base)) && hasLater(this.#entries.exists, seq);
+  }
+
+  /**
+   * R4: makes the rows those of the last entry that there is, at some moment after the call.
+   * For who calls nothing else that moves.
+   */
+  async advance(): Promise<void> {
+    while (!(await this.#follow((entry) => this.#applyEntry(entry)))) await this.reopen();
+  }
+
+  #applyEntry({ kind, seq, payload }: Entry): void {
+    if (kind === "batch") this.#table.apply(decodeBatch(payload));
+    if (kind !== "checkpoint") return;
+    // The same rows; but the segments of before may go from now on (table.ts B1, B3).
+    this.#table = this.#openTable(payload);
+    this.#tableBase = seq;
+  }
+
   /** The entry after the last one seen; false if that isn't what stands there. */
-  async #take(entry: Entry, found: (batch: Batch) => void): Promise<boolean> {
+  async #take(entry: Entry, found: (entry: Entry) => void): Promise<boolean> {
     const { seq, hash, base, epoch } = entry;
     if (!isSameBytes(entry.previous, this.#position.hash)) {
       // Litter in a place that was freed (log.ts L2); else the log is broken.
@@ -171,8 +244,8 @@ export class Replica {
       if (end !== undefined && end.base > seq) return false;
       throw damaged(this.#entries.place(seq), "it does not follow the entry before it");
     }
-    if (entry.kind === "batch") found(decodeBatch(entry.payload));
-    this.#position = { seq, hash, base, epoch };
+    found(entry);
+    this.#position = { seq, hash, base, epoch, claim: claimOf(entry) };
     return true;
   }
 
@@ -181,13 +254,13 @@ export class Replica {
     for (let attempt = 1; ; attempt += 1) {
       const end = await this.#findEnd();
       if (end === undefined) {
-        const position = { seq: 0, hash: new Uint8Array(hashBytes), base: 0, epoch: 0 };
-        return { table: this.#emptyTable(), base: 0, position };
+        return { table: this.#emptyTable(), base: 0, position: start };
       }
       try {
         const { seq, hash, epoch } = end;
         const table = await this.#readTable(end);
-        return { table, base: end.base, position: { seq, hash, epoch, base: end.base } };
+        const position = { seq, hash, epoch, base: end.base, claim: claimOf(end) };
+        return { table, base: end.base, position };
       } catch (error) {
         const isDamage = error instanceof SporeError && error.kind === "corrupt";
         if (!isDamage || end.base === base || attempt === attemptsMax) throw error;
@@ -255,7 +328,13 @@ export class Replica {
 
   /** Never written through, so it needs no epoch. */
   #openTable(checkpoint: Uint8Array | undefined): Table {
-    const { store, prefix, random, digest, clock, observer } = this.#options;
-    return Table.open({ store, prefix, epoch: 0, random, digest, clock, observer }, checkpoint);
+    const { store, prefix, random, digest, clock, observer, cacheBytesMax } = this.#options;
+    const limits = cacheBytesMax === undefined ? {} : { cacheBytesMax };
+    const parts = { store, prefix, random, digest, clock, observer, limits };
+    return Table.open({ ...parts, epoch: 0 }, checkpoint);
   }
+}
+
+function claimOf({ kind, payload }: Entry): Uint8Array | undefined {
+  return kind === "claim" ? payload.slice() : undefined;
 }

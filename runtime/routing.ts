@@ -1,5 +1,6 @@
 /**
- * Who executes a request: this host where it serves the partition, else the one that does.
+ * Who executes a request: this host where it serves the partition, else the one that does; or
+ * this one beside it, where a request only reads and this host follows the partition.
  * One hop and no more: a host that is asked by another executes or refuses. What surely wasn't
  * executed is tried again for a while; anything else is the client's to repeat.
  */
@@ -20,6 +21,8 @@ export interface RoutingParts {
 export interface Operation<T> {
   readonly here: () => Promise<T>;
   readonly there: () => PeerRequest;
+  /** Answers on a host that doesn't serve the partition; undefined: its owner has to. */
+  readonly beside?: (() => Promise<T | undefined>) | undefined;
   /** How long the operation itself may wait for something. Default 0. */
   readonly waitMs?: number | undefined;
   /** It changes nothing: it may be executed twice. */
@@ -74,6 +77,10 @@ export class Routing {
   /** As `at`, without a second attempt. */
   async once<T>(partition: number, operation: Operation<T>): Promise<T> {
     const { seats, ownerOf, call } = this.#parts;
+    if (!seats.isOpen(partition)) {
+      const answer = await operation.beside?.();
+      if (answer !== undefined) return answer;
+    }
     if (seats.has(partition)) return this.here([partition], operation.here);
     const owner = ownerOf(partition);
     if (owner === undefined) throw nobody([partition]);

@@ -8,6 +8,8 @@
  * T2 Deleting begins from a base b, which exists: every n < b may go, except powers of two
  *    and the *prefixes* of b, which are b with some of its low bits cleared. Later bases
  *    are greater.
+ * T3 Before there is a base after c (0: before the first), and before anything above c is
+ *    deleted for any other reason, the object `passed/<c>` is created. It is never deleted.
  *
  * Why the search below always finds its way: let N be the greatest object and q a prefix
  * of N, q < b <= N for the newest base b. Clearing the low i bits of N gives q, and b lies
@@ -17,6 +19,15 @@
  * powers of two up to N and all prefixes of N exist, and nothing above N does: galloping
  * over the powers finds the top bit of N, and each lower bit is set exactly if the object
  * with it exists. Further objects below b that happen to exist do no harm.
+ *
+ * Why two questions tell whether n is the greatest object, for who has read n and knows the
+ * newest base c up to it: first n+1 is not there, *then* `passed/<c>` is not there. If n+1 had
+ * been created before the first question, it was deleted by then. What deleted it had a base
+ * after c, or another reason, and either way `passed/<c>` was created before (T3) and is there
+ * for ever; but it was not there. So n was the greatest at the moment of the first question.
+ * Both answers are absences on purpose. That an object is *there* proves nothing: a PUT that was
+ * on its way for long may create an old one again (log.ts L2), and n, for one, may have gone
+ * and come back. In the other order they prove nothing either: all may happen in between.
  */
 
 /** Whether object `seq` exists, asked of the store now. */

@@ -13,6 +13,7 @@ import { bulk } from "./bulk.ts";
 import type { Components } from "./components.ts";
 import { Deployments, definitionOf } from "./deployments.ts";
 import { SporeError } from "./errors.ts";
+import type { Followers } from "./followers.ts";
 import type { ForkPlan } from "./fork.ts";
 import { Forks, type RerunOrigin } from "./forks.ts";
 import type { Generations } from "./generations.ts";
@@ -31,6 +32,7 @@ import type {
   CallRequest,
   CallResult,
   ComponentUse,
+  ComponentView,
   ForkRequest,
   HistoryEvent,
   ListActorsRequest,
@@ -71,6 +73,8 @@ export interface TenantParts {
   readonly prefix: string;
   readonly seats: Seats;
   readonly routing: Routing;
+  /** Absent: whoever serves a partition answers for it. */
+  readonly followers: Followers | undefined;
   readonly manifest: (componentId: string) => Promise<Manifest>;
   readonly know: (componentId: string, manifest: Manifest) => void;
   readonly onCurrent: (componentId: string | undefined) => void;
@@ -158,6 +162,17 @@ interface Way<Args extends unknown[], Result> {
   readonly isReading?: true;
   /** How long it may wait for something. */
   readonly waitMs?: (...args: Args) => number;
+  /** The answer of a host that only follows the partition; undefined if its owner has to give it. */
+  readonly beside?: (beside: Beside, ...args: Args) => Promise<Result | undefined>;
+}
+
+/** What this host sees of a partition that it follows. */
+interface Beside {
+  readonly actors: Actors;
+  readonly followers: Followers;
+  readonly partition: number;
+  /** Whether the method only reads, as far as that is known. */
+  readonly seemsToRead: (type: string, method: string) => boolean;
 }
 
 const ofRun = (tenant: string, id: string): EntityKey => runKey(tenant, checkId(id, "run id"));
@@ -236,6 +251,11 @@ const ways: {
     key: (tenant, { type, key }) => ofActor(tenant, type, key),
     act: ({ actors }, request) => actors.call(request),
     waitMs: () => callWaitMsMax,
+    // Other calls aren't worth a look into the log.
+    beside: async ({ actors, followers, partition, seemsToRead }, request) =>
+      seemsToRead(request.type, request.method)
+        ? actors.readBeside(followers, partition, request)
+        : undefined,
   },
   callResult: {
     key: ofActor,
@@ -359,6 +379,9 @@ export class Tenant {
   readonly #deployments: Deployments;
   readonly #read: (name: string, range: ByteRange | undefined) => Promise<Uint8Array>;
   readonly #local: Local;
+  /** The current component, as it was looked up last. */
+  #shown: ComponentView | undefined;
+  #isShowing = false;
 
   constructor(parts: TenantParts) {
     this.#parts = parts;
@@ -575,12 +598,51 @@ export class Tenant {
   async #route(method: keyof Keyed, args: unknown[]): Promise<unknown> {
     const { name, seats, routing } = this.#parts;
     const way = own<Way<unknown[], unknown>>(ways, method);
-    return routing.at(partitionOf(way.key(name, ...args), seats.count), {
+    const partition = partitionOf(way.key(name, ...args), seats.count);
+    return routing.at(partition, {
       here: () => way.act(this.#local, ...args),
       there: () => this.#requestOf(method, args),
+      beside: way.beside && (() => this.#beside(way, partition, args)),
       waitMs: way.waitMs?.(...args),
       isReading: way.isReading,
     });
+  }
+
+  async #beside(
+    way: Way<unknown[], unknown>,
+    partition: number,
+    args: unknown[],
+  ): Promise<unknown> {
+    const { followers, ports } = this.#parts;
+    if (followers === undefined) return undefined;
+    const seemsToRead = (type: string, method: string): boolean => this.#seemsToRead(type, method);
+    const { actors } = this.#local;
+    const answer = await way.beside?.({ actors, followers, partition, seemsToRead }, ...args);
+    if (answer !== undefined) ports.observer.count("spore_followed_reads_total", 1);
+    return answer;
+  }
+
+  /** By the current component, as far as it is known: an actor's own has the last word. */
+  #seemsToRead(type: string, method: string): boolean {
+    const { known } = this.#deployments;
+    if (known === undefined || known.component !== this.#shown?.id) void this.#show();
+    const actor = this.#shown?.definitions.find(
+      (definition) => definition.kind === "actor" && definition.name === type,
+    );
+    return actor?.methods?.some(({ name, readonly }) => name === method && readonly) === true;
+  }
+
+  /** Nobody waits for it: until it is known, the owners answer. */
+  async #show(): Promise<void> {
+    if (this.#isShowing) return;
+    this.#isShowing = true;
+    try {
+      this.#shown = await this.#deployments.current();
+    } catch {
+      // It is looked up again when somebody asks again.
+    } finally {
+      this.#isShowing = false;
+    }
   }
 
   async #spread<Name extends Spread>(

@@ -134,6 +134,9 @@ const layers: readonly (readonly string[])[] = [
     "layout",
     "namespace",
     "replica",
+    "follower",
+    "reading",
+    "followers",
     "generations",
   ],
   [

@@ -5,7 +5,7 @@
 import { decode, encode } from "../../guest/cbor.ts";
 import type { HistoryEvent, ScheduleView, StartRequest } from "../../runtime/index.ts";
 import { knotting, ringing, upgrading } from "./actor-jobs.ts";
-import { type Client, codeOf, forgiving, type Job, same } from "./clients.ts";
+import { Client, codeOf, forgiving, type Job, same } from "./clients.ts";
 import { approving, reaching, startingWith } from "./message-jobs.ts";
 import { branching, forking, moving, undoing } from "./run-jobs.ts";
 import { epochMs } from "./world.ts";
@@ -434,6 +434,45 @@ const reading: Job = async (client) => {
     "I6 readers change nothing",
     `${counter}: ${value} of ${most}`,
   );
+};
+
+/**
+ * Reads on any host, one after the other and beside each other, while a counter counts: each
+ * sees what was told before it, and what a read before it saw, whoever owns the counter.
+ */
+const watching: Job = async (client, id) => {
+  const { random, world } = client;
+  let asked = 0;
+  let told = 0;
+  const count = async (): Promise<void> => {
+    for (let n = random.between(5, 40); n > 0; n -= 1) {
+      // Now and then long enough to lie behind by more than one checkpoint.
+      if (random.chance(0.2)) await world.sleep(random.latency(random.pick([5, 200, 3000])));
+      asked += 1;
+      const args = ["", 0];
+      told = Number(await client.call("Counter", id, "add", args, { callId: `${id}-${asked}` }));
+      same(client, "I4 calls once and in order", told, asked, id);
+    }
+  };
+  let isOver = false;
+  const watch = async (name: string): Promise<void> => {
+    const law = "I2 no read is older than what was told";
+    const reader = new Client(world, `${client.name}.${name}`, client.tenant);
+    for (let seen = 0; !isOver; ) {
+      await world.sleep(random.latency(random.pick([1, 1, 20, 300])));
+      if (told === 0) continue;
+      const least = Math.max(seen, told);
+      const method = random.pick(["value", "cheat"]);
+      const value = Number(await reader.call("Counter", id, method, []));
+      seen = method === "cheat" ? value - 1000 : value;
+      world.laws.check(seen >= least, law, `${id} is ${seen}, ${least} was told`);
+      world.laws.check(seen <= asked, "I6 readers change nothing", `${id}: ${seen} of ${asked}`);
+    }
+  };
+  const readers = [watch("w1"), watch("w2")];
+  await count();
+  isOver = true;
+  await Promise.all(readers);
 };
 
 const banking: Job = async (client, id) => {
@@ -867,4 +906,4 @@ export const jobs: Readonly<Record<string, Job>> = {
 };
 
 /** Only where hosts share the partitions, so that the others keep their seeds. */
-export const jobsOfMany: Readonly<Record<string, Job>> = { nameless };
+export const jobsOfMany: Readonly<Record<string, Job>> = { nameless, watching };

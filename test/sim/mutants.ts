@@ -5,7 +5,9 @@
  */
 import { Compensations } from "../../guest/compensations.ts";
 import { Cursors } from "../../runtime/cursors.ts";
+import { Entries } from "../../runtime/entries.ts";
 import { SporeError } from "../../runtime/errors.ts";
+import { Follower } from "../../runtime/follower.ts";
 import { Standing } from "../../runtime/fork.ts";
 import type { Probe } from "../../runtime/format.ts";
 import { Generations } from "../../runtime/generations.ts";
@@ -442,6 +444,30 @@ export const mutants: readonly Mutant[] = [
     seedsMax: 100,
     job: "collecting",
     sandbox: { keepsDiscarded: true },
+  },
+  {
+    name: "who follows a partition doesn't ask for what is new",
+    seedsMax: 20,
+    law: "I2 no read is older than what was told",
+    job: "watching",
+    isShared: true,
+    patch: () => replace(Follower.prototype, "catchUp", () => () => Promise.resolve()),
+  },
+  {
+    name: "who follows a partition is content when the next entry is missing",
+    seedsMax: 30,
+    law: "I2 no read is older than what was told",
+    job: "watching",
+    isShared: true,
+    patch: () => replace(Entries.prototype, "isPassed", () => () => Promise.resolve(false)),
+  },
+  {
+    name: "no base is marked as passed",
+    seedsMax: 30,
+    law: "I2 no read is older than what was told",
+    job: "watching",
+    isShared: true,
+    patch: () => replace(Entries.prototype, "pass", () => () => Promise.resolve()),
   },
   {
     name: "another host is asked again for what it may have done",
