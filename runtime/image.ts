@@ -179,19 +179,28 @@ export function restoreImage(
   applyDifference(open.difference, memory);
 }
 
-/** Where the bytes of a pristine memory are that aren't zero. */
+/** Where bytes of a pristine memory are that aren't zero. */
 export interface Extent {
   readonly from: number;
   readonly to: number;
 }
 
-/** The least extent. What is outside is a third of a memory: the unused stack, free heap. */
-export function extentOf(pristine: Uint8Array): Extent {
-  let from = 0;
-  while (from < pristine.length && pristine[from] === 0) from++;
-  let to = pristine.length;
-  while (to > from && pristine[to - 1] === 0) to--;
-  return { from, to };
+/** Zeros between two extents are at least so many: filling less by itself isn't worth a call. */
+const gapBytesMin = 16 * 1024;
+
+/**
+ * The extents of a memory, in order. What is outside is half of it: the unused stack, free
+ * heap, and all but the last bytes of heap that nobody asked for yet.
+ */
+export function extentsOf(pristine: Uint8Array): readonly Extent[] {
+  const extents: { from: number; to: number }[] = [];
+  for (let at = 0; at < pristine.length; at++) {
+    if (pristine[at] === 0) continue;
+    const last = extents.at(-1);
+    if (last === undefined || at - last.to >= gapBytesMin) extents.push({ from: at, to: at + 1 });
+    else last.to = at + 1;
+  }
+  return extents;
 }
 
 /**
@@ -201,12 +210,16 @@ export function extentOf(pristine: Uint8Array): Extent {
 export function resetMemory(
   memory: Uint8Array,
   pristine: Uint8Array,
-  extent: Extent = { from: 0, to: pristine.length },
+  extents: readonly Extent[] = [{ from: 0, to: pristine.length }],
 ): void {
   assert(memory.length >= pristine.length, "memory holds its pristine contents");
-  memory.fill(0, 0, extent.from);
-  memory.set(pristine.subarray(extent.from, extent.to), extent.from);
-  memory.fill(0, extent.to);
+  let at = 0;
+  for (const { from, to } of extents) {
+    memory.fill(0, at, from);
+    memory.set(pristine.subarray(from, to), from);
+    at = to;
+  }
+  memory.fill(0, at);
 }
 
 /**

@@ -21,7 +21,7 @@ import {
   applyDifference,
   difference,
   type Extent,
-  extentOf,
+  extentsOf,
   hash32,
   type ImageBase,
   type ImageCodec,
@@ -88,7 +88,7 @@ interface Resident {
 }
 
 interface Base extends ImageBase {
-  readonly extent: Extent;
+  readonly extents: readonly Extent[];
 }
 
 /** An activation's own instance, and what its machine had been through before. */
@@ -167,7 +167,7 @@ export class Machines {
   describe(component: string): Uint8Array {
     const base = this.#base(component);
     const instance = this.#acquire(pagesOf(base.pristine));
-    resetMemory(instance.memory(), base.pristine, base.extent);
+    resetMemory(instance.memory(), base.pristine, base.extents);
     this.#ports.onEntry();
     const bytes = instance.describe();
     this.#pool.push(instance);
@@ -243,7 +243,7 @@ export class Machines {
     if (request.after === "keep") this.release(request.machine);
     const base = this.#base(request.component);
     const instance = this.#acquire(pagesOf(base.pristine));
-    resetMemory(instance.memory(), base.pristine, base.extent);
+    resetMemory(instance.memory(), base.pristine, base.extents);
     return { instance, base, version: 0, guestMs: 0, givenBytes: 0 };
   }
 
@@ -268,7 +268,7 @@ export class Machines {
       return { instance, base, version, guestMs, givenBytes };
     }
     const instance = this.#acquire(memory.pages);
-    resetMemory(instance.memory(), base.pristine, base.extent);
+    resetMemory(instance.memory(), base.pristine, base.extents);
     applyDifference(memory.plain, instance.memory());
     return { instance, base, version, guestMs, givenBytes };
   }
@@ -291,7 +291,7 @@ export class Machines {
     const { pagesMax } = this.#ports.engine;
     if (image !== undefined && image.pages > pagesMax) throw tooLarge(image.pages, pagesMax);
     const instance = this.#acquire(image?.pages ?? pagesOf(base.pristine));
-    resetMemory(instance.memory(), base.pristine, base.extent);
+    resetMemory(instance.memory(), base.pristine, base.extents);
     if (image !== undefined) applyDifference(image.difference, instance.memory());
     const work = { instance, base, version: from.version, guestMs: 0, givenBytes: 0 };
     for (const [index, entry] of from.journal.entries()) {
@@ -440,7 +440,7 @@ export class Machines {
       component: baseline.component,
       pristine: baseline.memory,
       pristineHash: baseline.memoryHash,
-      extent: extentOf(baseline.memory),
+      extents: extentsOf(baseline.memory),
     };
     this.#bases.set(component, base);
     this.#basesBytes += base.pristine.length;

@@ -4,7 +4,7 @@ import { nodeCodec } from "../../host/sandbox/codec.ts";
 import {
   applyDifference,
   difference,
-  extentOf,
+  extentsOf,
   hash32,
   type ImageBase,
   openImage,
@@ -184,15 +184,22 @@ describe("an image", () => {
   });
 });
 
-test("resetting memory by its extent gives the same bytes as copying it whole", () => {
-  const sparse = new Uint8Array(2 * wasmPageBytes);
+test("resetting memory by its extents gives the same bytes as copying it whole", () => {
+  const sparse = new Uint8Array(3 * wasmPageBytes);
   sparse.set([1, 0, 2], 70_000);
-  expect(extentOf(sparse)).toEqual({ from: 70_000, to: 70_003 });
-  expect(extentOf(new Uint8Array(10))).toEqual({ from: 10, to: 10 });
-  const memory = new Uint8Array(3 * wasmPageBytes).fill(9);
-  resetMemory(memory, sparse, extentOf(sparse));
-  expect(Buffer.compare(memory.subarray(0, sparse.length), sparse)).toBe(0);
-  expect(memory.subarray(sparse.length).every((byte) => byte === 0)).toBe(true);
+  sparse[70_002 + 16 * 1024] = 3;
+  sparse[sparse.length - 1] = 4;
+  expect(extentsOf(sparse)).toEqual([
+    { from: 70_000, to: 70_003 + 16 * 1024 },
+    { from: sparse.length - 1, to: sparse.length },
+  ]);
+  expect(extentsOf(new Uint8Array(10))).toEqual([]);
+  for (const each of [sparse, pristine, new Uint8Array(wasmPageBytes)]) {
+    const memory = new Uint8Array(each.length + wasmPageBytes).fill(9);
+    resetMemory(memory, each, extentsOf(each));
+    expect(Buffer.compare(memory.subarray(0, each.length), each)).toBe(0);
+    expect(memory.subarray(each.length).every((byte) => byte === 0)).toBe(true);
+  }
 });
 
 test("resetting memory clears what lies past the pristine length", () => {
