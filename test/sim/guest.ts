@@ -588,6 +588,7 @@ export const queuedSwitch = workflow("queuedSwitch", (name: string) => guarded(n
 export const approving = workflow("approving", async (lives: number, life: number) => {
   const event = await externalEvent<string>("approval");
   publish("token", event.token);
+  publish("life", life);
   if (life < lives) {
     await signal("next");
     continueAsNew(lives, life + 1);

@@ -711,6 +711,9 @@ const scheduled: Job = async (client, id) => {
     await history(client, runId, "SUCCESSFUL");
   }
   same(client, law, new Set(view.runs.map(({ runId }) => runId)).size, slots + triggers, id);
+  // Also such as the schedule itself knows nothing of.
+  const all = await runsWithPrefix(client, `${id}.`);
+  same(client, law, all, view.runs.map(({ runId }) => runId).toSorted(), id);
   await client.ask(
     `delete ${id}`,
     (tenant) => forgiving(tenant.deleteSchedule(id), "schedule-not-found"),
@@ -723,6 +726,13 @@ const scheduled: Job = async (client, id) => {
     },
   );
 };
+
+async function runsWithPrefix(client: Client, prefix: string): Promise<string[]> {
+  const page = await client.ask(`runs ${prefix}`, (tenant) =>
+    tenant.listRuns({ idPrefix: prefix, limit: 100 }),
+  );
+  return page.runs.map(({ id }) => id).toSorted();
+}
 
 async function scheduleUntil(
   client: Client,

@@ -9,7 +9,8 @@
  * L-once       (I1) an effect of a step whose success is durable is not performed again.
  * L-attempt    (I1) an attempt with a durable result is not performed again.
  * L-told       (I3) what a client is told is durable at that moment (`told`).
- * L-rebuilt    (I5) a rebuilt memory gives the answers that the journal has (sandbox.ts).
+ * L-rebuilt    (I5) a rebuilt memory gives the answers that the journal has, so a race between a
+ *              signal, a timer and an answer is decided by their places in the log (sandbox.ts).
  * L-cursor     (I4) how far the messages of a partition are applied only rises.
  * L-outbox     (I4) a message leaves its outbox only when it is durable at its target.
  * L-journal    (I8) a durable journal is never longer than what makes an image due.

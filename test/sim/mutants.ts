@@ -9,16 +9,19 @@ import { Entries } from "../../runtime/entries.ts";
 import { SporeError } from "../../runtime/errors.ts";
 import { Follower } from "../../runtime/follower.ts";
 import { Standing } from "../../runtime/fork.ts";
-import type { Probe } from "../../runtime/format.ts";
+import { type Message, type Probe, rowKeys } from "../../runtime/format.ts";
 import { Generations } from "../../runtime/generations.ts";
+import type { EntityKey } from "../../runtime/ids.ts";
 import { Log } from "../../runtime/log.ts";
 import { Outbox } from "../../runtime/outbox.ts";
 import { Partition } from "../../runtime/partition.ts";
 import { QueueMembers } from "../../runtime/queue-members.ts";
 import { Replica } from "../../runtime/replica.ts";
 import { Routing } from "../../runtime/routing.ts";
+import { Runs } from "../../runtime/runs.ts";
 import { SegmentWriter } from "../../runtime/segment.ts";
 import { Changes } from "../../runtime/state.ts";
+import { TimerHeap } from "../../runtime/timers.ts";
 
 export interface Mutant {
   readonly name: string;
@@ -48,6 +51,8 @@ export interface Mutant {
     readonly keepsDiscarded?: boolean;
     readonly staleImages?: boolean;
     readonly skipsLastEntry?: boolean;
+    /** A rebuilt memory is given the inputs of each activation in another order. */
+    readonly reversesInputs?: boolean;
     readonly takesNoImages?: boolean;
     /** A turn that runs ahead is given the state from before the turn before it. */
     readonly runsAheadOnOldState?: boolean;
@@ -122,16 +127,10 @@ function withoutCursors(
 
 /** Changes the probes that go round circles of calls; undefined loses one. */
 function withProbes(change: (probe: Probe) => Probe | undefined): () => () => void {
-  return () =>
-    replace(
-      Outbox.prototype,
-      "send",
-      (original) =>
-        function (this: Outbox, message) {
-          const sent = message.kind === "probe" ? change(message) : message;
-          if (sent !== undefined) original.call(this, sent);
-        },
-    );
+  return withMessages((message) => {
+    const sent = message.kind === "probe" ? change(message) : message;
+    return sent === undefined ? [] : [sent];
+  });
 }
 
 function losingRows(): () => void {
@@ -145,6 +144,19 @@ function losingRows(): () => void {
         if (count % 20 !== 0) original.call(this, key, value);
       },
   );
+}
+
+/** Changes the messages that leave entities for others; none loses one. */
+function withMessages(change: (message: Message) => readonly Message[]): () => () => void {
+  return () =>
+    replace(
+      Outbox.prototype,
+      "send",
+      (original) =>
+        function (this: Outbox, message) {
+          for (const sent of change(message)) original.call(this, sent);
+        },
+    );
 }
 
 /** A queue's count of those who run is one too low. */
@@ -228,6 +240,123 @@ export const mutants: readonly Mutant[] = [
     seedsMax: 200,
     job: "continuing",
     patch: withoutRows(/^e\/.*\/s\//),
+  },
+  {
+    name: "unread signals are read in another order after a crash",
+    seedsMax: 200,
+    law: "I4 signals once and in order",
+    job: "continuing",
+    patch: () =>
+      replace(
+        rowKeys as { signal: typeof rowKeys.signal },
+        "signal",
+        (original) => (key, index) => original(key, 0xffff - index),
+      ),
+  },
+  {
+    name: "a race is decided again when a memory is rebuilt",
+    seedsMax: 50,
+    law: "I5 rebuilt memory answers the same",
+    job: "racing",
+    sandbox: { reversesInputs: true },
+  },
+  {
+    name: "timers fire a little early",
+    seedsMax: 20,
+    law: "I9 timers are never early",
+    job: "timed",
+    patch: () =>
+      replace(
+        TimerHeap.prototype,
+        "peek",
+        (original) =>
+          function (this: TimerHeap) {
+            const timer = original.call(this);
+            return timer && { ...timer, atMs: timer.atMs - 200 };
+          },
+      ),
+  },
+  {
+    name: "a slot has two runs",
+    seedsMax: 20,
+    law: "C1 each slot has one run",
+    job: "scheduled",
+    patch: withMessages((message) => {
+      const isSlot = message.kind === "start" && message.start.options?.tags?.cause === "slot";
+      return isSlot ? [message, { ...message, to: `${message.to}-again` as EntityKey }] : [message];
+    }),
+  },
+  {
+    name: "a cancellation doesn't reach children",
+    seedsMax: 20,
+    law: "J-cancel reaches everything",
+    job: "reaching",
+    patch: withMessages((message) => (message.kind === "cancel" ? [] : [message])),
+  },
+  {
+    name: "published values are not kept",
+    seedsMax: 50,
+    job: "approving",
+    patch: withoutRows(/^g\//),
+  },
+  {
+    name: "only the first value under a name is kept",
+    seedsMax: 50,
+    law: "I3 the last published value stays",
+    job: "approving",
+    patch: () => {
+      const seen = new Set<string>();
+      return replace(
+        Changes.prototype,
+        "put",
+        (original) =>
+          function (this: Changes, rowKey, value) {
+            if (rowKey.startsWith("g/") && seen.has(rowKey)) return;
+            seen.add(rowKey);
+            original.call(this, rowKey, value);
+          },
+      );
+    },
+  },
+  {
+    name: "an update that comes with a start is another one each time it is sent",
+    seedsMax: 50,
+    law: "I4 updates once and in order",
+    job: "startingWith",
+    patch: () => {
+      let count = 0;
+      return replace(
+        Runs.prototype,
+        "start",
+        (original) =>
+          function (this: Runs, request, origin) {
+            count += 1;
+            const { update } = request;
+            const other = update && { ...update, updateId: `${update.updateId}-${count}` };
+            return original.call(this, { ...request, update: other }, origin);
+          },
+      );
+    },
+  },
+  {
+    name: "a signal that comes with a start is lost if the run is there",
+    seedsMax: 20,
+    job: "startingWith",
+    patch: () => {
+      const seen = new Set<string>();
+      return replace(
+        Runs.prototype,
+        "start",
+        (original) =>
+          function (this: Runs, request, origin) {
+            const id = String(request.id);
+            const isKnown = seen.has(id);
+            seen.add(id);
+            const given = isKnown ? { ...request, signal: undefined } : request;
+            return original.call(this, given, origin);
+          },
+      );
+    },
   },
   { name: "mail is not kept", seedsMax: 200, job: "bursting", patch: withoutRows(/^e\/.*\/m\//) },
   { name: "journals are not kept", seedsMax: 50, patch: withoutRows(/^e\/.*\/j\//) },

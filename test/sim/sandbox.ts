@@ -212,9 +212,11 @@ export class SimSandbox implements Sandbox {
     const past = from.image === undefined ? [] : this.#world.images[decode(from.image) as number];
     if (past === undefined) throw new Error("an image is one that was taken");
     for (const activation of past) await deliver(memory, activation);
-    const skipped = this.#world.options.mutant?.sandbox?.skipsLastEntry === true ? -1 : undefined;
+    const { skipsLastEntry, reversesInputs } = this.#world.options.mutant?.sandbox ?? {};
+    const skipped = skipsLastEntry === true ? -1 : undefined;
     for (const entry of from.journal.slice(0, skipped)) {
-      const drained = await deliver(memory, entry.activation);
+      const { activation } = entry;
+      const drained = await deliver(memory, reversesInputs ? reversed(activation) : activation);
       memory.guestMs += this.#host.random.latency(0.5);
       if (hashOf(drained) === entry.drainedHash) continue;
       this.#world.laws.violate(
@@ -241,6 +243,12 @@ function leftBy(result: ActivateResult, before: Uint8Array | undefined): Left | 
 
 function newMemory(): Memory {
   return { machine: createMachine(), activations: [], guestMs: 0 };
+}
+
+/** The same inputs, the last one first. */
+function reversed(activation: Uint8Array): Uint8Array {
+  const value = decode(activation) as Activation; // encoded by the engine
+  return encode({ ...value, inputs: value.inputs.toReversed() });
 }
 
 async function copyOf(memory: Memory): Promise<Memory> {
