@@ -1,5 +1,6 @@
 /** The client's part for recurring workflows: `client.schedules`. */
 import type { Invocation } from "../guest/define.ts";
+import type { QueueOptions } from "./queues.ts";
 
 /** What becomes of a slot whose predecessor's run still goes on. */
 export type Overlap =
@@ -36,6 +37,13 @@ export interface Schedule {
   readonly tags?: Readonly<Record<string, string>> | undefined;
   /** Default: the current one at each start. */
   readonly component?: string | undefined;
+  /** Which queue each run passes, and how; default: what the workflow's definition says. */
+  readonly queue?: QueueOptions | undefined;
+  readonly metadata?: unknown;
+  /** A run that isn't closed so long after its start is canceled, and FAILED with a TimeoutError. */
+  readonly timeLimitMs?: number | undefined;
+  /** Runs are deleted so long after they have closed. Default: the host's. */
+  readonly retentionMs?: number | undefined;
   /** Slots that may start a run; default all. */
   readonly remaining?: number | undefined;
   readonly paused?: boolean | undefined;
@@ -67,6 +75,10 @@ export interface ScheduleInfo {
   readonly pauseOnFailure?: boolean;
   readonly tags?: Readonly<Record<string, string>>;
   readonly component?: string;
+  readonly queue?: QueueOptions;
+  readonly metadata?: unknown;
+  readonly timeLimitMs?: number;
+  readonly retentionMs?: number;
   readonly paused: boolean;
   readonly note?: string;
   readonly remaining?: number;

@@ -11,6 +11,7 @@ import type {
   FetchRequest,
   Outcome,
   QueueLimits,
+  QueueOptions,
   ReusedStep,
   StartOptions,
 } from "../guest/protocol.ts";
@@ -276,6 +277,12 @@ export interface ScheduleSpec {
   readonly tags?: Readonly<Record<string, string>> | undefined;
   /** Absent: the tenant's current one at each start. */
   readonly component?: string | undefined;
+  /** What else a start may give; of each run. */
+  readonly queue?: QueueOptions | undefined;
+  readonly metadata?: Encoded | undefined;
+  /** Its deadline is so long after its start. */
+  readonly timeLimitMs?: number | undefined;
+  readonly retentionMs?: number | undefined;
 }
 
 export interface ScheduledItem {

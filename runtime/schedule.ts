@@ -421,6 +421,7 @@ function start(entity: Entity, sink: Sink, item: ScheduledItem): void {
   const runId = scheduledRunId(schedule, item);
   const to = runKey(tenantOf(entity.key), runId);
   const { slotMs, cause } = item;
+  const { queue, metadata, timeLimitMs, retentionMs } = head.spec;
   if (cause === "slot" && head.remaining !== undefined) head.remaining -= 1;
   const watch = head.nextWatch++;
   head.started += 1;
@@ -436,7 +437,13 @@ function start(entity: Entity, sink: Sink, item: ScheduledItem): void {
       name: head.spec.workflow,
       args: entity.state,
       component: head.component,
-      options: { tags: { ...head.spec.tags, schedule, cause } },
+      options: {
+        tags: { ...head.spec.tags, schedule, cause },
+        queue,
+        metadata,
+        retentionMs,
+        ...(timeLimitMs === undefined ? {} : { deadlineMs: sink.nowMs + timeLimitMs }),
+      },
     },
   });
   sink.send({ kind: "watch", to, replyTo: replyTo(entity, watch) });

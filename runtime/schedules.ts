@@ -225,6 +225,9 @@ function problemOf(request: ScheduleRequest): string | undefined {
   }
   if (!isWithin(jitterMs, 0, spanMsMax)) return `jitterMs is 0 to ${spanMsMax}`;
   if (!isWithin(catchUpMs, 0, spanMsMax)) return `catchUpMs is 0 to ${spanMsMax}`;
+  const { timeLimitMs = 1, retentionMs = 0 } = request;
+  if (!isWithin(timeLimitMs, 1, spanMsMax)) return `timeLimitMs is 1 to ${spanMsMax}`;
+  if (!isWithin(retentionMs, 0, spanMsMax)) return `retentionMs is 0 to ${spanMsMax}`;
   return undefined;
 }
 

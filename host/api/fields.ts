@@ -119,3 +119,12 @@ export const componentPrefix = z.string().regex(/^[0-9a-f]{4,64}$/, "4 to 64 hex
 export const isStored = z.literal(true).openapi({
   description: "The output is too large for an answer: it is a reference to the stored value",
 });
+
+export const queueOptions = z
+  .strictObject({
+    name: id.optional(),
+    key: z.string().min(1).max(200).optional(),
+    priority: z.number().int().min(-1000).max(1000).optional(),
+  })
+  .optional()
+  .openapi({ description: "The queue that it passes; default as its definition says" });

@@ -4,10 +4,11 @@
 import { z } from "@hono/zod-openapi";
 import { SporeError } from "../../runtime/errors.ts";
 import type { Overlap, ScheduleRequest, ScheduleView } from "../../runtime/index.ts";
+import { encodeCbor } from "../values.ts";
 import { noContent, send, shownIn } from "./answers.ts";
 import { encodedArgs } from "./calls.ts";
 import type { Exchange } from "./exchange.ts";
-import { args, count, id, name, tags } from "./fields.ts";
+import { args, count, id, name, queueOptions, tags, value } from "./fields.ts";
 import { optionalId } from "./requests.ts";
 import { route } from "./route.ts";
 import * as views from "./views.ts";
@@ -45,6 +46,10 @@ const scheduleFields = {
   pauseOnFailure: z.boolean().optional(),
   tags,
   component: z.string().max(128).optional(),
+  queue: queueOptions,
+  metadata: value.optional(),
+  timeLimitMs: milliseconds.optional(),
+  retentionMs: milliseconds.optional(),
   remaining: z.number().int().min(0).optional(),
   paused: z.boolean().optional(),
   note,
@@ -214,10 +219,11 @@ type GivenSchedule = z.output<z.ZodObject<typeof scheduleFields>>;
 const catchUpMsDefault = 3_600_000;
 
 function scheduleRequest(given: GivenSchedule): ScheduleRequest {
-  const { args, start, end, paused, ...rest } = given;
+  const { args, metadata, start, end, paused, ...rest } = given;
   return {
     ...rest,
     args: encodedArgs(args),
+    metadata: metadata === undefined ? undefined : encodeCbor(metadata),
     startMs: start === undefined ? undefined : Date.parse(start),
     endMs: end === undefined ? undefined : Date.parse(end),
     overlap: rest.overlap ?? "skip",

@@ -9,7 +9,7 @@ import { encodeCbor } from "../values.ts";
 import { send } from "./answers.ts";
 import { encodedArgs, resultValue } from "./calls.ts";
 import type { Exchange } from "./exchange.ts";
-import { args, id, isStored, name, status, tags, value, wait } from "./fields.ts";
+import { args, id, isStored, name, queueOptions, status, tags, value, wait } from "./fields.ts";
 import { optionalId } from "./requests.ts";
 import { route } from "./route.ts";
 import { componentOfRun, outputValue, runParams } from "./runs.ts";
@@ -26,15 +26,6 @@ const started = z
     result: value.optional(),
   })
   .openapi("Started");
-
-const queueOptions = z
-  .strictObject({
-    name: id.optional(),
-    key: z.string().min(1).max(200).optional(),
-    priority: z.number().int().min(-1000).max(1000).optional(),
-  })
-  .optional()
-  .openapi({ description: "The queue that it passes; default as its definition says" });
 
 const startFields = {
   id: id.optional(),

@@ -122,11 +122,12 @@ export function actorView(actor: ActorView): object {
 }
 
 export function scheduleView(schedule: ScheduleView, show: Show): object {
-  const { startMs, endMs, ...spec } = schedule.spec;
+  const { startMs, endMs, metadata, ...spec } = schedule.spec;
   return {
     id: schedule.id,
     ...spec,
     args: show(schedule.args),
+    metadata: metadata === undefined ? undefined : show(metadata),
     start: isoOf(startMs),
     end: isoOf(endMs),
     paused: schedule.isPaused,

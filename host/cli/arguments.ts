@@ -4,6 +4,7 @@
  */
 import { readFileSync } from "node:fs";
 import { type Command, InvalidArgumentError } from "commander";
+import type { QueueOptions } from "../../client/index.ts";
 import { parseJson, valueOfJson } from "../../client/json.ts";
 import { SporeError } from "../../runtime/errors.ts";
 import { parseDuration } from "../waits.ts";
@@ -104,4 +105,28 @@ export function guestMemory(text: string): number {
   const mebibytes = Number(text);
   if (/^\d{1,4}$/.test(text) && mebibytes >= 16 && mebibytes <= 4095) return mebibytes * 16;
   throw new InvalidArgumentError(`16 to 4095 MiB for a guest, not ${text}`);
+}
+
+export function queueOptionsOf(options: Readonly<Record<string, unknown>>): {
+  readonly queue?: QueueOptions;
+} {
+  const name = options.queue as string | undefined;
+  const key = options.queueKey as string | undefined;
+  const priority = options.priority as number | undefined;
+  const isGiven = name !== undefined || key !== undefined || priority !== undefined;
+  return isGiven ? { queue: { name, key, priority } } : {};
+}
+
+export function priorityOf(text: string): number {
+  if (/^-?\d{1,4}$/.test(text)) return Number(text);
+  throw new InvalidArgumentError("a whole number from -1000 to 1000");
+}
+
+/** A value as `spore run` takes them: JSON with the tags of PROTOCOL 2.3. */
+export function json(text: string): unknown {
+  try {
+    return valueOfJson(JSON.parse(text));
+  } catch (error) {
+    throw new InvalidArgumentError(`JSON: ${error instanceof Error ? error.message : ""}`);
+  }
 }

@@ -2,7 +2,7 @@
  * Verbs of runs: starting, looking, waiting, controlling one or many, and making new runs of
  * old ones.
  */
-import { type Command, InvalidArgumentError, Option } from "commander";
+import { type Command, Option } from "commander";
 import pc from "picocolors";
 import {
   type BulkAction,
@@ -19,7 +19,10 @@ import {
   duration,
   inputOptions,
   instant,
+  json,
   namedValue,
+  priorityOf,
+  queueOptionsOf,
   readArgs,
   wholeNumber,
 } from "./arguments.ts";
@@ -40,6 +43,8 @@ export function addRunVerbs(verb: Verb, ports: CliPorts): void {
       ]),
     )
     .option("--tag <key=value>", "tag the run (repeatable)", collectTag, {})
+    .option("--metadata <json>", "of the run", json)
+    .option("--component <id>", "default: the current one")
     .option("--start-at <time>", "begin then: an ISO time, or a duration from now", instant)
     .option("--deadline <time>", "cancel it then if it isn't done; the same", instant)
     .option("--retention <duration>", "delete it this long after it has closed", duration)
@@ -266,27 +271,14 @@ function startOptionsOf(options: Readonly<Record<string, unknown>>): StartWithOp
     startAt: options.startAt as Date | undefined,
     deadline: options.deadline as Date | undefined,
     retentionMs: options.retention as number | undefined,
+    metadata: options.metadata,
+    component: options.component as string | undefined,
     ...queueOptionsOf(options),
     ...(Object.keys(tags).length === 0 ? {} : { tags }),
     ...(options.signal === undefined
       ? {}
       : { signal: options.signal as StartWithOptions["signal"] }),
   };
-}
-
-function queueOptionsOf(
-  options: Readonly<Record<string, unknown>>,
-): Pick<StartWithOptions, "queue"> {
-  const name = options.queue as string | undefined;
-  const key = options.queueKey as string | undefined;
-  const priority = options.priority as number | undefined;
-  const isGiven = name !== undefined || key !== undefined || priority !== undefined;
-  return isGiven ? { queue: { name, key, priority } } : {};
-}
-
-function priorityOf(text: string): number {
-  if (/^-?\d{1,4}$/.test(text)) return Number(text);
-  throw new InvalidArgumentError("a whole number from -1000 to 1000");
 }
 
 function filterOf(options: Readonly<Record<string, unknown>>): ListFilter {

@@ -4,7 +4,17 @@
 import { Option } from "commander";
 import pc from "picocolors";
 import type { Overlap, Schedule, ScheduleInfo } from "../../client/index.ts";
-import { collectTag, duration, inputOptions, instant, readArgs, wholeNumber } from "./arguments.ts";
+import {
+  collectTag,
+  duration,
+  inputOptions,
+  instant,
+  json,
+  priorityOf,
+  queueOptionsOf,
+  readArgs,
+  wholeNumber,
+} from "./arguments.ts";
 import { action, type CliPorts, noun, type Verb } from "./verb.ts";
 
 const overlaps = [
@@ -35,6 +45,12 @@ export function addScheduleVerbs(verb: Verb, ports: CliPorts): void {
     .option("--pause-on-failure", "until resumed")
     .option("--remaining <count>", "so many runs, then no more", wholeNumber)
     .option("--tag <key=value>", "tag the runs (repeatable)", collectTag, undefined)
+    .option("--metadata <json>", "metadata of the runs", json)
+    .option("--queue <name>", "the runs pass this queue")
+    .option("--queue-key <key>", "runs with the same key share the queue's limit per key")
+    .option("--priority <number>", "higher ones come first", priorityOf)
+    .option("--time-limit <duration>", "cancel a run that takes longer", duration)
+    .option("--retention <duration>", "delete a run this long after it has closed", duration)
     .option("--note <text>", "for people")
     .option("--paused", "begin paused")
     .option("--replace", "if there is one of that id")
@@ -121,6 +137,10 @@ function scheduleOf(options: Readonly<Record<string, unknown>>, run: Schedule["r
     pauseOnFailure: options.pauseOnFailure as boolean | undefined,
     remaining: options.remaining as number | undefined,
     tags: options.tag as Readonly<Record<string, string>> | undefined,
+    metadata: options.metadata,
+    timeLimitMs: options.timeLimit as number | undefined,
+    retentionMs: options.retention as number | undefined,
+    ...queueOptionsOf(options),
     note: options.note as string | undefined,
     paused: options.paused as boolean | undefined,
   };

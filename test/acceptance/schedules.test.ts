@@ -202,3 +202,47 @@ it("the command line makes, shows, pauses, triggers, backfills and deletes sched
   expect(got).toMatchObject({ id: "typed", overlap: "buffer-all" });
   expect(await cli("schedule", "delete", "typed")).toEqual([{ id: "typed", deleted: true }]);
 });
+
+it("a schedule gives its runs a queue with key and priority, metadata, a time limit and a retention", async () => {
+  await client.queues.put("lanes", { concurrency: 1, keyConcurrency: 1 });
+  const given = {
+    queue: { name: "lanes", key: "ada", priority: 5 },
+    metadata: { team: "red" },
+    timeLimitMs: 6_000,
+    retentionMs: 60_000,
+  };
+  const run = waiter.with("go");
+  const made = await client.schedules.create("given", { run, ...yearly, ...given });
+  expect(made).toMatchObject(given);
+  const blocking = await client.start(run, { id: "blocking", queue: { name: "lanes" } });
+  const words = ["schedule", "create", "given-too", "waiter", "go", "--cron", yearly.cron];
+  const more = ["--queue", "lanes", "--queue-key", "bob", "--priority", "9", "--time-limit", "30s"];
+  const spare = ["--retention", "1m", "--metadata", '{"team":"blue"}', "--json"];
+  const env = { SPORE_URL: server.url };
+  const { code, out, err } = await spore([...words, ...more, ...spare], { env });
+  expect([code, err]).toEqual([0, ""]);
+  expect(JSON.parse(out)).toMatchObject({
+    queue: { name: "lanes", key: "bob", priority: 9 },
+    metadata: { team: "blue" },
+    timeLimitMs: 30_000,
+    retentionMs: 60_000,
+  });
+  await client.schedules.trigger("given");
+  await client.schedules.trigger("given-too");
+  // The one of higher priority is the first of those that wait.
+  await until("both wait", async () => (await client.queues.get("lanes")).next.length === 2);
+  const { next } = await client.queues.get("lanes");
+  expect(next.map(({ key, priority }) => [key, priority])).toEqual([
+    ["bob", 9],
+    ["ada", 5],
+  ]);
+  const [first] = (await client.schedules.get("given")).runs;
+  const info = await client.getMetadata(first?.id ?? "");
+  expect(info.metadata).toEqual(given.metadata);
+  await until("its time limit ends it", async () => {
+    return (await client.getMetadata(first?.id ?? "")).status === "FAILED";
+  });
+  expect((await client.getMetadata(first?.id ?? "")).expiresAt).toBeTypeOf("string");
+  await blocking.terminate("done");
+  for (const id of ["given", "given-too"]) await client.schedules.delete(id);
+});
