@@ -13,6 +13,7 @@
  */
 import { check } from "./check.ts";
 import { align } from "./cut.ts";
+import { Entries } from "./entries.ts";
 import { encodeEntry, hashBytes, nonceBytes } from "./entry.ts";
 import { SporeError } from "./errors.ts";
 import { encodeRow } from "./format.ts";
@@ -183,12 +184,15 @@ class Copy {
       checkpoint,
       digest,
     );
+    const { target } = this.#options;
+    // A base has a mark before it has a successor (tail.ts T3), also one that nobody follows.
+    await new Entries({ store: target, prefix: place, partition, digest }, this.#retrier).pass(0);
     for (const [seq, { bytes }] of [
       [1, claim],
       [2, entry],
     ] as const) {
       const key = `${place}/log/${seqText(seq)}`;
-      await this.#retrier.run("copy log", () => this.#options.target.put(key, bytes));
+      await this.#retrier.run("copy log", () => target.put(key, bytes));
       this.#objects += 1;
       this.#bytes += bytes.length;
     }

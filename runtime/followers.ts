@@ -25,6 +25,8 @@ export interface FollowersParts {
 
 /** Partitions followed at once; further ones have to wait until one isn't asked for any more. */
 const followersMax = 64;
+/** Logs that are being read at once. */
+const openingMax = 4;
 /** Rows in memory, of all partitions together; what wasn't read for longest is let go first. */
 const memoryBytesMax = 64 * 1024 * 1024;
 /** Blocks of rows that were read, of each partition. */
@@ -98,6 +100,8 @@ export class Followers {
 
   #open(partition: number): void {
     if (this.#isClosed || this.#places.size >= followersMax) return;
+    const opening = [...this.#places.values()].filter(({ follower }) => follower === undefined);
+    if (opening.length >= openingMax) return;
     const { ports, prefix, layout } = this.#parts;
     const replica = new Replica({
       ...ports,
@@ -111,6 +115,7 @@ export class Followers {
     replica.reopen().then(
       () => {
         place.follower = new Follower(replica, layout.number);
+        this.#trim();
       },
       (error: unknown) => this.#failed(partition, place, error),
     );

@@ -39,11 +39,13 @@ const markOf = (base: number): string => `p/passed/${seqText(base)}`;
 class WatchedStore extends MemoryStore {
   asked: string[] = [];
   readonly written = new Map<string, Uint8Array>();
+  beforeGet: (() => Promise<void>) | undefined;
   /** Done once, before the next segment is read. */
   beforeSegment: (() => Promise<void>) | undefined;
 
   override async get(...args: Parameters<Store["get"]>): Promise<Uint8Array | undefined> {
     this.asked.push(args[0]);
+    await this.beforeGet?.();
     if (args[0].startsWith("p/table/")) {
       const work = this.beforeSegment;
       this.beforeSegment = undefined;
@@ -419,50 +421,130 @@ describe("hosts that share", () => {
 });
 
 describe("the partitions that a host follows", () => {
-  test("are bounded, and those that nobody asks for are let go", async () => {
-    const store = new MemoryStore();
-    const timers: { atMs: number; run: () => void }[] = [];
-    let nowMs = 0;
-    const slow: Clock = {
-      nowMs: () => nowMs,
-      after: (delayMs, run) => {
-        const timer = { atMs: nowMs + delayMs, run };
-        timers.push(timer);
-        return () => {
-          timer.run = () => undefined;
-        };
-      },
-    };
-    const pass = async (ms: number): Promise<void> => {
-      nowMs += ms;
-      for (const timer of timers.splice(0)) {
-        if (timer.atMs <= nowMs) timer.run();
-        else timers.push(timer);
+  /** Time that stands still until it is told. */
+  class Hours implements Clock {
+    #now = 0;
+    readonly #timers = new Set<{ readonly atMs: number; readonly run: () => void }>();
+
+    nowMs(): number {
+      return this.#now;
+    }
+
+    after(delayMs: number, run: () => void): () => void {
+      const timer = { atMs: this.#now + delayMs, run };
+      this.#timers.add(timer);
+      return () => void this.#timers.delete(timer);
+    }
+
+    async pass(ms: number): Promise<void> {
+      this.#now += ms;
+      for (const timer of [...this.#timers]) {
+        if (timer.atMs <= this.#now && this.#timers.delete(timer)) timer.run();
       }
-      await new Promise(setImmediate);
-    };
-    const random = new SeededRandom(1);
-    const ports = { store, random, digest, clock: slow, observer } as unknown as Ports;
-    const layout = { number: 0, partitions: 100, folder: "p" };
-    const followers = new Followers({
-      ports,
+      await settled();
+    }
+  }
+
+  const settled = (): Promise<void> => new Promise((resolve) => setTimeout(resolve, 10));
+
+  function following(store: Store, hours: Clock): Followers {
+    const ports = { store, random: new SeededRandom(1), digest, clock: hours, observer };
+    return new Followers({
+      ports: ports as unknown as Ports, // of which reading needs no other
       prefix: "",
-      layout,
+      layout: { number: 0, partitions: 100, folder: "p" },
       loadComponent: () => Promise.resolve(),
       onSealed: () => undefined,
     });
-    for (let partition = 0; partition < 100; partition += 1) {
+  }
+
+  /** A log whose rows nobody has put into segments yet. */
+  async function logWith(store: Store, partition: number, bytes: number): Promise<void> {
+    const random = new SeededRandom(partition);
+    const prefix = `p/${partition}`;
+    const log = new Log({ store, prefix, partition, random, digest, clock, observer });
+    await log.claim(encodeRow({ hostId: "h" }));
+    const head = { kind: "actor", component: "c", lastNowMs: 0 };
+    const rows = new Map([
+      [rowKeys.head(key), encodeRow(head)],
+      [rowKeys.state(key), new Uint8Array(bytes)],
+    ]);
+    await log.append("batch", encodeBatch(rows));
+  }
+
+  test("are so many at most, and those that nobody asks for are let go", async () => {
+    const hours = new Hours();
+    const followers = following(new MemoryStore(), hours);
+    for (let partition = 0; partition < 8; partition += 1) {
+      expect(await followers.look(partition, key)).toBeUndefined();
+    }
+    // So many at once, too.
+    expect(followers.count).toBe(4);
+    for (let partition = 4; partition < 100; partition += 1) {
+      await settled();
       expect(await followers.look(partition, key)).toBeUndefined();
     }
     expect(followers.count).toBe(64);
-    await pass(60_000);
+    await hours.pass(60_000);
     await followers.look(3, key);
-    await pass(60_000);
+    await hours.pass(60_000);
     expect(followers.count).toBe(1);
-    await pass(60_000);
+    await hours.pass(60_000);
     expect(followers.count).toBe(0);
     followers.close();
     expect(await followers.look(1, key)).toBeUndefined();
     expect(followers.count).toBe(0);
+  });
+
+  test("keep so much in memory at most: what wasn't read for longest is let go for a while", async () => {
+    const store = new MemoryStore();
+    const hours = new Hours();
+    const followers = following(store, hours);
+    for (const partition of [1, 2, 3]) {
+      await logWith(store, partition, 25 * 1024 * 1024);
+      await followers.look(partition, key);
+      await settled();
+    }
+    for (let n = 0; n < 3; n += 1) {
+      expect(await followers.look(1, key)).toBeUndefined();
+      expect((await followers.look(2, key))?.key).toBe(key);
+      expect((await followers.look(3, key))?.key).toBe(key);
+      await settled();
+      expect(followers.count).toBe(2);
+    }
+    await hours.pass(60_000);
+    await followers.look(1, key);
+    await settled();
+    expect((await followers.look(1, key))?.key).toBe(key);
+    expect(followers.count).toBe(2);
+    followers.close();
+  });
+
+  test("don't keep a read waiting, nor are they asked again at once after a failure", async () => {
+    const store = new WatchedStore();
+    const hours = new Hours();
+    const followers = following(store, hours);
+    await logWith(store, 1, 10);
+    await followers.look(1, key);
+    await settled();
+    const { promise, resolve } = Promise.withResolvers<void>();
+    store.beforeGet = () => promise;
+    const slow = followers.look(1, key);
+    await hours.pass(2000);
+    expect(await slow).toBeUndefined();
+    store.beforeGet = undefined;
+    resolve();
+    expect((await followers.look(1, key))?.key).toBe(key);
+
+    store.beforeGet = () => Promise.reject(new Error("out of order"));
+    expect(await followers.look(1, key)).toBeUndefined();
+    store.beforeGet = undefined;
+    expect(await followers.look(1, key)).toBeUndefined();
+    expect(followers.count).toBe(0);
+    await hours.pass(1000);
+    await followers.look(1, key);
+    await settled();
+    expect((await followers.look(1, key))?.key).toBe(key);
+    followers.close();
   });
 });

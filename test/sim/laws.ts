@@ -16,6 +16,7 @@
  * L-journal    (I8) a durable journal is never longer than what makes an image due.
  * L-flat       (I8) a wake-up costs the same late, and beside many sleepers (flat.ts).
  * L-idle       (I8) what nobody waits for leaves memory (run.ts).
+ * L-passed     (I2) a base is marked as passed before it has a successor, or its layout is left.
  * L-kept       an object is deleted only if no durable row has a Ref to it.
  * L-freed      (I3) what a recovery needs is in the bucket (end.ts).
  *
@@ -37,6 +38,7 @@ import {
 import { actorKey, type EntityKey, partitionOf, runKey } from "../../runtime/ids.ts";
 import { partitionLimits } from "../../runtime/partition.ts";
 import type { OutboundContext, PutResult } from "../../runtime/ports.ts";
+import { seqText } from "../../runtime/tail.ts";
 import { QueueLaws } from "./queue-laws.ts";
 import type { SimHost, World } from "./world.ts";
 
@@ -50,6 +52,8 @@ interface Truth {
   seq: number;
   owner: string;
   epoch: number;
+  /** The newest checkpoint. */
+  base: number;
   /** Hash of the entry at each place, as first created. */
   readonly hashes: Map<number, string>;
   readonly rows: Map<string, Uint8Array>;
@@ -105,6 +109,7 @@ export class Laws {
       seq: 0,
       owner: "",
       epoch: 0,
+      base: 0,
       hashes: new Map(),
       rows: new Map(),
     };
@@ -130,7 +135,7 @@ export class Laws {
   }
 
   written(host: SimHost, key: string, bytes: Uint8Array): void {
-    if (key.startsWith("layouts/")) this.#layout = layoutOf(bytes);
+    if (key.startsWith("layouts/")) this.#moves(layoutOf(bytes));
     const match = logKey.exec(key);
     if (match === null) return;
     const folder = match[1] ?? "";
@@ -171,7 +176,25 @@ export class Laws {
       for (const entity of this.#grown) this.#checkJournal(entity);
       this.#grown.clear();
     }
-    if (entry.kind === "checkpoint") this.#world.count("checkpoints");
+    if (entry.kind !== "checkpoint") return;
+    this.#world.count("checkpoints");
+    this.#passed(`${folder}/${partition}`, truth.base);
+    truth.base = seq;
+  }
+
+  #moves(layout: { readonly folder: string; readonly partitions: number }): void {
+    if (layout.folder !== this.#layout.folder) {
+      for (const partition of this.partitions) {
+        this.#passed(`${this.#layout.folder}/${partition}`, this.truth(partition).base);
+      }
+    }
+    this.#layout = layout;
+  }
+
+  /** tail.ts T3: what followers conclude from, and nothing but time would tell. */
+  #passed(place: string, base: number): void {
+    const mark = `${place}/passed/${seqText(base)}`;
+    this.check(this.#world.bucket.objects.has(mark), "L-passed", `${mark} is missing`);
   }
 
   #message(source: number, truth: Truth, rowKey: string, value: Uint8Array | undefined): void {

@@ -227,7 +227,7 @@ export const mutants: readonly Mutant[] = [
   },
   {
     name: "messages may be missing before one",
-    seedsMax: 200,
+    seedsMax: 300,
     job: "collecting",
     patch: withoutCursors((cursors, source, index) => index > cursors.of(source)),
   },
@@ -592,10 +592,8 @@ export const mutants: readonly Mutant[] = [
   },
   {
     name: "no base is marked as passed",
-    seedsMax: 30,
-    law: "I2 no read is older than what was told",
-    job: "watching",
-    isShared: true,
+    seedsMax: 20,
+    law: "L-passed",
     patch: () => replace(Entries.prototype, "pass", () => () => Promise.resolve()),
   },
   {
