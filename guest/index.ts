@@ -53,6 +53,7 @@ export {
   publish,
   put,
   query,
+  type ReceivedSignal,
   type RunStatus,
   run,
   type SignalOptions,

@@ -53,40 +53,77 @@ export interface SignalOptions {
   readonly timeout?: Duration;
 }
 
-/** The next signal of that name: the oldest that nobody has taken yet, or one to come. */
-export async function signal<Value = unknown>(
-  name: string,
+/** One of several signals that were waited for. */
+export interface ReceivedSignal<Name extends string = string, Value = unknown> {
+  readonly name: Name;
+  readonly value: Value;
+}
+
+/**
+ * The next signal of that name: the oldest that nobody has taken yet, or one to come. With several
+ * names whichever comes first (of those that are there, the one named first); the others are for
+ * later waits. In a `Promise.race` of waits the losers would go on waiting, and take them.
+ */
+export function signal<Value = unknown>(name: string, options?: SignalOptions): Promise<Value>;
+export function signal<Value = unknown, const Name extends string = string>(
+  names: readonly Name[],
+  options?: SignalOptions,
+): Promise<ReceivedSignal<Name, Value>>;
+export async function signal(
+  what: string | readonly string[],
   options: SignalOptions = {},
-): Promise<Value> {
-  checkName("signal", name);
-  const machine = currentMachine();
-  const buffered = machine.takeBuffered(name);
-  if (buffered !== undefined) return decode(buffered) as Value;
-  const { timeout } = options;
+): Promise<unknown> {
+  const names = typeof what === "string" ? [what] : [...new Set(what)];
+  if (names.length === 0) throw new TypeError("a wait for signals needs the name of one");
+  for (const name of names) checkName("signal", name);
+  const { name, value } = await receive(currentMachine(), names, options);
+  const decoded = decode(value);
+  return typeof what === "string" ? decoded : { name, value: decoded };
+}
+
+async function receive(
+  machine: Machine,
+  names: readonly string[],
+  { timeout }: SignalOptions,
+): Promise<ReceivedSignal<string, Encoded>> {
   const timeoutMs = timeout === undefined ? undefined : durationMs(timeout, "timeout");
-  const label = `signal ${name}`;
-  const value = await new Promise<Encoded>((resolve, reject) => {
-    let timerId = 0;
-    const waitId = machine.ask((id) => ({ kind: "wait", id, signal: name }), {
-      label,
-      signal: name,
-      resolve: (encoded) => {
-        machine.drop(timerId);
-        resolve(encoded);
-      },
-      reject,
-    });
+  for (const name of names) {
+    const value = machine.takeBuffered(name);
+    if (value !== undefined) return { name, value };
+  }
+  const label = `signal ${names.join(" or ")}`;
+  return new Promise((resolve, reject) => {
+    const asked: number[] = [];
+    const settled = (id: number): void => {
+      for (const each of asked) if (each !== id) machine.drop(each);
+    };
+    for (const name of names) {
+      const id = machine.ask((id) => ({ kind: "wait", id, signal: name }), {
+        // Once for all of them: it is for people.
+        label: asked.length === 0 ? label : "",
+        signal: name,
+        resolve: (value) => {
+          settled(id);
+          resolve({ name, value });
+        },
+        reject,
+      });
+      asked.push(id);
+    }
     if (timeoutMs === undefined) return;
-    timerId = machine.ask((id) => ({ kind: "timer", id, atMs: machine.nowMs() + timeoutMs }), {
-      label: "",
-      resolve: () => {
-        machine.drop(waitId);
-        reject(new TimeoutError(`no signal ${name} came within ${timeoutMs} ms`));
+    const timerId = machine.ask(
+      (id) => ({ kind: "timer", id, atMs: machine.nowMs() + timeoutMs }),
+      {
+        label: "",
+        resolve: () => {
+          settled(timerId);
+          reject(new TimeoutError(`no ${label} came within ${timeoutMs} ms`));
+        },
+        reject,
       },
-      reject,
-    });
+    );
+    asked.push(timerId);
   });
-  return decode(value) as Value;
 }
 
 export interface ExternalEvent<Value = unknown> {

@@ -101,6 +101,45 @@ test("a signal that arrives together with its wait's timeout goes to the next wa
   expect(host.output()).toEqual(["TimeoutError", "not lost"]);
 });
 
+test("of several signals the first is taken, and the waits for the others are given up", async () => {
+  await begin(async () => {
+    const first = await guest.signal(["a", "b"], { timeout: "1 h" });
+    return [first, await guest.signal("a")];
+  });
+  expect(host.drained.waitingFor).toBe("signal a or b");
+  const [a, b] = host.all("wait");
+  const timer = host.last("timer");
+  await host.ok(b?.id ?? 0, 2);
+  expect(host.all("drop").map((drop) => drop.id)).toEqual([a?.id, timer.id]);
+  await host.ok(host.last("wait").id, 1);
+  expect(host.output()).toEqual([{ name: "b", value: 2 }, 1]);
+});
+
+test("of several signals that are there at once the others go to later waits", async () => {
+  await begin(async () => {
+    const seen: unknown[] = [];
+    for (let i = 0; i < 3; i++) seen.push(await guest.signal(["a", "b", "c"]));
+    return seen;
+  });
+  const [a, b, c] = host.all("wait").map((wait) => resolved(wait.id, wait.signal));
+  if (a === undefined || b === undefined || c === undefined) throw new Error("three waits");
+  await host.deliver(c, a, b);
+  const names = (host.output() as guest.ReceivedSignal[]).map(({ name }) => name);
+  expect(names).toEqual(["c", "a", "b"]);
+});
+
+test("several signals that don't come in time throw, and all waits are given up", async () => {
+  await begin(() => guest.signal(["a", "b"], { timeout: "1 s" }));
+  await host.ok(host.last("timer").id);
+  expect(host.all("drop").map((drop) => drop.id)).toEqual(host.all("wait").map(({ id }) => id));
+  expect(host.error().message).toBe("no signal a or b came within 1000 ms");
+});
+
+test("a wait for no signal at all is refused", async () => {
+  await begin(() => guest.signal([]));
+  expect(host.error().message).toContain("needs the name of one");
+});
+
 test("continueAsNew gives a signal that only the memory holds back to the run", async () => {
   await begin(async () => {
     await guest.signal("a", { timeout: 1 }).catch(() => undefined);

@@ -89,6 +89,10 @@ interface Order {
 const order = workflow("order", async (o: Order) => {
   const sum = await add(1, await one());
   const ok = await signal<boolean>("approve", { timeout: "7 days" });
+  const either = await signal(["pay", "drop"], { timeout: "1 day" });
+  same<typeof either.name, "pay" | "drop">(true);
+  const amount = await signal<number>(["pay", "drop"]);
+  same<typeof amount.value, number>(true);
   await sleep("30 days");
   const [value, error] = await caught(1, 2);
   if (error === undefined) value.toFixed();
