@@ -18,6 +18,8 @@ export interface EntriesOptions {
 
 /** Not empty: of nothing no part can be read. */
 const mark = new Uint8Array(1);
+/** Most commits of a partition with little to do are smaller. */
+const probeBytes = 8 * 1024;
 
 export class Entries {
   readonly #options: EntriesOptions;
@@ -45,6 +47,26 @@ export class Entries {
       } catch (error) {
         if (attempt === 2 || !(error instanceof SporeError)) throw error;
       }
+    }
+  }
+
+  /**
+   * Whether there is an entry, and the entry if it is a small one: who looks for the last entry
+   * nearly always has it with the answer. One that looks damaged is left to `read`.
+   */
+  async probe(seq: number): Promise<{ readonly entry: Entry | undefined } | undefined> {
+    const place = this.place(seq);
+    const range = { offset: 0, length: probeBytes };
+    const bytes = await this.#retrier.run("log probe", () =>
+      this.#options.store.get(place.key, range),
+    );
+    if (bytes === undefined) return undefined;
+    if (bytes.length === probeBytes) return { entry: undefined };
+    try {
+      return { entry: decodeEntry(bytes, place, this.#options.digest) };
+    } catch (error) {
+      if (error instanceof SporeError) return { entry: undefined };
+      throw error;
     }
   }
 

@@ -252,8 +252,13 @@ export class Log {
     | { readonly kind: "sealed"; readonly by: Uint8Array }
   > {
     for (;;) {
-      const tail = await findTail(this.#entries.exists);
-      let before = tail === 0 ? undefined : await this.#entries.read(tail);
+      const seen = new Map<number, Entry>();
+      const tail = await findTail(async (seq) => {
+        const found = await this.#entries.probe(seq);
+        if (found?.entry !== undefined) seen.set(seq, found.entry);
+        return found !== undefined;
+      });
+      let before = tail === 0 ? undefined : (seen.get(tail) ?? (await this.#entries.read(tail)));
       // Deleted between search and read: the log moved on a lot. Search again.
       while (tail === 0 || before !== undefined) {
         if (before?.kind === "claim" && !mayFollow(before.payload)) {

@@ -179,6 +179,34 @@ describe("a log entry", () => {
 });
 
 describe("a log", () => {
+  test.each([
+    ["small", 100, []],
+    ["large", 10_000, [keyOf(2)]],
+  ])("a %s last entry is read when it is looked for or after that", async (_, length, wanted) => {
+    const store = new MemoryStore();
+    const first = openLog(store);
+    await claimed(first);
+    await appended(first, "x".repeat(length));
+    const readWhole: string[] = [];
+    let isClaiming = true;
+    const watched: Store = {
+      get: (key, range) => {
+        if (range === undefined && isClaiming) readWhole.push(key);
+        return store.get(key, range);
+      },
+      put: (key, bytes, options) => {
+        isClaiming = false;
+        return store.put(key, bytes, options);
+      },
+      delete: (key) => store.delete(key),
+      list: (prefix, options) => store.list(prefix, options),
+      close: () => store.close(),
+    };
+    const { state } = await claimed(openLog(watched, 2));
+    expect(state).toEqual(["x".repeat(length)]);
+    expect(readWhole).toEqual(wanted);
+  });
+
   test("gives the next owner everything that was written, in order", async () => {
     const store = new MemoryStore();
     const first = openLog(store, 1);
