@@ -260,6 +260,12 @@ export class EngineHost {
     else await Promise.all(this.#here.map((index) => this.#seats.open(index)));
   }
 
+  /** As `start`, of a host that goes over from another layout: nobody waits who could start it again. */
+  async goOn(): Promise<void> {
+    if (this.#members !== undefined) await this.#members.start();
+    else await Promise.all(this.#here.map((index) => this.#seats.openAgain(index)));
+  }
+
   async drain(timeoutMs: number): Promise<void> {
     await this.#members?.drain(timeoutMs);
   }

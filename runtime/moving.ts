@@ -172,7 +172,7 @@ class MovingHost implements Host {
     this.#layout = layout;
     this.#engine = this.#newEngine(layout);
     if (this.#isStopped) return;
-    await this.#engine.start();
+    await this.#engine.goOn();
   }
 
   #background(work: Promise<unknown>): void {

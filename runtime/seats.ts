@@ -130,30 +130,59 @@ export class Seats {
   }
 
   /** Takes the partition over. One whose objects are damaged refuses its own requests only. */
-  async open(index: number): Promise<void> {
+  open(index: number): Promise<void> {
+    return this.#open(this.#newSeat(index));
+  }
+
+  /**
+   * As `open`, where nobody is there to hear what went wrong: a partition that another host took
+   * first is told of by `onMoved`, as if it had been here; anything else is tried again.
+   */
+  async openAgain(index: number): Promise<void> {
+    const seat = this.#newSeat(index);
+    try {
+      await this.#open(seat);
+    } catch (error) {
+      // Let go while it was opened: whoever did that knows.
+      if (this.#isStopped || seat.isClosing || this.#seats.get(index) !== seat) return;
+      if (error instanceof SporeError && error.kind === "moved") {
+        this.#moved(index, error);
+        return;
+      }
+      const message = error instanceof Error ? error.message : String(error);
+      this.#parts.observer.log("error", `partition ${index} can't be opened: ${message}`, {});
+      this.#reopenAfter(damagedDelayMs, index);
+    }
+  }
+
+  #newSeat(index: number): Seat {
     const partition = this.#parts.create(index);
     const seat: Seat = { partition, busy: 0, isClosing: false, whenIdle: () => undefined };
     this.#seats.set(index, seat);
+    return seat;
+  }
+
+  async #open(seat: Seat): Promise<void> {
+    const { partition } = seat;
     try {
       await partition.open();
     } catch (error) {
       if (!(error instanceof SporeError)) throw error;
+      seat.trouble = error;
       if (error.code === "layout-changing") {
-        seat.trouble = error;
         this.#parts.onSealed();
         return;
       }
-      seat.trouble = error;
       if (error.kind !== "corrupt") throw error;
       this.#parts.observer.log("error", error.message, { code: error.code });
-      this.#reopenAfter(damagedDelayMs, index);
+      this.#reopenAfter(damagedDelayMs, partition.index);
     }
   }
 
   /** Takes a partition that was let go again, unless somebody else has done so. */
   openLater(index: number): void {
     this.#parts.clock.after(pauseMs, () => {
-      if (!this.#isStopped && !this.has(index)) void this.#reopenNow(index);
+      if (!this.#isStopped && !this.has(index)) void this.openAgain(index);
     });
   }
 
@@ -161,12 +190,13 @@ export class Seats {
   lost(partition: Partition, error: SporeError): void {
     const { index } = partition;
     if (this.#isStopped || this.#seats.get(index)?.partition !== partition) return;
-    if (error.kind === "moved") {
-      this.#parts.observer.log("error", error.message, { code: error.code });
-      this.#parts.onMoved(index, error);
-      return;
-    }
-    this.#reopenAfter(reopenDelayMs, index);
+    if (error.kind === "moved") this.#moved(index, error);
+    else this.#reopenAfter(reopenDelayMs, index);
+  }
+
+  #moved(index: number, error: SporeError): void {
+    this.#parts.observer.log("error", error.message, { code: error.code });
+    this.#parts.onMoved(index, error);
   }
 
   #reopenAfter(delayMs: number, index: number): void {
@@ -176,22 +206,7 @@ export class Seats {
   /** After a fault of ours: a new partition object recovers from the log. */
   async #reopen(index: number): Promise<void> {
     if (this.#isStopped || !this.#seats.has(index)) return;
-    await this.#reopenNow(index);
-  }
-
-  async #reopenNow(index: number): Promise<void> {
-    try {
-      await this.open(index);
-    } catch (error) {
-      if (this.#isStopped) return;
-      const message = error instanceof Error ? error.message : String(error);
-      this.#parts.observer.log("error", `partition ${index} can't be opened: ${message}`, {});
-      if (error instanceof SporeError && error.kind === "moved") {
-        this.#parts.onMoved(index, error);
-      } else {
-        this.#reopenAfter(damagedDelayMs, index);
-      }
-    }
+    await this.openAgain(index);
   }
 
   async stop(): Promise<void> {

@@ -18,9 +18,21 @@ async function run(options: SimOptions): Promise<{ hash: string; ops: number }> 
   const { violations, traceHash, ops } = await simulate(options);
   const crash = options.crashAtOp === undefined ? "" : ` --crash-at ${options.crashAtOp}`;
   const job = options.job === undefined ? "" : ` --job ${options.job}`;
-  const replay = `npm run sim -- --seed ${options.seed}${job}${crash} --verbose`;
+  const { isShared, isMoving } = options;
+  const shared = isShared === true ? " --shared" : "";
+  const alone = isShared === false ? " --alone" : "";
+  const flags = `${shared}${alone}${isMoving === true ? " --moving" : ""}`;
+  const replay = `npm run sim -- --seed ${options.seed}${job}${flags}${crash} --verbose`;
   expect(violations.map(({ law, message }) => `${law}: ${message} (${replay})`)).toEqual([]);
   return { hash: traceHash, ops };
+}
+
+/** Of a line of seeds.txt; as `npm run sim` takes its flags. */
+function optionsOf(line: string): SimOptions {
+  const [, seed, flags = ""] = /^(\d+)((?: --(?:shared|alone|moving))*) \S/.exec(line) ?? [];
+  expect(seed, `a seed, flags and its story: ${line}`).toBeDefined();
+  const isShared = flags.includes("--shared") || (flags.includes("--alone") ? false : undefined);
+  return { seed: Number(seed), isShared, isMoving: flags.includes("--moving") || undefined };
 }
 
 for (let from = seedsFrom; from < seedsFrom + seedCount; from += seedsPerTest) {
@@ -31,12 +43,9 @@ for (let from = seedsFrom; from < seedsFrom + seedCount; from += seedsPerTest) {
 
 test("no seed that ever found a bug finds one again", async () => {
   const text = readFileSync(new URL("./sim/seeds.txt", import.meta.url), "utf8");
-  const seeds = text.split("\n").filter((line) => /^\d/.test(line));
+  const seeds = text.split("\n").filter((line) => line !== "" && !line.startsWith("#"));
   expect(seeds.length).toBeGreaterThan(5);
-  for (const line of seeds) {
-    const isShared = line.includes(" --shared");
-    await run({ seed: Number.parseInt(line, 10), isShared });
-  }
+  for (const line of seeds) await run(optionsOf(line));
 }, 120_000);
 
 test("the same seed gives the same trace", async () => {

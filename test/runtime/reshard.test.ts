@@ -257,6 +257,23 @@ test("nobody serves the old layout while it isn't decided that it goes on", asyn
   expect(last.status().partitions.length).toBe(3);
 });
 
+// Sim seed 81026: its claim in the new layout came before another host's, and it heard so late.
+test("a host that loses a partition while it goes over says so, like any host that loses one", async () => {
+  const mover = world.hosts.at(-1);
+  const moving = host.repartition(3);
+  // The first claim of a new partition was for writing its rows, the next one is to serve it.
+  const isClaimed = (): boolean =>
+    world.laws.layout.folder !== "p" && world.laws.truth(0).epoch > 1;
+  await world.runUntil(isClaimed, world.nowMs + 60_000);
+  mover?.pause();
+  const other = await opened();
+  mover?.wake();
+  expect((await finished(moving)).partitions).toBe(3);
+  expect([mover?.hasMoved, mover?.host?.isReady]).toEqual([true, false]);
+  await finished(begin(other, "after", "move.sleeps", 1));
+  expect(await finished(output(other, "after"))).toBe("awake");
+});
+
 test("a collection deletes the rows of earlier layouts, and leaves what fences who slept", async () => {
   for (const id of ids(30, "w")) await finished(begin(host, id, "move.waits", id));
   await finished(host.repartition(3));
