@@ -95,6 +95,8 @@ class Owner {
     const parts = { store: this.#store, prefix: this.#prefix, epoch };
     this.#table = Table.open({ ...parts, random, digest, clock, observer }, checkpoint);
     for (const { payload } of entries) this.#table.apply(decodeBatch(payload));
+    // The copies have all rows that a run has: what the template's partition says is true here.
+    this.add([rowKeys.indexedFrom, encodeRow(0)]);
   }
 
   async rowsOf(id: string): Promise<readonly Row[]> {

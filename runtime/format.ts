@@ -56,6 +56,11 @@ export const rowKeys = {
   listed: (tenant: string, kind: string, status: string, createdAtMs: number, name: string) =>
     `x/${tenant}/${kind}/${status}/${hex(timeMax - createdAtMs, 12)}/${name}`,
   listedIn: (tenant: string, kind: string, status: string) => `x/${tenant}/${kind}/${status}/`,
+  listedRuns: (tenant: string) => `x/${tenant}/r/`,
+  /** The same among those of a name or a tag: `indexOfName`, `indexOfTag`. */
+  indexed: (tenant: string, index: string, listed: string) => `y/${tenant}/${index}/${listed}`,
+  /** From which time of creation on a partition's runs are indexed. */
+  indexedFrom: "i/",
   listedActors: (tenant: string) => `x/${tenant}/a/`,
   listedQueues: (tenant: string) => `x/${tenant}/q/`,
   listedSchedules: (tenant: string) => `x/${tenant}/s/`,
@@ -97,6 +102,10 @@ export function entityOfRow(rowKey: string): EntityKey | undefined {
       return rowKey.slice(2) as EntityKey;
     case "t/":
       return timerOfRow(rowKey).key;
+    case "y/": {
+      const [tenant = "", , , , ...name] = rowKey.slice(2).split("/");
+      return `${tenant}/r/${name.join("/")}` as EntityKey;
+    }
     case "x/": {
       const [tenant = "", kind = "", ...rest] = rowKey.slice(2).split("/");
       // A run's name stands behind its status and time.
@@ -105,6 +114,26 @@ export function entityOfRow(rowKey: string): EntityKey | undefined {
     default:
       return undefined;
   }
+}
+
+export function indexOfName(name: string): string {
+  return `n.${keyText(name)}`;
+}
+
+export function indexOfTag(key: string, value: string): string {
+  return `t.${keyText(key)}=${keyText(value)}`;
+}
+
+/** Characters of an indexed text: what is longer shares its place with what begins like it. */
+const indexedCharsMax = 100;
+const loneSurrogate = /[\ud800-\udbff](?![\udc00-\udfff])|(?<![\ud800-\udbff])[\udc00-\udfff]/g;
+
+/** Any text as part of a key; the same before it was stored and after. */
+function keyText(text: string): string {
+  return text
+    .replaceAll(loneSurrogate, "\ufffd")
+    .slice(0, indexedCharsMax)
+    .replaceAll(/[^A-Za-z0-9_.-]/g, (unit) => `~${hex(unit.charCodeAt(0), 4)}`);
 }
 
 export function timerOfRow(rowKey: string): { atMs: number; id: number; key: EntityKey } {

@@ -1,9 +1,19 @@
 /**
  * Lists runs newest first over all partitions: a merge of one index scan for each
- * partition and status. Cost is in proportion to what is shown, not to what exists.
+ * partition and status, and each name if names are asked for; of a tag the same. Cost is in
+ * proportion to what is shown, not to what exists. Other filters pass over rows of these; so do
+ * names and tags among runs from before there were rows for them (Partition.indexedFromMs).
  */
 import { SporeError } from "./errors.ts";
-import { decodeRow, hex, type ListedRow, rowKeys, timeMax } from "./format.ts";
+import {
+  decodeRow,
+  hex,
+  indexOfName,
+  indexOfTag,
+  type ListedRow,
+  rowKeys,
+  timeMax,
+} from "./format.ts";
 import { checkName } from "./ids.ts";
 import type {
   ComponentUse,
@@ -20,6 +30,8 @@ const limitDefault = 100;
 const limitMax = 1000;
 /** Rows looked at for one answer when a filter drops most of them. */
 const rowsMax = 20_000;
+/** Names whose rows are read each by themselves; with more of them all runs are. */
+const indexesMax = 20;
 
 interface Listed {
   /** `<inverted time>/<id>`: the order, and the cursor. */
@@ -39,12 +51,11 @@ export async function listRuns(
   if (cursor < newest) cursor = newest;
   // What was acknowledged before the question is in the answer.
   await Promise.all(partitions.map((partition) => partition.durable()));
-  const sources: Source[] = [];
-  for (const partition of partitions) {
-    for (const status of request.statuses ?? statuses) {
-      sources.push(new Source(partition, tenant, status, cursor, limit));
-    }
-  }
+  const sources = (
+    await Promise.all(
+      partitions.map((partition) => sourcesOf(partition, { tenant, request, cursor, limit })),
+    )
+  ).flat();
   const runs: RunSummary[] = [];
   let last = cursor;
   for (let rows = 0; rows < rowsMax; rows++) {
@@ -55,6 +66,42 @@ export async function listRuns(
     if (runs.length >= limit) break;
   }
   return { runs, cursor: last };
+}
+
+async function sourcesOf(
+  partition: Partition,
+  asked: { tenant: string; request: ListRequest; cursor: string; limit: number },
+): Promise<Source[]> {
+  const { tenant, request, cursor, limit } = asked;
+  const indexes = indexesOf(request);
+  const wanted = request.statuses ?? statuses;
+  const all = rowKeys.listedRuns(tenant);
+  const plain = (after: string): Source[] =>
+    wanted.map(
+      (status) => new Source(partition, { prefix: `${all}${status}/`, status, after, limit }),
+    );
+  if (indexes === undefined) return plain(cursor);
+  const fromMs = await partition.indexedFromMs();
+  const end = fromMs <= 0 ? undefined : hex(timeMax - fromMs, 12);
+  const indexed = indexes.flatMap((index) =>
+    wanted.map((status) => {
+      const prefix = rowKeys.indexed(tenant, index, `${status}/`);
+      return new Source(partition, { prefix, status, after: cursor, limit, end });
+    }),
+  );
+  if (end === undefined) return indexed;
+  const isPast = cursor > end;
+  return [...(isPast ? [] : indexed), ...plain(isPast ? cursor : end)];
+}
+
+/** The rows to look at; undefined: all. A tag is rarer than a name, as a rule. */
+function indexesOf({ names, tag }: ListRequest): readonly string[] | undefined {
+  if (tag !== undefined) return [indexOfTag(tag.key, tag.value)];
+  const known = names?.filter((name) => name !== "");
+  if (known === undefined || known.length !== names?.length || known.length > indexesMax) {
+    return undefined;
+  }
+  return [...new Set(known.map(indexOfName))];
 }
 
 export interface ActorNames {
@@ -149,19 +196,25 @@ class Source {
   #page: Listed[] = [];
   #at = 0;
   #isDone = false;
+  /** The first position that isn't its own to give. */
+  readonly #end: string | undefined;
 
   constructor(
     partition: Partition,
-    tenant: string,
-    status: Status,
-    cursor: string,
-    pageSize: number,
+    from: {
+      prefix: string;
+      status: Status;
+      after: string;
+      limit: number;
+      end?: string | undefined;
+    },
   ) {
     this.#partition = partition;
-    this.#prefix = rowKeys.listedIn(tenant, "r", status);
-    this.#status = status;
-    this.#after = this.#prefix + cursor;
-    this.#pageSize = pageSize;
+    this.#prefix = from.prefix;
+    this.#status = from.status;
+    this.#after = from.prefix + from.after;
+    this.#pageSize = from.limit;
+    this.#end = from.end;
   }
 
   /** Has nothing at hand, and may have more. */
@@ -174,8 +227,10 @@ class Source {
       after: this.#after,
       limit: this.#pageSize,
     });
-    this.#isDone = isDone;
-    this.#page = entries.map(([key, value]) => this.#listed(key, value));
+    const page = entries.map(([key, value]) => this.#listed(key, value));
+    const end = this.#end;
+    this.#page = end === undefined ? page : page.filter(({ position }) => position < end);
+    this.#isDone = isDone || this.#page.length < page.length;
     this.#at = 0;
     // Whoever comes back passes over most of them.
     this.#pageSize = Math.min(this.#pageSize * 2, limitMax);

@@ -163,6 +163,8 @@ const revivedAtOnce = 64;
 const sweepDelayMs = 60_000;
 /** Runs whose retention is over that are being deleted at once. */
 const expiringMax = 100;
+/** See indexedFromMs. */
+const indexMarginMs = 86_400_000;
 
 export class Partition {
   readonly index: number;
@@ -173,6 +175,9 @@ export class Partition {
   #table: Table | undefined;
   #state: "claiming" | "owned" | "moved" | "stopped" = "claiming";
   #lostError: SporeError | undefined;
+  #indexedFromMs: number | undefined;
+  /** Nothing was ever written to it, or nothing but uploads since. */
+  #isEmpty = false;
 
   readonly #residents: Residents;
   readonly #commits: Commits;
@@ -328,6 +333,7 @@ export class Partition {
       claim.checkpoint,
     );
     this.#commits.recover(table, claim.entries);
+    this.#isEmpty = claim.checkpoint === undefined && claim.entries.length === 0;
     this.#table = table;
     try {
       await this.#recover(table);
@@ -498,6 +504,26 @@ export class Partition {
   }
 
   /** Durable rows below a prefix, in key order. */
+  /**
+   * Runs that were created from then on have their rows by name and tag. In a partition that is
+   * older than these rows that is from a day after somebody first asked for them: no clock of a
+   * host is as wrong as that.
+   */
+  async indexedFromMs(): Promise<number> {
+    if (this.#isEmpty) return 0;
+    if (this.#indexedFromMs !== undefined) return this.#indexedFromMs;
+    const [row] = (await this.scan(rowKeys.indexedFrom, { limit: 1 })).entries;
+    if (row === undefined) {
+      const fromMs = this.#ports.clock.nowMs() + indexMarginMs;
+      this.#commits.changes.put(rowKeys.indexedFrom, encodeRow(fromMs));
+      this.#commits.linger();
+      this.#indexedFromMs = fromMs;
+      return fromMs;
+    }
+    this.#indexedFromMs = decodeRow<number>(...row);
+    return this.#indexedFromMs;
+  }
+
   async scan(
     prefix: string,
     options: { after?: string; limit: number },
@@ -575,6 +601,10 @@ export class Partition {
   /** Makes a new entity known; within a transition. */
   add(entity: Entity): void {
     this.#residents.add(entity);
+    if (!this.#isEmpty) return;
+    this.#isEmpty = false;
+    this.#indexedFromMs = 0;
+    this.#commits.changes.put(rowKeys.indexedFrom, encodeRow(0));
   }
 
   /**
@@ -623,6 +653,7 @@ export class Partition {
     sink.changes.put(rowKeys.removal(entity.key), new Uint8Array(0));
     sink.changes.delete(rowKeys.head(entity.key));
     if (entity.listedKey !== undefined) sink.changes.delete(entity.listedKey);
+    for (const key of entity.indexKeys) sink.changes.delete(key);
     if (entity.hasAttention) sink.changes.delete(rowKeys.attention(entity.key));
     if (entity.head.kind === "actor") {
       dropTimers(entity, sink);

@@ -85,6 +85,8 @@ class Move {
   readonly #outboxes: Map<string, Uint8Array>[];
   /** By target and source: the last message that was applied. */
   readonly #cursors: Map<number, number>[];
+  /** By source: from when on its runs are indexed. */
+  readonly #indexedFrom = new Map<number, number>();
   #changes = 0;
 
   constructor(options: ReshardOptions, from: Layout, to: Layout) {
@@ -115,6 +117,7 @@ class Move {
       assert(source.seq === ends[index], `partition ${index} was read up to its seal`);
     }
     await this.#putMessages();
+    await this.#putIndexedFrom();
     await Promise.all(this.#writers.map((writer) => writer.finish()));
     const layout = await this.#options.layouts.change(this.#from, this.#to);
     if (layout.folder !== this.#to.folder) throw changing("the hosts didn't wait for it");
@@ -171,6 +174,8 @@ class Move {
     const entity = entityOfRow(key);
     if (entity !== undefined) {
       await this.#writerOf(partitionOf(entity, this.#to.partitions)).put(key, value);
+    } else if (key === rowKeys.indexedFrom && value !== undefined) {
+      this.#indexedFrom.set(source, decodeRow<number>(key, value));
     } else if (key.startsWith(rowKeys.outboxes)) {
       const outbox = this.#outboxes[source];
       if (value === undefined) outbox?.delete(key);
@@ -221,6 +226,13 @@ class Move {
     for (const [at, last] of counters.entries()) {
       if (last > 0) await this.#writerOf(at).put(rowKeys.outboxCounter(at), encodeRow(last));
     }
+  }
+
+  /** A new partition has runs of all: what the last of them has indexed, all have. */
+  async #putIndexedFrom(): Promise<void> {
+    if (this.#indexedFrom.size < this.#from.partitions) return;
+    const row = encodeRow(Math.max(...this.#indexedFrom.values()));
+    for (const writer of this.#writers) await writer.put(rowKeys.indexedFrom, row);
   }
 
   #writerOf(index: number): Writer {

@@ -23,6 +23,8 @@ import {
   type HistoryItem,
   type HistoryRow,
   hex,
+  indexOfName,
+  indexOfTag,
   isEffect,
   type JournalRow,
   type ListedRow,
@@ -78,6 +80,10 @@ export interface Entity {
   history: HistoryItem[];
   /** Key of the listing row as last staged. */
   listedKey: string | undefined;
+  /** A run's rows among those of its name and its tags. */
+  indexKeys: readonly string[];
+  /** What they say, as far as it was staged or read. */
+  listedText: string;
   /** Component in that row. */
   listedComponent: string | undefined;
   hasAttention: boolean;
@@ -117,6 +123,8 @@ export function newEntity(key: EntityKey, head: Head, nowMs: number): Entity {
     isDeleted: false,
     history: [],
     listedKey: undefined,
+    indexKeys: [],
+    listedText: "",
     listedComponent: undefined,
     hasAttention: false,
     dirtyIn: 0,
@@ -138,6 +146,8 @@ export function readEntity(
   const entity = newEntity(key, decodeRow<Head>(rowKeys.head(key), headBytes), nowMs);
   for (const [rowKey, bytes] of rows) readRow(entity, rowKey, rowKey.slice(prefix.length), bytes);
   entity.listedKey = listedKeyOf(entity);
+  entity.indexKeys = indexKeysOf(entity);
+  entity.listedText = JSON.stringify(listedRowOf(entity.head));
   entity.listedComponent = entity.head.component;
   entity.hasAttention = needsAttention(entity);
   return entity;
@@ -232,6 +242,19 @@ function listedKeyOf(entity: Entity): string {
   }
 }
 
+/** One row for the name and one for each tag, in the order of the list (listing.ts). */
+function indexKeysOf({ head, key }: Entity): readonly string[] {
+  if (head.kind !== "run") return [];
+  const tenant = tenantOf(key);
+  const { status, createdAtMs, name, tags } = head;
+  const listed = rowKeys
+    .listed(tenant, "r", status, createdAtMs, nameOf(key))
+    .slice(rowKeys.listedRuns(tenant).length);
+  const indexes = Object.entries(tags).map(([tag, value]) => indexOfTag(tag, value));
+  if (name !== "") indexes.push(indexOfName(name));
+  return [...new Set(indexes)].map((index) => rowKeys.indexed(tenant, index, listed));
+}
+
 function listedRowOf(head: Head): ListedRow {
   return head.kind === "run"
     ? {
@@ -322,14 +345,32 @@ export class Changes {
     }
     const isMoved = entity.listedComponent !== entity.head.component;
     entity.listedComponent = entity.head.component;
-    if (isNew || isMoved || entity.listedKey !== listedKey || entity.head.kind === "run") {
-      this.put(listedKey, encodeRow(listedRowOf(entity.head)));
+    const isRelisted = this.#isRelisted(entity);
+    if (isNew || isMoved || entity.listedKey !== listedKey || isRelisted) {
+      const row = encodeRow(listedRowOf(entity.head));
+      this.put(listedKey, row);
+      this.#index(entity, row);
     }
     entity.listedKey = listedKey;
     const needs = needsAttention(entity);
     if (needs && !entity.hasAttention) this.put(rowKeys.attention(entity.key), new Uint8Array(0));
     if (!needs && entity.hasAttention) this.delete(rowKeys.attention(entity.key));
     entity.hasAttention = needs;
+  }
+
+  #isRelisted(entity: Entity): boolean {
+    if (entity.head.kind !== "run") return false;
+    const text = JSON.stringify(listedRowOf(entity.head));
+    const isChanged = text !== entity.listedText;
+    entity.listedText = text;
+    return isChanged;
+  }
+
+  #index(entity: Entity, row: Uint8Array): void {
+    const keys = indexKeysOf(entity);
+    for (const key of entity.indexKeys) if (!keys.includes(key)) this.delete(key);
+    for (const key of keys) this.put(key, row);
+    entity.indexKeys = keys;
   }
 
   #stageHistory(entity: Entity): void {

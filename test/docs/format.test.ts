@@ -3,7 +3,7 @@ import { describe, expect, it } from "vitest";
 import { decode } from "../../guest/cbor.ts";
 import { decodeBatch, encodeBatch } from "../../runtime/batch.ts";
 import { decodeEntry, type EntryKind, encodeEntry } from "../../runtime/entry.ts";
-import { rowKeys } from "../../runtime/format.ts";
+import { indexOfName, rowKeys } from "../../runtime/format.ts";
 import { runKey } from "../../runtime/ids.ts";
 import { openImage, restoreImage } from "../../runtime/image.ts";
 import { decodeBlock, decodeFooter } from "../../runtime/segment.ts";
@@ -164,6 +164,9 @@ describe("row keys in FORMAT", () => {
     past: rowKeys.past(key, 26),
     pastOf: rowKeys.pastOf(key),
     listed: rowKeys.listed("acme", "r", "RUNNING", 0xffff_ffff_ffff - 26, "a1"),
+    listedRuns: rowKeys.listedRuns("acme"),
+    indexed: rowKeys.indexed("acme", indexOfName("order"), "RUNNING/00000000001a/a1"),
+    indexedFrom: rowKeys.indexedFrom,
     listedIn: rowKeys.listedIn("acme", "r", "RUNNING"),
     listedActors: rowKeys.listedActors("acme"),
     listedQueues: rowKeys.listedQueues("acme"),
@@ -188,6 +191,7 @@ describe("row keys in FORMAT", () => {
     status: "RUNNING",
     name: "a1",
     session: "s1",
+    index: indexOfName("order"),
     hash: "ab".repeat(32),
   };
 

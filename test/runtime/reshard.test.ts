@@ -5,7 +5,7 @@
 import { beforeEach, expect, test } from "vitest";
 import { decode, encode } from "../../guest/cbor.ts";
 import { actor, query, run, signal, sleep, start, workflow } from "../../guest/index.ts";
-import { entityOfRow, rowKeys } from "../../runtime/format.ts";
+import { entityOfRow, indexOfTag, rowKeys } from "../../runtime/format.ts";
 import { actorKey, runKey, scheduleKey } from "../../runtime/ids.ts";
 import type { Host } from "../../runtime/index.ts";
 import { World } from "../sim/world.ts";
@@ -119,7 +119,15 @@ function partitionOfKey(key: string): string {
 
 test("every kind of row says to which entity it belongs, or is the partition's own", () => {
   const own = new Set(["outbox", "outboxCounter", "inbox"]);
-  const tenants = ["listed", "listedIn", "listedActors", "listedSchedules", "listedQueues"];
+  const tenants = [
+    "listed",
+    "listedRuns",
+    "indexed",
+    "listedIn",
+    "listedActors",
+    "listedSchedules",
+    "listedQueues",
+  ];
   for (const entity of [runKey("t", "r1"), actorKey("t", "Counter", "k"), scheduleKey("t", "s")]) {
     for (const [name, row] of Object.entries(rowKeys)) {
       if (typeof row === "string" || tenants.includes(name)) continue;
@@ -133,6 +141,8 @@ test("every kind of row says to which entity it belongs, or is the partition's o
     }
   }
   expect(entityOfRow(rowKeys.listed("t", "r", "RUNNING", 5, "r1"))).toBe(runKey("t", "r1"));
+  const index = rowKeys.indexed("t", indexOfTag("team/x", "a b"), "RUNNING/ffffffffffe5/r1");
+  expect(entityOfRow(index)).toBe(runKey("t", "r1"));
   expect(entityOfRow(`${rowKeys.listedActors("t")}Counter/k`)).toBe(actorKey("t", "Counter", "k"));
   expect(entityOfRow(`${rowKeys.listedSchedules("t")}s`)).toBe(scheduleKey("t", "s"));
 });
