@@ -870,8 +870,8 @@ export function createClient(options: ClientOptions = {}): Client {
     let session = sessions.get(name);
     if (session === undefined) {
       const turn = Promise.resolve();
-      const id = randomId();
-      session = { id, seq: 0, open: new Set(), isBroken: false, turn, writes: new Set() };
+      const none = { seq: 0, untaken: new Set<Write>(), writes: new Set<Promise<unknown>>() };
+      session = { id: randomId(), before: turn, turn, ...none };
       sessions.set(name, session);
     }
     return session;
@@ -916,42 +916,38 @@ export function createClient(options: ClientOptions = {}): Client {
     args: readonly unknown[],
     isAsync: boolean,
   ): Promise<unknown> {
-    // A call that the host never took leaves a gap: later calls begin another session.
-    if (session.isBroken) {
-      Object.assign(session, { id: randomId(), seq: 0, isBroken: false, open: new Set() });
-    }
-    // What is answered isn't waited for, also by an actor that was made anew since.
-    const answered = (session.open.values().next().value ?? session.seq + 1) - 1;
-    const seq = ++session.seq;
-    session.open.add(seq);
-    const headers = {
-      "spore-session": session.id,
-      "spore-seq": String(seq),
-      "spore-answered": String(answered),
+    const taken = Promise.withResolvers<void>();
+    const { id, before } = session;
+    const restart = (): void => undefined;
+    const own: Write = { id, seq: ++session.seq, before, taken: taken.promise, restart };
+    session.untaken.add(own);
+    const take = (): void => {
+      session.untaken.delete(own);
+      taken.resolve();
     };
-    const { id, open } = session;
     // One that is repeated after a crash must not be older than what the host remembers.
-    const before = [...session.writes].at(-writesMax);
-    const sent = (): Promise<Answer> => send(ref, args, { isAsync, headers });
-    const isFull = session.writes.size >= writesMax && before !== undefined;
-    const result = (isFull ? before.then(sent, sent) : sent()).then(
+    const oldest = [...session.writes].at(-writesMax);
+    const sent = (): Promise<Answer> =>
+      send(ref, args, { isAsync, attempt: () => attemptOf(session, own), take });
+    const isFull = session.writes.size >= writesMax && oldest !== undefined;
+    const result = (isFull ? oldest.then(sent, sent) : sent()).then(
       (answer) => {
         // The host knew better: it was a read, and its number is still free.
         if (answer.callId === "") {
           learned.add(`${ref.type}\0${ref.method}`);
-          if (session.id === id) session.isBroken = true;
+          leaveOut(session, own);
         }
         return isAsync ? answer.callId : answer.result;
       },
       (error: unknown) => {
-        if (error instanceof ClientError && session.id === id) session.isBroken = true;
+        if (error instanceof ClientError) leaveOut(session, own);
         throw error;
       },
     );
     session.writes.add(result);
     const forget = (): void => {
+      take();
       session.writes.delete(result);
-      open.delete(seq);
     };
     result.then(forget, forget);
     return result;
@@ -960,12 +956,13 @@ export function createClient(options: ClientOptions = {}): Client {
   async function send(
     ref: MethodRef,
     args: readonly unknown[],
-    how: { readonly isAsync: boolean; readonly headers?: Readonly<Record<string, string>> },
+    how: { readonly isAsync: boolean } & Pick<Asked, "attempt"> & { readonly take?: () => void },
   ): Promise<Answer> {
     const actor = actorPath(ref.type, ref.key);
     const path = `${actor}/${encodeURIComponent(ref.method)}${how.isAsync ? "?async=1" : ""}`;
     const body = { args, callId: randomId() };
-    let answer = await ask<Answer>("POST", path, { body, headers: how.headers });
+    let answer = await ask<Answer>("POST", path, { body, attempt: how.attempt });
+    if (answer.callId !== "") how.take?.();
     while (!how.isAsync && answer[statusKey] === 202) {
       const callId = encodeURIComponent(String(answer.callId));
       answer = await ask<Answer>("GET", `${actor}/calls/${callId}?wait=${pollSeconds}s`);
@@ -1162,14 +1159,74 @@ interface Session {
   id: string;
   /** Of the last write. */
   seq: number;
-  /** Numbers of this session's writes that have no answer yet, in order. */
-  open: Set<number>;
-  /** A number is missing: the session can't go on. */
-  isBroken: boolean;
+  /** Writes that the host isn't known to have taken, in the order in which they were made. */
+  readonly untaken: Set<Write>;
+  /** What has to be taken before this session begins: writes of the one before it. */
+  before: Promise<unknown>;
   /** When the next call may begin. */
   turn: Promise<unknown>;
   /** Under way. */
   readonly writes: Set<Promise<unknown>>;
+}
+
+/** A numbered call on its way: its place in a session, until that has a gap before it. */
+interface Write {
+  id: string;
+  seq: number;
+  before: Promise<unknown>;
+  /** Settled when the host has it or it was given up. */
+  readonly taken: Promise<void>;
+  /** Ends the attempt under way, which begins again with the present place. */
+  restart: () => void;
+}
+
+async function attemptOf(session: Session, own: Write): Promise<Attempt> {
+  for (let before: unknown; before !== own.before; ) {
+    before = own.before;
+    await own.before;
+  }
+  const attempt = new AbortController();
+  own.restart = () => attempt.abort();
+  // What is taken isn't waited for, also by an actor that was made anew since.
+  let first = own.seq;
+  for (const { id, seq } of session.untaken) {
+    if (id !== own.id) continue;
+    first = seq;
+    break;
+  }
+  const headers = {
+    "spore-session": own.id,
+    "spore-seq": String(own.seq),
+    "spore-answered": String(first - 1),
+  };
+  const received = (): void => {
+    own.restart = () => undefined;
+  };
+  return { headers, signal: attempt.signal, received };
+}
+
+/**
+ * The host may never have taken `lost`: its number is a gap, for which it would let those after it
+ * wait in vain. They go on in another session, in their order and with their call ids, so that
+ * none is executed twice; and not before those ahead of the gap.
+ */
+function leaveOut(session: Session, lost: Write): void {
+  if (!session.untaken.has(lost)) return;
+  const id = randomId();
+  const ahead: Promise<void>[] = [];
+  const behind: Write[] = [];
+  let isBehind = false;
+  for (const write of session.untaken) {
+    if (write === lost) isBehind = true;
+    else if (!isBehind) ahead.push(write.taken);
+    else if (write.id === lost.id) behind.push(write);
+  }
+  const before = Promise.all(ahead);
+  if (session.id === lost.id) Object.assign(session, { id, seq: behind.length, before });
+  for (const [index, write] of behind.entries()) {
+    Object.assign(write, { id, seq: index + 1, before });
+    write.restart();
+  }
 }
 
 interface MethodRef {
@@ -1191,10 +1248,19 @@ interface Asked {
   readonly accept?: string | undefined;
   readonly headers?: Readonly<Record<string, string>> | undefined;
   readonly signal?: AbortSignal | undefined;
+  /** Asked for what an attempt carries; one that its signal ends begins again. */
+  readonly attempt?: (() => Promise<Attempt>) | undefined;
   /** False: not sent again when it is unknown whether it happened. Default true. */
   readonly isRepeatable?: boolean | undefined;
   /** Whether to send a key of its own. */
   readonly isKeyed?: boolean | undefined;
+}
+
+interface Attempt {
+  readonly headers: Readonly<Record<string, string>>;
+  readonly signal: AbortSignal;
+  /** Told when an answer begins to come: the attempt isn't ended any more. */
+  received(): void;
 }
 
 /** Where an answer keeps its HTTP status, out of the way of its members. */
@@ -1217,38 +1283,50 @@ function requester(options: ClientOptions): Requester {
   const attemptsMax = options.attemptsMax ?? attemptsDefault;
   const send = options.fetch ?? ((request: Request) => globalThis.fetch(request));
 
-  function requestOf(method: string, path: string, asked: Asked, key: string | undefined): Request {
-    const headers = new Headers(asked.headers ?? {});
+  function requestOf(
+    method: string,
+    path: string,
+    asked: Asked,
+    { key, attempt }: { readonly key?: string | undefined; readonly attempt?: Attempt | undefined },
+  ): Request {
+    const headers = new Headers(attempt?.headers ?? asked.headers ?? {});
     headers.set("accept", asked.accept ?? "application/cbor");
     if (options.apiKey !== undefined) headers.set("authorization", `Bearer ${options.apiKey}`);
     if (key !== undefined) headers.set("idempotency-key", key);
     const bytes = asked.bytes ?? (asked.body && encode(asked.body, { graphs: true }));
     if (bytes !== undefined) headers.set("content-type", asked.contentType ?? "application/cbor");
+    const signal = attempt?.signal ?? asked.signal;
     return new Request(base + path, {
       method,
       headers,
       ...(bytes === undefined ? {} : { body: new Uint8Array(bytes) }),
-      ...(asked.signal === undefined ? {} : { signal: asked.signal }),
+      ...(signal === undefined ? {} : { signal }),
     });
   }
 
   async function raw(method: string, path: string, asked: Asked = {}): Promise<Response> {
     const key = asked.isKeyed === true ? randomId() : undefined;
-    for (let attempt = 1; ; attempt++) {
-      const isLast = attempt >= attemptsMax || asked.isRepeatable === false;
+    for (let count = 1; ; count++) {
+      const isLast = count >= attemptsMax || asked.isRepeatable === false;
+      const attempt = await asked.attempt?.();
       let response: Response;
       try {
-        response = await send(requestOf(method, path, asked, key));
+        response = await send(requestOf(method, path, asked, { key, attempt }));
+        attempt?.received();
       } catch (error) {
+        if (attempt?.signal.aborted === true) {
+          count--;
+          continue;
+        }
         // fetch rejects with a TypeError when there is no connection; all else is final.
         if (!(error instanceof TypeError) || asked.signal?.aborted === true) throw error;
         if (isLast) throw unreachableHost(base, error);
-        await pause(backoffOf(attempt, options), asked.signal);
+        await pause(backoffOf(count, options), asked.signal);
         continue;
       }
       if (response.ok) return response;
       const isBusy = response.status === 503 || response.status === 429;
-      if (!isBusy || attempt >= attemptsMax) throw await failureOf(response);
+      if (!isBusy || count >= attemptsMax) throw await failureOf(response);
       if (isLast) {
         // Not to be sent twice, unless it surely wasn't executed.
         const failure = await failureOf(response);
@@ -1257,7 +1335,7 @@ function requester(options: ClientOptions): Requester {
         await response.body?.cancel();
       }
       const askedMs = Number(response.headers.get("retry-after") ?? 0) * 1000;
-      const firstMs = backoffOf(attempt, options);
+      const firstMs = backoffOf(count, options);
       const waitMs = Math.max(firstMs, Math.min(askedMs, backoffDefaults.maxMs) || 0);
       await pause(waitMs, asked.signal);
     }

@@ -1,6 +1,6 @@
 import { describe, expect, expectTypeOf, it } from "vitest";
 import { ClientError, createClient } from "../../client/index.ts";
-import { decode } from "../../guest/cbor.ts";
+import { decode, encode } from "../../guest/cbor.ts";
 import { actor, step, workflow } from "../../guest/define.ts";
 import { SporeError } from "../../runtime/errors.ts";
 import { createKit, type Kit } from "../api/kit.ts";
@@ -44,6 +44,44 @@ function connect(kit: Kit = createKit(), through: (request: Request) => void = (
     },
   });
   return { client, requests, kit };
+}
+
+function refusal(): Response {
+  return Response.json({ code: "body-too-large", detail: "too large" }, { status: 413 });
+}
+
+/**
+ * A counter at a host that keeps the order of sessions: a call waits for those before it until
+ * its request is ended, for ever. `meet` answers or loses calls before the host sees them.
+ */
+function ordering(meet: (by: number) => Response | undefined) {
+  const executed: number[] = [];
+  const sessions = new Map<string, { last: number; next: PromiseWithResolvers<void> }>();
+  const client = createClient({
+    url: "http://localhost",
+    fetch: async (request) => {
+      if (request.method !== "POST") return new Response("{}", { status: 404 });
+      const { args } = decode(new Uint8Array(await request.arrayBuffer())) as { args: [number] };
+      const met = meet(args[0]);
+      if (met !== undefined) return met;
+      request.signal.throwIfAborted();
+      const ended = new Promise<never>((_, reject) => {
+        request.signal.addEventListener("abort", () => reject(request.signal.reason));
+      });
+      const name = request.headers.get("spore-session") ?? "";
+      const seq = Number(request.headers.get("spore-seq"));
+      const session = sessions.get(name) ?? { last: 0, next: Promise.withResolvers<void>() };
+      sessions.set(name, session);
+      session.last = Math.max(session.last, Number(request.headers.get("spore-answered")));
+      while (session.last < seq - 1) await Promise.race([session.next.promise, ended]);
+      executed.push(args[0]);
+      session.last = seq;
+      session.next.resolve();
+      session.next = Promise.withResolvers<void>();
+      return new Response(new Uint8Array(encode({ callId: String(seq), result: args[0] })));
+    },
+  });
+  return { counter: client.actor(Counter, "c"), executed };
 }
 
 describe("running", () => {
@@ -250,6 +288,26 @@ describe("actors", () => {
       ["3", "1"],
       ["4", "3"],
     ]);
+  });
+
+  it("lets calls go on behind one that the host refused, in their order", async () => {
+    const { counter, executed } = ordering((by) => (by === 400 ? refusal() : undefined));
+    const calls = [counter.incr(1), counter.incr(400), counter.incr(3), counter.incr(4)];
+    await expect(calls[1]).rejects.toMatchObject({ code: "body-too-large" });
+    await Promise.all([counter.incr(5), calls[0], calls[2], calls[3]]);
+    expect(executed).toEqual([1, 3, 4, 5]);
+  });
+
+  it("lets no call overtake one that is repeated, when one between them was refused", async () => {
+    let losses = 0;
+    const { counter, executed } = ordering((by) => {
+      if (by === 1 && losses++ < 3) throw new TypeError("no connection");
+      return by === 400 ? refusal() : undefined;
+    });
+    const first = counter.incr(1);
+    await expect(counter.incr(400)).rejects.toMatchObject({ code: "body-too-large" });
+    await Promise.all([counter.incr(3), first]);
+    expect(executed).toEqual([1, 3]);
   });
 
   it("asks for times of a run as instants, and for management by type and key", async () => {
