@@ -23,7 +23,9 @@ if (binary === undefined) {
   );
   process.exitCode = 2;
 } else {
-  const child = spawn(binary, [cli, ...process.argv.slice(2)], { stdio: "inherit" });
+  // Who is killed with SIGKILL can pass nothing on: the child sees the channel break, and ends too.
+  const stdio = ["inherit", "inherit", "inherit", "ipc"];
+  const child = spawn(binary, [cli, ...process.argv.slice(2)], { stdio });
   for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"]) {
     // The terminal sends SIGINT to the whole group; a second one here would cut it short.
     process.on(signal, () => {

@@ -61,6 +61,9 @@ if (import.meta.main) {
     if (error.code === "EPIPE") process.exit(exitCodes.done);
     throw error;
   });
+  // bin/spore.mjs, whose process id people know, was killed: that was meant for this one.
+  process.on("disconnect", () => process.kill(process.pid, "SIGKILL"));
+  process.channel?.unref();
   process.exitCode = await runCli(process.argv.slice(2), {
     out: (text) => void process.stdout.write(text),
     err: (text) => void process.stderr.write(text),

@@ -1,10 +1,10 @@
 /** The first minute: what is printed works, the README's code runs, edited code is reloaded. */
-import { execFile } from "node:child_process";
+import { execFile, spawn } from "node:child_process";
 import { cp, mkdir, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { promisify } from "node:util";
 import { afterAll, expect, it, onTestFinished } from "vitest";
-import { ask, folderOfTest, launch, putAway, root, spore, until } from "./kit.ts";
+import { ask, folderOfTest, freePort, launch, putAway, root, spore, until } from "./kit.ts";
 
 const run = promisify(execFile);
 
@@ -126,6 +126,24 @@ it("a folder with state can be copied, and serves from its new place", async () 
     "8",
   );
   await second.stop();
+});
+
+it("a server ends with the process that people started, however that is killed", async () => {
+  const port = String(await freePort());
+  const storage = ["--storage", `file:${await folderOfTest()}`];
+  const bin = join(root, "bin/spore.mjs");
+  const started = spawn(process.execPath, [bin, "serve", ...storage, "--port", port], {
+    stdio: "ignore",
+  });
+  onTestFinished(() => void started.kill("SIGTERM"));
+  const isServing = (): Promise<boolean> =>
+    fetch(`http://127.0.0.1:${port}/healthz`).then(
+      ({ ok }) => ok,
+      () => false,
+    );
+  await until("it serves", isServing);
+  started.kill("SIGKILL");
+  await until("nobody listens any more", async () => !(await isServing()));
 });
 
 it("the commands of the command line exist, and unknown ones say so", async () => {
