@@ -687,11 +687,19 @@ export class Tenant {
       if (update !== undefined) {
         if (started.update?.kind !== "accepted" || left.ms() === 0) return started;
         const { name, args } = update;
-        const rest = await routed.updateRun(id, name, args, { updateId, waitMs: left.ms() });
+        const rest = await this.#waiting(
+          left.ms(),
+          (waitMs) => routed.updateRun(id, name, args, { updateId, waitMs }),
+          ({ kind }) => kind === "accepted",
+        );
         return { ...started, update: rest };
       }
       if (started.outcome !== undefined || signal !== undefined || left.ms() === 0) return started;
-      const rest = await routed.output(id, { waitMs: left.ms() });
+      const rest = await this.#waiting(
+        left.ms(),
+        (waitMs) => routed.output(id, { waitMs }),
+        ({ kind }) => kind === "pending",
+      );
       if (rest.kind === "pending") return started;
       return { ...started, status: rest.status, outcome: rest.outcome };
     } finally {

@@ -4,12 +4,17 @@
  */
 import { beforeEach, expect, test, vi } from "vitest";
 import { decode, encode } from "../../guest/cbor.ts";
-import { actor, signal, sleep, workflow } from "../../guest/index.ts";
+import { actor, signal, sleep, update, workflow } from "../../guest/index.ts";
+import { partitionOf, runKey } from "../../runtime/ids.ts";
 import type { TenantHost } from "../../runtime/index.ts";
 import { sharesOf } from "../../runtime/shares.ts";
 import { type SimHost, World } from "../sim/world.ts";
 
 workflow("membersWait", async () => signal<string>("go"));
+workflow("membersUpdate", async () => {
+  update("push", async () => signal<string>("go"));
+  return signal<string>("end");
+});
 workflow("membersQuick", (n: number) => n);
 
 const Slow = actor(
@@ -198,6 +203,44 @@ test("calls that wait for their actor are answered across a hand-over, each exec
     const view = await finished(tenantOf(second).getActor("MembersSlow", `k${n}`));
     expect(view.turns).toBe(2); // the constructor's, and one
   }
+});
+
+test("a start that waits, and one that waits for its update, are answered across two hand-overs", async () => {
+  const [first] = await started(1);
+  await finished(tenantOf(first).deploy({ kind: "javascript", code: "export {};" }));
+  // From the first host to the second, and then to the third.
+  const isTravelling = (id: string): boolean => {
+    const partition = partitionOf(runKey("t", id), partitions);
+    const ownerAmong = (...hosts: string[]): string | undefined =>
+      sharesOf(hosts, partitions)[partition];
+    return ownerAmong("h1", "h2") === "h2" && ownerAmong("h1", "h2", "h3") === "h3";
+  };
+  const [run = "", updated = ""] = Array.from({ length: 100 }, (_, n) => `r${n}`).filter(
+    isTravelling,
+  );
+  const request = { args: encode([]), waitMs: 60_000 };
+  const waiting = [
+    tenantOf(first).startRun({ ...request, id: run, workflow: "membersWait" }),
+    tenantOf(first).startRun({
+      ...request,
+      id: updated,
+      workflow: "membersUpdate",
+      update: { name: "push", args: encode([]) },
+    }),
+  ];
+  const hosts = [first];
+  for (let n = 0; n < 2; n += 1) {
+    await finished(world.sleep(500));
+    hosts.push(world.startHost());
+    await until(() => isShared(hosts as SimHost[]), 10_000);
+  }
+  await finished(world.sleep(500));
+  for (const id of [run, updated])
+    await finished(tenantOf(first).signalRun(id, "go", encode("go")));
+  const [ran, told] = await finished(Promise.all(waiting));
+  const outcome = { kind: "ok", value: encode("go") };
+  expect(ran?.outcome).toEqual(outcome);
+  expect(told?.update).toMatchObject({ kind: "done", outcome });
 });
 
 test("a killed host's partitions are taken over within two seconds", async () => {

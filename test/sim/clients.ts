@@ -69,6 +69,32 @@ export class Client {
     }
   }
 
+  /**
+   * Asks for what takes until it is done. "Not yet" is said when the time is up, or soon by a host
+   * that leaves (PROTOCOL 2.7): by no other.
+   */
+  async askUntilDone<T, Done>(
+    what: { readonly name: string; readonly waitMs: number },
+    work: (tenant: TenantHost) => Promise<T>,
+    doneOf: (answer: T) => Done | undefined,
+  ): Promise<Done> {
+    const { world } = this;
+    for (;;) {
+      const done = await this.ask(what.name, async (tenant, _attempt, engine) => {
+        const askedAtMs = world.nowMs;
+        const found = doneOf(await work(tenant));
+        const host = world.hosts.find((each) => each.host === engine);
+        // As long as a clock that runs fast makes of it.
+        const isLate = world.nowMs - askedAtMs >= what.waitMs / 1.1 - 1;
+        const isAllowed = found !== undefined || isLate || host?.isLeaving === true;
+        world.laws.check(isAllowed, "J-not yet", `${what.name} was told it by ${host?.id}`);
+        return found;
+      });
+      if (done !== undefined) return done;
+      world.count("told not yet");
+    }
+  }
+
   /** Starts a run; a repetition attaches to it. */
   async start(id: string, workflow: string, args: readonly unknown[]): Promise<void> {
     const key = `e/${this.tenant}/r/${id}/!`;

@@ -271,38 +271,18 @@ const reused: Job = async (client, id) => {
   same(client, "J-reuse", events.filter((each) => each.type === "run.started").length, 1, id);
 };
 
-/** Longest that an update is waited for, and what of it is left by a clock that runs fast. */
-const updateWaitMs = 30_000;
-const updateWaitMsLeast = updateWaitMs / 1.1 - 1;
-
-/**
- * Asks with the same id until the update is answered. "Not yet" is said when the time is up, or
- * soon by a host that leaves (PROTOCOL 2.7): by no other.
- */
+/** Asks with the same id until the update is answered. */
 async function updateOutcome(
   client: Client,
   id: string,
   { updateId, item }: { readonly updateId: string; readonly item: string },
 ): Promise<Outcome> {
-  const { world } = client;
-  for (;;) {
-    const result = await client.ask(`update ${id} ${item}`, async (tenant, _attempt, engine) => {
-      const askedAtMs = world.nowMs;
-      const told = await tenant.updateRun(id, "push", encode([item]), {
-        updateId,
-        waitMs: updateWaitMs,
-      });
-      const host = world.hosts.find((each) => each.host === engine);
-      const isAllowed =
-        told.kind === "done" ||
-        host?.isLeaving === true ||
-        world.nowMs - askedAtMs >= updateWaitMsLeast;
-      world.laws.check(isAllowed, "J-update", `${updateId} was told "not yet" by ${host?.id}`);
-      return told;
-    });
-    if (result.kind === "done") return result.outcome;
-    world.count("updates told not yet");
-  }
+  const waitMs = 30_000;
+  return client.askUntilDone(
+    { name: `update ${id} ${item}`, waitMs },
+    (tenant) => tenant.updateRun(id, "push", encode([item]), { updateId, waitMs }),
+    (result) => (result.kind === "done" ? result.outcome : undefined),
+  );
 }
 
 const updated: Job = async (client, id) => {

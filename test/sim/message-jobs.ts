@@ -74,15 +74,12 @@ async function updatingWith(client: Client, id: string): Promise<void> {
   for (let i = 1; i <= count; i += 1) {
     const update = { name: "push", args: encode([`item${i}`]), updateId: `${id}-u${i}` };
     const request = { id, workflow: "updatable", args: encode([]), update, waitMs: 20_000 };
-    for (;;) {
-      const started = await client.ask(`start ${id} with update ${i}`, (tenant) =>
-        tenant.startRun(request),
-      );
-      if (started.update?.kind !== "done") continue;
-      const { outcome } = started.update;
-      lengths.push(outcome.kind === "ok" ? decode(outcome.value) : outcome.error.message);
-      break;
-    }
+    const outcome = await client.askUntilDone(
+      { name: `start ${id} with update ${i}`, waitMs: request.waitMs },
+      (tenant) => tenant.startRun(request),
+      ({ update: told }) => (told?.kind === "done" ? told.outcome : undefined),
+    );
+    lengths.push(outcome.kind === "ok" ? decode(outcome.value) : outcome.error.message);
   }
   const wanted = Array.from({ length: count }, (_, i) => i + 1);
   same(client, "I4 updates once and in order", lengths, wanted, id);
