@@ -40,7 +40,12 @@ export class SerialisationError extends Error {
   readonly path: string;
 
   constructor(path: string, reason: string) {
+    // The engine's ten frames are all ours if the value is deep; its author's line is behind them.
+    const engine = Error as { stackTraceLimit?: number };
+    const { stackTraceLimit } = engine;
+    engine.stackTraceLimit = 60;
     super(`${path}: ${reason}`);
+    engine.stackTraceLimit = stackTraceLimit ?? 10;
     Object.defineProperty(this, "name", { value: "SerialisationError", configurable: true });
     this.path = path;
   }

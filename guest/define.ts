@@ -377,7 +377,8 @@ export function checkName(kind: string, name: unknown): asserts name is string {
   }
   if (name.startsWith("$") || /[\0-\x1f\x7f/\\]|[\ud800-\udfff]/u.test(name)) {
     throw new TypeError(
-      `the name of ${kind} ${JSON.stringify(name)} has a character that is not allowed`,
+      `the name of ${kind} ${JSON.stringify(name)} must not begin with $, nor have a slash, ` +
+        "a backslash or a control character in it",
     );
   }
 }

@@ -2,7 +2,7 @@
 import { existsSync, mkdirSync, writeFileSync } from "node:fs";
 import { basename, join, resolve } from "node:path";
 import { SporeError } from "../runtime/errors.ts";
-import { packageVersion } from "./own-files.ts";
+import { ownDependency } from "./own-files.ts";
 
 export interface Made {
   readonly folder: string;
@@ -12,13 +12,12 @@ export interface Made {
 
 export function init(folder: string): Made {
   const root = resolve(folder);
-  const version = packageVersion();
   const name =
     basename(root)
       .toLowerCase()
       .replaceAll(/[^a-z0-9-]+/g, "-") || "my-workflows";
   const files: Readonly<Record<string, string>> = {
-    "package.json": packageJson(name, version),
+    "package.json": packageJson(name),
     "index.ts": indexTs,
     "index.test.ts": testTs,
     "client.ts": clientTs,
@@ -38,7 +37,7 @@ export function init(folder: string): Made {
   return { folder: root, files: Object.keys(files), next: `${enter}npm install && npm start` };
 }
 
-function packageJson(name: string, version: string): string {
+function packageJson(name: string): string {
   const content = {
     name,
     private: true,
@@ -49,7 +48,7 @@ function packageJson(name: string, version: string): string {
       check: "tsc",
       client: "node client.ts",
     },
-    dependencies: { sporeflow: `^${version}` },
+    dependencies: { sporeflow: ownDependency() },
     devDependencies: { "@types/node": "^26.1.0", node: "^26.10.0", typescript: "^7.0.2" },
     allowScripts: { node: true, esbuild: true },
   };

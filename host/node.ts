@@ -113,6 +113,8 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
   const url = urlOf(hostname, port);
   const advertised = checkAddress(options.advertise ?? urlOf(reachable(hostname), port));
   const host = await createHost(ports, {
+    // Without keys nobody is elsewhere: links of events lead here.
+    ...(keys.length === 0 ? { publicUrl: url } : {}),
     ...options.engine,
     hostId: hostIdOf(),
     // What lies in this process' memory can't be shared.

@@ -17,6 +17,14 @@ export function ownModule(path: string): string {
   return join(ownFolder, `${path}.${isSource ? "ts" : "js"}`);
 }
 
+/**
+ * How a project's package.json names this package: by its version, or, as long as it is run
+ * from the repository, by the folder, because a registry need not have it.
+ */
+export function ownDependency(): string {
+  return isSource ? `file:${ownFolder}` : `^${packageVersion()}`;
+}
+
 export function packageVersion(): string {
   const manifest = join(ownFolder, ...(isSource ? [] : [".."]), "package.json");
   return String((JSON.parse(readFileSync(manifest, "utf8")) as { version?: unknown }).version);

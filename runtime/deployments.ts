@@ -251,8 +251,13 @@ export function definitionOf(
   const code = kind === "actor" ? "actor-type-not-found" : (`${kind}-not-found` as const);
   const names = manifest.definitions.filter((item) => item.kind === kind).map((item) => item.name);
   throw new SporeError(code, `there is no ${kind} ${printable(name)}`, {
-    hint: `Defined: ${names.slice(0, 20).join(", ") || "none"}.`,
+    hint: `Defined: ${listed(names)}.`,
   });
+}
+
+function listed(names: readonly string[]): string {
+  const shown = names.slice(0, 20).join(", ") || "none";
+  return names.length > 20 ? `${shown} and ${names.length - 20} more` : shown;
 }
 
 /** A name from outside, as it may stand in a message. */

@@ -349,7 +349,9 @@ async function findStep(
     if (record.step === step && record.attempt === 1) event = index;
   }
   if (event === undefined) {
-    throw new SporeError("step-not-found", `no step ${printable(step)} of the run has begun`);
+    throw new SporeError("step-not-found", `no step ${printable(step)} of the run has begun`, {
+      hint: "Its steps by name: GET /v1/runs/{id}/steps, or spore steps.",
+    });
   }
   const found = event;
   const at = traced.findLastIndex(({ history }) => history <= found);

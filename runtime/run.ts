@@ -527,7 +527,10 @@ function performPending(entity: Entity, sink: Sink): void {
 function closedError(entity: Entity): SporeError {
   const head = headOf(entity);
   return new SporeError("run-closed", `run ${nameOf(entity.key)} is ${head.status}`, {
-    hint: head.status === "CANCELED" ? "A canceled run can't be resumed; start or fork it." : "",
+    hint:
+      head.status === "CANCELED"
+        ? "A canceled run can't be resumed; fork or rerun it."
+        : "It is over; fork or rerun it to have another.",
   });
 }
 

@@ -59,7 +59,7 @@ export class Schedules {
     const { created, schedule } = await this.#put(id, request, (found) => {
       if (found === undefined) return;
       throw new SporeError("schedule-exists", `schedule ${nameOf(found.key)} exists`, {
-        hint: "PUT replaces it.",
+        hint: "Replace it: PUT, or spore schedule create --replace.",
       });
     });
     return created ? schedule : this.get(schedule.id);

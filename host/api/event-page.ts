@@ -2,6 +2,7 @@
  * The pages behind an event's url, for people: one that asks, and what came of it. No
  * scripts, no styles, nothing from elsewhere; a GET decides nothing, so links may be scanned.
  */
+import type { ErrorCode } from "../../runtime/errors.ts";
 
 export const pageHeaders = {
   "content-type": "text/html; charset=utf-8",
@@ -22,6 +23,16 @@ export function askingPage(name: string): string {
 
 export function decidedPage(): string {
   return page("Decided", "<p>This has been decided. You can close this page.</p>");
+}
+
+/** Why nothing can be decided here; undefined for faults that are no answer to a person. */
+export function refusalPage(code: ErrorCode): string | undefined {
+  if (code === "event-decided") {
+    return page("Decided before", "<p>This has been decided otherwise, and stays so.</p>");
+  }
+  if (code !== "event-not-found") return undefined;
+  const why = "The link has expired, was revoked, isn't complete, or nobody waits for it any more.";
+  return page("Nothing to decide", `<p>${why}</p>`);
 }
 
 function page(title: string, body: string): string {

@@ -5,9 +5,10 @@
 import { z } from "@hono/zod-openapi";
 import type { Outcome } from "../../guest/protocol.ts";
 import { SporeError } from "../../runtime/errors.ts";
+import { statusOf } from "../problems.ts";
 import { encodeCbor } from "../values.ts";
 import { noContent, securityHeaders, send } from "./answers.ts";
-import { askingPage, decidedPage, pageHeaders } from "./event-page.ts";
+import { askingPage, decidedPage, pageHeaders, refusalPage } from "./event-page.ts";
 import { type Exchange, requireOperator } from "./exchange.ts";
 import { id, name, value } from "./fields.ts";
 import { route } from "./route.ts";
@@ -73,8 +74,10 @@ export const eventRoutes = {
     answers: { 200: { description: "The page", contentType: "text/html" } },
     isPublic: true,
     async handle(exchange) {
-      const event = await exchange.options.host.event(tokenOf(exchange));
-      return pageResponse(exchange, event.isDecided ? decidedPage() : askingPage(event.name));
+      return forPeople(exchange, async () => {
+        const event = await exchange.options.host.event(tokenOf(exchange));
+        return event.isDecided ? decidedPage() : askingPage(event.name);
+      });
     },
   }),
   decideEvent: route({
@@ -102,9 +105,12 @@ export const eventRoutes = {
       const { host } = exchange.options;
       const token = tokenOf(exchange);
       const { decision } = exchange.query;
-      const result = await host.decideEvent(token, decisionOf(exchange.body, decision));
-      if (decision !== undefined) return pageResponse(exchange, decidedPage());
-      return send(exchange, 200, result);
+      const decide = () => host.decideEvent(token, decisionOf(exchange.body, decision));
+      if (decision === undefined) return send(exchange, 200, await decide());
+      return forPeople(exchange, async () => {
+        await decide();
+        return decidedPage();
+      });
     },
   }),
 };
@@ -141,7 +147,20 @@ function decisionOf(
   return { kind: "error", error: { name, message, ...marked, class: "user", retryable: false } };
 }
 
-function pageResponse(exchange: Exchange, page: string): Response {
+/** Who followed a link in a mail reads a page also when it's too late; programs get a problem. */
+async function forPeople(exchange: Exchange, page: () => Promise<string>): Promise<Response> {
+  const accept = exchange.context.req.header("accept") ?? "";
+  try {
+    return pageResponse(exchange, 200, await page());
+  } catch (error) {
+    const isForPeople = error instanceof SporeError && accept.includes("text/html");
+    const refusal = isForPeople ? refusalPage(error.code) : undefined;
+    if (!isForPeople || refusal === undefined) throw error;
+    return pageResponse(exchange, statusOf(error), refusal);
+  }
+}
+
+function pageResponse(exchange: Exchange, status: number, page: string): Response {
   const ids = { "x-request-id": exchange.requestId };
-  return new Response(page, { headers: { ...securityHeaders, ...ids, ...pageHeaders } });
+  return new Response(page, { status, headers: { ...securityHeaders, ...ids, ...pageHeaders } });
 }

@@ -26,7 +26,7 @@ import {
 } from "./engine.ts";
 import { evaluateJavaScript } from "./loader.ts";
 import { Machines, type MachinesLimits } from "./machines.ts";
-import { decodeManifest } from "./manifest.ts";
+import { decodeManifest, undescribed } from "./manifest.ts";
 
 export interface InlineSandboxParts {
   readonly engine: Engine;
@@ -125,7 +125,7 @@ class InlineSandbox implements Sandbox {
       return this.#machines.describe(component);
     } catch (error) {
       if (!(error instanceof SporeError) || !error.code.startsWith("guest-")) throw error;
-      throw new SporeError("invalid-component", `describing it: ${error.message}`);
+      throw undescribed(error.message);
     }
   }
 

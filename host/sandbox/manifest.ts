@@ -149,3 +149,10 @@ function isName(value: unknown): value is string {
 function refused(what: string, cause?: unknown): SporeError {
   return new SporeError("invalid-component", `the component's manifest ${what}`, { cause });
 }
+
+/** Code that runs, but doesn't say what it defines. */
+export function undescribed(reason: string): SporeError {
+  return new SporeError("invalid-component", `describing it: ${reason}`, {
+    hint: "Deploy what spore build makes, or let spore deploy build it.",
+  });
+}

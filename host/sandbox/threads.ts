@@ -38,7 +38,7 @@ import {
   readBaseline,
 } from "./engine.ts";
 import { type MachinesLimits, machinesDefaults } from "./machines.ts";
-import { decodeManifest } from "./manifest.ts";
+import { decodeManifest, undescribed } from "./manifest.ts";
 import {
   type Job,
   type JobBatch,
@@ -417,7 +417,7 @@ class Thread {
         return;
       case "threw":
         if (reply.code.startsWith("guest-") && task.kind === "describe") {
-          task.reject(new SporeError("invalid-component", `describing it: ${reply.message}`));
+          task.reject(undescribed(reply.message));
         } else task.reject(new SporeError(reply.code, reply.message));
     }
   }

@@ -174,7 +174,7 @@ describe("events by token", () => {
   async function awaited(id: string, timeout = hour, after?: string): Promise<string> {
     const run = await client.start(approval.with(timeout, after), { id });
     const event = await run.published<{ token: string; url: string }>("event");
-    expect(event.url).toBe(`/v1/events/${event.token}`);
+    expect(event.url).toBe(`${server.url}/v1/events/${event.token}`);
     return event.token;
   }
 
@@ -201,6 +201,7 @@ describe("events by token", () => {
   it("are decided by a person on a page whose GET decides nothing", async () => {
     const token = await awaited("page");
     const url = `${server.url}/v1/events/${token}`;
+    expect((await client.handle("page").published<{ url: string }>("event")).url).toBe(url);
     for (let visit = 0; visit < 3; visit++) {
       const page = await fetch(url);
       expect(page.headers.get("content-type")).toBe("text/html; charset=utf-8");
@@ -215,6 +216,25 @@ describe("events by token", () => {
     expect([answer.status, await answer.text()]).toEqual([200, expect.stringContaining("Decided")]);
     expect(await client.getOutput("page")).toBe(true);
     expect(await (await fetch(url)).text()).toContain("has been decided");
+  });
+
+  it("say on a page that it is too late, to whoever can read one", async () => {
+    const token = await awaited("late");
+    const url = `${server.url}/v1/events/${token}`;
+    await decide(token, { value: true });
+    const seen: unknown[] = [];
+    for (const [method, path] of [
+      ["GET", `${url}x`],
+      ["POST", `${url}x?decision=approve`],
+      ["POST", `${url}?decision=decline`],
+    ] as const) {
+      const page = await fetch(path, { method, headers: { accept: "text/html,*/*;q=0.8" } });
+      expect(page.headers.get("content-type")).toBe("text/html; charset=utf-8");
+      seen.push([page.status, /<h1>(.*)<\/h1>/.exec(await page.text())?.[1]]);
+    }
+    const gone = [404, "Nothing to decide"];
+    expect(seen).toEqual([gone, gone, [409, "Decided before"]]);
+    expect((await ask(server, "GET", `/v1/events/${token}x`)).body.code).toBe("event-not-found");
   });
 
   it("that were tampered with, have expired or are over are the same 404", async () => {

@@ -70,6 +70,11 @@ it("holds JavaScript and types, and neither sources nor tests", () => {
   expect(packed.filter((name) => /^(dist\/)?(test|bench|examples)\b/.test(name))).toEqual([]);
 });
 
+it("a new project takes it from the registry, by its version", async () => {
+  const { dependencies } = JSON.parse(await readFile(join(app, "package.json"), "utf8"));
+  expect(dependencies.sporeflow).toMatch(/^\^\d+\./);
+});
+
 it("a new project of it compiles, with the types of the package", async () => {
   const tsc = join(root, "node_modules", "typescript", "bin", "tsc");
   await run(process.execPath, [tsc, "-p", app]);

@@ -44,6 +44,7 @@ export const Till = actor("Till", class {
 export const logged = workflow("logged", () => {
   console.error(new Error("look here"));
 });
+export const packed = workflow("packed", async () => charge({ deep: { er: [Symbol("s")] } } as never));
 `;
 const card = `export class CardError extends Error {
   override name = "CardError";
@@ -123,6 +124,16 @@ describe("a component file", () => {
     await run("pay", [500], "wasm-fails");
     const { body } = await ask(server, "GET", "/v1/runs/wasm-fails");
     expect(body).toMatchObject({ error: { frame: { file: "card.ts", line: 6 } } });
+  });
+
+  it("leads to them from a value that can't be stored, too, which is found deep in the SDK", async () => {
+    await run("packed", [], "packed");
+    const { body } = await ask(server, "GET", "/v1/runs/packed");
+    expect(body).toMatchObject({
+      error: { code: "not-serialisable", details: { path: "$[0].deep.er[0]" } },
+    });
+    const line = source.split("\n").findIndex((each) => each.includes("const packed")) + 1;
+    expect(body.error).toMatchObject({ frame: { file: "index.ts", line } });
   });
 
   it("is as good as its bundle", async () => {

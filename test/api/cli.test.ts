@@ -184,7 +184,9 @@ describe("verbs", () => {
     const { spore } = createShell();
     const folder = join(temporaryFolder(), "shop");
     expect((await spore("init", folder)).code).toBe(0);
-    expect(JSON.parse(readFileSync(join(folder, "package.json"), "utf8")).name).toBe("shop");
+    const { name, dependencies } = JSON.parse(readFileSync(join(folder, "package.json"), "utf8"));
+    // From the repository `npm install` works before anything is published.
+    expect([name, dependencies]).toEqual(["shop", { sporeflow: `file:${process.cwd()}` }]);
     expect(readFileSync(join(folder, "index.ts"), "utf8")).toContain('workflow("order"');
     expect((await spore("init", folder)).code).toBe(2);
   });
