@@ -1071,11 +1071,11 @@ export function createClient(options: ClientOptions = {}): Client {
     cancel: (id, reason) => handle(id).cancel(reason),
     deleteRun: (id) => handle(id).delete(),
     async put<Value>(value: Value) {
-      const isBytes = value instanceof Uint8Array;
-      const { hash, size } = await ask<{ hash: string; size: number }>("POST", "/v1/objects", {
-        bytes: isBytes ? value : encode(value),
-        contentType: isBytes ? "application/octet-stream" : "application/cbor",
-      });
+      const { hash, size } = await ask<{ hash: string; size: number }>(
+        "POST",
+        "/v1/objects",
+        uploadOf(value),
+      );
       return new Ref<Value>(hash, size);
     },
     get,
@@ -1133,6 +1133,24 @@ export function createClient(options: ClientOptions = {}): Client {
     throw new ClientError(`run ${id} has no step ${step}`, problem);
   }
   return client;
+}
+
+/** Arrays go as their bytes, of which there may be many more than of other values. */
+function uploadOf(value: unknown): Asked {
+  const array = arrayTypeOf(value);
+  if (array === undefined) return { bytes: encode(value), contentType: "application/cbor" };
+  const { buffer, byteOffset, byteLength } = value as ArrayBufferView;
+  return {
+    bytes: new Uint8Array(buffer, byteOffset, byteLength),
+    contentType: "application/octet-stream",
+    headers: { "x-spore-array": array },
+  };
+}
+
+function arrayTypeOf(value: unknown): string | undefined {
+  if (value instanceof Uint8Array) return "Uint8Array";
+  for (const [name, maker] of arrayMakers) if (value instanceof maker) return name;
+  return undefined;
 }
 
 /** Arrays of numbers that are sent as their bytes. */

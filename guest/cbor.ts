@@ -845,6 +845,15 @@ export function encodedBytes(head: Uint8Array): EncodedBytes | undefined {
   };
 }
 
+/** The first bytes of an encoded array, before the head of its bytes; undefined if it is none. */
+export function encodedArrayTag(type: string): Uint8Array | undefined {
+  if (type === "Uint8Array") return new Uint8Array(0);
+  for (const [tag, maker] of typedArrays) {
+    if (maker.name === type) return Uint8Array.of(0xd8, tag);
+  }
+  return undefined;
+}
+
 /** The largest head of an encoded byte string. */
 export const encodedBytesHeadMax = 11;
 

@@ -439,6 +439,15 @@ export function terminate(entity: Entity, sink: Sink, reason: string): void {
 export function pause(entity: Entity, sink: Sink): void {
   const head = headOf(entity);
   if (head.status === "PAUSED") return;
+  if (head.status === "PENDING" || head.status === "RESUMABLE") {
+    throw new SporeError(
+      "run-active",
+      `run ${nameOf(entity.key)} is ${head.status}: it doesn't go on now`,
+      {
+        hint: "Only a RUNNING run can be paused; one that isn't wanted can be cancelled.",
+      },
+    );
+  }
   if (head.status !== "RUNNING") throw closedError(entity);
   setStatus(head, "PAUSED");
   addHostEvent(entity, sink, "run.paused");

@@ -3,8 +3,9 @@
  * an answer is read from the store a part at a time.
  */
 import { z } from "@hono/zod-openapi";
-import { Ref } from "../../guest/cbor.ts";
+import { encodedArrayTag, encodedBytes, Ref } from "../../guest/cbor.ts";
 import type { Encoded } from "../../guest/protocol.ts";
+import { printable } from "../../runtime/deployments.ts";
 import { SporeError } from "../../runtime/errors.ts";
 import { decodeCbor, encodeCbor, jsonOfValue, parseJson, valueOfJson } from "../values.ts";
 import { securityHeaders, send, shownIn } from "./answers.ts";
@@ -66,7 +67,7 @@ export const objectRoutes = {
 
 /** What is read from the store at once, for an answer that is as large as it likes. */
 const partBytes = 4 * 1024 * 1024;
-/** What the bytes of an answer are to JavaScript. */
+/** What the bytes of a request or an answer are to JavaScript. */
 const arrayHeader = "x-spore-array";
 
 /** The body as an encoded value. */
@@ -80,16 +81,26 @@ async function uploadedValue(exchange: Exchange): Promise<Encoded> {
     const json = parseJson(await readBytes(exchange, limits.bodyBytesMax));
     return encodeCbor(valueOfJson(json));
   }
+  const array = context.req.header(arrayHeader) ?? "Uint8Array";
   const declared = context.req.header("content-length");
-  if (declared === undefined) return encodeCbor(await readBytes(exchange, limits.objectBytesMax));
-  return readBytesAsValue(exchange, Number(declared));
+  if (declared !== undefined) return readBytesAsValue(exchange, Number(declared), array);
+  const bytes = await readBytes(exchange, limits.objectBytesMax);
+  const head = headOfBytes(bytes.length, array);
+  const value = new Uint8Array(head.length + bytes.length);
+  value.set(head);
+  value.set(bytes, head.length);
+  return value;
 }
 
 /** As `encode` writes bytes, without a second copy of what may be a hundred megabytes. */
-async function readBytesAsValue(exchange: Exchange, length: number): Promise<Encoded> {
+async function readBytesAsValue(
+  exchange: Exchange,
+  length: number,
+  array: string,
+): Promise<Encoded> {
   const { objectBytesMax } = exchange.limits;
   if (!(length <= objectBytesMax)) throw bodyTooLarge(objectBytesMax);
-  const head = headOfBytes(length);
+  const head = headOfBytes(length, array);
   const value = new Uint8Array(head.length + length);
   value.set(head);
   let at = head.length;
@@ -102,8 +113,21 @@ async function readBytesAsValue(exchange: Exchange, length: number): Promise<Enc
   throw new SporeError("invalid-request", `the body ended after ${at - head.length} bytes`);
 }
 
+/** What stands before the bytes of an array of that type. */
+function headOfBytes(length: number, array: string): Uint8Array {
+  const tag = encodedArrayTag(array);
+  if (tag === undefined) {
+    throw new SporeError("invalid-request", `${arrayHeader}: there are no ${printable(array)}`, {
+      hint: "The name of a typed array of JavaScript, such as Float64Array.",
+    });
+  }
+  const head = new Uint8Array([...tag, ...headOfByteString(length)]);
+  if (encodedBytes(head) !== undefined) return head;
+  throw new SporeError("invalid-request", `${length} bytes are no whole ${array}`);
+}
+
 /** CBOR's head of a byte string, as short as it can be. */
-function headOfBytes(length: number): Uint8Array {
+function headOfByteString(length: number): Uint8Array {
   if (length < 24) return Uint8Array.of(0x40 + length);
   if (length < 2 ** 8) return Uint8Array.of(0x58, length);
   if (length < 2 ** 16) return Uint8Array.of(0x59, length >> 8, length & 255);

@@ -447,7 +447,7 @@ export async function outputValue(
 }
 
 function failedHint(id: string): string {
-  return `spore steps ${id} shows what it did; spore resume ${id} tries the failed step again`;
+  return `spore steps ${id} shows what it did; if a step failed, spore resume ${id} tries it again`;
 }
 
 async function runAnswer(exchange: Exchange, view: Promise<RunView>): Promise<Response> {

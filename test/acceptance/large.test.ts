@@ -5,8 +5,8 @@
 import { createHash } from "node:crypto";
 import { afterAll, expect, it } from "vitest";
 import type { Ref } from "../../client/index.ts";
-import { folderOfTest, putAway, startProject, startServer, until } from "./kit.ts";
-import { manyByRef, manyOfChild } from "./storage-project.ts";
+import { ask, folderOfTest, putAway, startProject, startServer, until } from "./kit.ts";
+import { looking, manyByRef, manyOfChild } from "./storage-project.ts";
 
 const project = "test/acceptance/storage-project.ts";
 const numbers = 16 * 1024 * 1024;
@@ -52,6 +52,27 @@ it("128 MiB that a step makes are put, read by a step after a kill, and streamed
   expect(again).toBeInstanceOf(Float64Array);
   expect(hashOf(again)).toBe(hashOf(array));
   await second.stop();
+}, 60_000);
+
+it("an array of numbers that a client puts is one to a guest and to clients", async () => {
+  const server = await startProject({ folder: await folderOfTest() }, project);
+  const { client } = server;
+  // A view of a part of its buffer, larger than other bodies may be.
+  const array = new Float64Array(400_001).fill(0.5).subarray(1);
+  array[399_999] = 7;
+  const ref = await client.put(array);
+  expect(await client.run(looking.with(ref))).toEqual(["Float64Array", 400_000, 7]);
+  expect(await client.get(ref)).toEqual(array);
+  expect(await client.get(await client.put(new Int16Array([1, -2])))).toEqual(
+    new Int16Array([1, -2]),
+  );
+  for (const type of ["Float64Array", "Strings"]) {
+    const headers = { "content-type": "application/octet-stream", "x-spore-array": type };
+    const given = { headers, body: new Uint8Array(12) };
+    const { status, body } = await ask(server, "POST", "/v1/objects", given);
+    expect([status, body.code]).toEqual([400, "invalid-request"]);
+  }
+  await server.stop();
 }, 60_000);
 
 it("128 MiB are a step's value, a run's output and what a parent has of its child", async () => {

@@ -165,6 +165,14 @@ describe("a queue", () => {
     // Resumed, it takes a place like anybody else.
     await client.resume("second");
     expect(await client.getStatus("second")).toBe("PENDING");
+    const paused = await client
+      .handle("second")
+      .pause()
+      .catch((error) => error);
+    expect([paused.code, paused.message]).toEqual([
+      "run-active",
+      expect.stringContaining("PENDING"),
+    ]);
     await client.handle("last").terminate();
     expect(await client.handle("second").result()).toBe(2);
     await queueIs(client, "single", 0, 0);

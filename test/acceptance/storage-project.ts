@@ -15,6 +15,12 @@ export const reading = workflow(
   },
 );
 
+/** What an array that came from outside is to a guest. */
+export const looking = workflow("looking", async (ref: Ref<Float64Array>) => {
+  const array = await get(ref);
+  return [array.constructor.name, array.length, array.at(-1)];
+});
+
 export const keeping = workflow("keeping", async (length: number) => {
   const ref = await put("x".repeat(length));
   await signal("read");
