@@ -41,7 +41,9 @@ export function addNamespaceVerbs(verb: Verb, ports: CliPorts): void {
         const report = await spin("reading", (say) => checkStorage(storage, say));
         print.result({ ...report }, () => checkLines(report));
         if (report.isSound) return;
-        throw new SporeError("storage-damaged", `${report.damageCount} damages were found`);
+        const { damageCount: count } = report;
+        const places = `${count} ${count === 1 ? "place" : "places"}`;
+        throw new SporeError("storage-damaged", `the storage is damaged in ${places}`);
       }),
     );
   const copyVerb = (name: "export" | "import", text: string): Command =>

@@ -40,11 +40,11 @@ export function printer({ out, isJson, isTty }: PrinterOptions): Printer {
   const json = (value: unknown): void => line(JSON.stringify(jsonOf(value)));
   const colours = isTty && pc.isColorSupported;
   const status = (text: string): string => (colours ? (statusColours[text] ?? String)(text) : text);
-  const cell = (column: string, value: unknown): string => {
+  const cell = (column: string, value: unknown, charsMax: number): string => {
     if (value === undefined) return "";
     if (column === "status" || column === "result") return status(String(value));
     if (column === "error") return shorten(messageOf(value));
-    return shorten(typeof value === "string" ? value : JSON.stringify(jsonOf(value)));
+    return shorten(typeof value === "string" ? value : JSON.stringify(jsonOf(value)), charsMax);
   };
   return {
     status,
@@ -63,7 +63,17 @@ export function printer({ out, isJson, isTty }: PrinterOptions): Printer {
         for (const row of rows) json(row);
         return;
       }
-      const cells = rows.map((row) => columns.map((name) => cell(name, Reflect.get(row, name))));
+      // What a tool reads is whole, and so are findings: the end of a list is one, too.
+      const cells = rows.map((row) =>
+        columns.map((name) => {
+          const isWhole = !isTty || name === "details";
+          return cell(
+            name,
+            Reflect.get(row, name),
+            isWhole ? Number.POSITIVE_INFINITY : cellCharsMax,
+          );
+        }),
+      );
       if (!isTty) {
         for (const row of [columns, ...cells]) line(row.join("\t"));
         return;
@@ -80,7 +90,7 @@ export function printer({ out, isJson, isTty }: PrinterOptions): Printer {
       for (const [name, value] of Object.entries(record)) {
         if (name === "error" && value !== undefined)
           for (const text of errorLines(value)) line(text);
-        else if (!isEmpty(value)) line(`${name.padEnd(14)} ${cell(name, value)}`);
+        else if (!isEmpty(value)) line(`${name.padEnd(14)} ${cell(name, value, lineCharsMax)}`);
       }
     },
     event(event) {

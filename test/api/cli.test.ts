@@ -6,6 +6,7 @@ import { createClient } from "../../client/index.ts";
 import { decode } from "../../guest/cbor.ts";
 import { readArgs } from "../../host/cli/arguments.ts";
 import { exitCodeOf } from "../../host/cli/failures.ts";
+import { printer } from "../../host/cli/print.ts";
 import { runCli } from "../../host/cli.ts";
 import { SporeError } from "../../runtime/errors.ts";
 import { createKit } from "./kit.ts";
@@ -200,6 +201,37 @@ describe("verbs", () => {
       .map((line) => JSON.parse(line));
     expect([code, checks.filter(({ result }) => result !== "ok")]).toEqual([0, []]);
     expect(checks.length).toBeGreaterThanOrEqual(6);
+  });
+});
+
+describe("tables", () => {
+  const details = Array.from(
+    { length: 5 },
+    (_, index) => `host ${index} at 10.0.0.${index}`,
+  ).join();
+  const shown = (isTty: boolean, column: string): string => {
+    let text = "";
+    const out = (more: string) => {
+      text += more;
+    };
+    printer({ out, isJson: false, isTty }).rows([{ [column]: details }], [column]);
+    return text;
+  };
+
+  it("cut long cells for people, but neither findings nor what a tool reads", () => {
+    expect(shown(true, "metadata")).not.toContain("host 4");
+    expect(shown(true, "details")).toContain("host 4 at 10.0.0.4");
+    expect(shown(false, "metadata")).toBe(`metadata\n${details}\n`);
+  });
+
+  it("of one thing show its ids whole", () => {
+    let text = "";
+    const id = "e91bd35651655d46".repeat(4);
+    const out = (more: string) => {
+      text += more;
+    };
+    printer({ out, isJson: false, isTty: true }).record({ component: id });
+    expect(text).toContain(id);
   });
 });
 
