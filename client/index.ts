@@ -382,7 +382,10 @@ export interface Client {
   ): Promise<{ readonly handle: Handle<Out>; readonly result: Result }>;
   handle<Out = unknown>(id: string): Handle<Out>;
 
-  /** Calls are executed in the order in which they are made, also when they are not awaited. */
+  /**
+   * Calls are executed in the order in which they are made, also when they are not awaited. The
+   * first one creates the actor, without arguments, if it isn't there: `getOrCreate` gives some.
+   */
   actor<Args extends readonly unknown[], Instance>(
     actor: Actor<Args, Instance>,
     key: string,

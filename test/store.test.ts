@@ -3,7 +3,7 @@ import * as http from "node:http";
 import type { AddressInfo } from "node:net";
 import * as os from "node:os";
 import * as path from "node:path";
-import { afterAll, describe, expect, test } from "vitest";
+import { afterAll, describe, expect, test, vi } from "vitest";
 import { examine } from "../host/doctor.ts";
 import { FileStore } from "../host/store/file.ts";
 import { MemoryStore } from "../host/store/memory.ts";
@@ -212,6 +212,24 @@ test("the s3 store begins a request's time when the request has its turn", async
     server.close();
   }
 }, 60_000);
+
+test("the s3 store says how to give credentials where there are none", async () => {
+  const nowhere = path.join(folder, "no-such-file");
+  for (const name of ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"]) {
+    vi.stubEnv(name, undefined);
+  }
+  vi.stubEnv("AWS_EC2_METADATA_DISABLED", "true");
+  vi.stubEnv("AWS_CONFIG_FILE", nowhere);
+  vi.stubEnv("AWS_SHARED_CREDENTIALS_FILE", nowhere);
+  const store = new S3Store({ bucket: "b", endpoint: "http://127.0.0.1:1", region: "us-east-1" });
+  try {
+    const refused = expect.objectContaining({ hint: expect.stringContaining("AWS_PROFILE") });
+    await expect(store.get("a")).rejects.toEqual(refused);
+  } finally {
+    vi.unstubAllEnvs();
+    await store.close();
+  }
+});
 
 describe("the s3 store, with large objects", () => {
   const large = new Uint8Array(25).map((_, index) => index);

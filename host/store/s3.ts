@@ -388,7 +388,6 @@ function isMissing(error: unknown): boolean {
   return statusOf(error) === 404 && !(error instanceof Error && error.name === "NoSuchBucket");
 }
 
-/** The HTTP status behind an error of the SDK, if there was an answer. */
 /** Bad request, refused, no bucket, not implemented: they don't pass by themselves. */
 const finalStatuses: ReadonlySet<number | undefined> = new Set([400, 401, 403, 404, 501]);
 
@@ -397,6 +396,7 @@ export function isFinalRefusal(error: SporeError): boolean {
   return finalStatuses.has(statusOf(error.cause));
 }
 
+/** The HTTP status behind an error of the SDK, if there was an answer. */
 export function statusOf(error: unknown): number | undefined {
   if (typeof error !== "object" || error === null || !("$metadata" in error)) return undefined;
   const metadata = error.$metadata;
@@ -409,11 +409,17 @@ function unavailable(cause: unknown, what: string): SporeError {
   if (cause instanceof SporeError) return cause;
   const reason = cause instanceof Error ? `${cause.name}: ${cause.message}` : String(cause);
   const status = statusOf(cause);
-  return new SporeError("store-unavailable", `s3 store, ${what}: ${status ?? ""} ${reason}`, {
-    cause,
-    hint:
-      status === 401 || status === 403
-        ? "The bucket refuses the credentials: check the key, its policy and the region."
-        : "Check the endpoint, the bucket's name and the network.",
-  });
+  const said = status === undefined ? reason : `${status} ${reason}`;
+  const hint = remedyFor(cause, status);
+  return new SporeError("store-unavailable", `s3 store, ${what}: ${said}`, { cause, hint });
+}
+
+function remedyFor(cause: unknown, status: number | undefined): string {
+  if (status === 401 || status === 403) {
+    return "The bucket refuses the credentials: check the key, its policy and the region.";
+  }
+  if (cause instanceof Error && cause.name === "CredentialsProviderError") {
+    return "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or put key:secret@ before the bucket.";
+  }
+  return "Check the endpoint, the bucket's name and the network.";
 }
