@@ -13,6 +13,7 @@ export function graphFromValue(value: unknown): GraphNode {
 function nodeFrom(value: unknown, nodes: Map<number, GraphNode>): unknown {
   if (typeof value !== "object" || value === null) return value;
   if (Array.isArray(value)) return value.map((each) => nodeFrom(each, nodes));
+  if (value instanceof Map || value instanceof Set) return withoutNodes(value);
   if (!isPlain(value)) return value;
   if (Object.hasOwn(value, "$ref")) {
     const node = nodes.get(value["$ref"] as number);
@@ -32,6 +33,19 @@ function nodeFrom(value: unknown, nodes: Map<number, GraphNode>): unknown {
     });
   }
   return record;
+}
+
+/** Nodes stand in arrays and plain objects only; elsewhere a step would be given them as they are. */
+function withoutNodes<Value extends Map<unknown, unknown> | Set<unknown>>(value: Value): Value {
+  for (const each of value.values()) {
+    if (isPlain(each) && Object.hasOwn(each, "$step")) {
+      const what = value instanceof Map ? "a Map" : "a Set";
+      throw new TypeError(
+        `the node of step "${String(each["$step"])}" can't be in ${what}: arrays and plain objects may hold nodes`,
+      );
+    }
+  }
+  return value;
 }
 
 function stepFrom(value: Record<string, unknown>, nodes: Map<number, GraphNode>): GraphNode {

@@ -548,6 +548,16 @@ test.each<[string, unknown, string]>([
     { $step: "known", args: [{ $ref: 1 }], $id: 1 },
     "there is no node 1 before its $ref",
   ],
+  [
+    "a node in a Map",
+    { $step: "known", args: [new Map([["key", { $step: "known", args: [] }]])] },
+    "can't be in a Map",
+  ],
+  [
+    "a node in a Set",
+    { $step: "known", args: [{ in: new Set([{ $step: "known", args: [] }]) }] },
+    "can't be in a Set",
+  ],
 ])("a graph with %s fails the run with a clear error", async (_, root, message) => {
   guest.step("known", knownBody);
   await host.graph(root);
