@@ -16,6 +16,7 @@ import type { ApiLimits } from "./api/exchange.ts";
 import { createApi } from "./api/index.ts";
 import { calendar } from "./calendar.ts";
 import { type ComponentMaps, createComponentMaps } from "./component-maps.ts";
+import { createGrants } from "./grants.ts";
 import { isLoopback, isLoopbackHost } from "./loopback.ts";
 import { createMetrics, type Metrics } from "./metrics.ts";
 import { createOutbound, type OutboundOptions } from "./outbound.ts";
@@ -42,7 +43,6 @@ export interface ServerOptions {
   readonly keys?: readonly TenantKey[] | undefined;
   readonly engine?: Partial<Omit<HostOptions, "hostId" | "address">> | undefined;
   readonly sandbox?: ThreadSandboxOptions | undefined;
-  readonly outbound?: OutboundOptions | undefined;
   readonly limits?: Partial<ApiLimits> | undefined;
   /** Default: JSON lines on standard error. */
   readonly log?: Observer["log"] | undefined;
@@ -89,7 +89,7 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
   opened.defer(async () => tracing?.close());
   const peers = createPeers();
   opened.defer(async () => peers.close());
-  const outbound = createOutbound({ tracing, ...options.outbound });
+  const outbound = createOutbound({ tracing, ...(await egressOf(keys, opened)) });
   const ports = {
     store,
     sandbox,
@@ -267,6 +267,19 @@ function hostIdOf(): string {
 }
 
 // ---------------------------------------------------------------- network
+
+/** Tenants' guests go where they were granted to; without keys they are their owner's. */
+async function egressOf(
+  keys: readonly TenantKey[],
+  opened: AsyncDisposableStack,
+): Promise<Pick<OutboundOptions, "grants" | "fetch">> {
+  if (keys.length === 0) return {};
+  const { createCheckedFetch } = await import("./checked-fetch.ts");
+  const grants = createGrants(keys);
+  const { send, close } = createCheckedFetch(grants);
+  opened.defer(close);
+  return { grants, fetch: send };
+}
 
 type Answering = (request: Request, env: object) => Response | Promise<Response>;
 

@@ -1,22 +1,26 @@
 /**
- * Performs guests' HTTP requests on Node: only http and https, answers bounded in time
- * and size, redirects left to the guest (each hop is a request of its own), and for
- * tenants that are not trusted an allow-list of hosts.
+ * Performs guests' HTTP requests: only http and https, answers bounded in time and size,
+ * redirects left to the guest (each hop is a request of its own), and where there are
+ * tenants only what they were granted.
  */
 import type { FetchRequest, FetchResponse } from "../guest/protocol.ts";
 import { SporeError } from "../runtime/errors.ts";
 import type { Outbound, OutboundContext } from "../runtime/ports.ts";
+import type { Grants } from "./grants.ts";
 import type { Tracing } from "./tracing.ts";
 
+/** `fetch`, for a tenant. */
+export type SendRequest = (url: URL, init: RequestInit, tenant: string) => Promise<Response>;
+
 export interface OutboundOptions {
-  /** Whether this tenant may talk to this URL. Default: everything. */
-  readonly isAllowed?: ((url: URL, tenant: string) => boolean) | undefined;
+  /** Absent: everything is allowed, as for somebody's own code on their own machine. */
+  readonly grants?: Grants | undefined;
   /** For one request, headers and body together. Default 60 s. */
   readonly timeoutMs?: number | undefined;
   /** Default 16 MiB. */
   readonly responseBytesMax?: number | undefined;
   /** Default: the platform's fetch. */
-  readonly fetch?: typeof globalThis.fetch | undefined;
+  readonly fetch?: SendRequest | undefined;
   /** Absent: requests carry no `traceparent` but a guest's own. */
   readonly tracing?: Tracing | undefined;
 }
@@ -25,6 +29,9 @@ export const outboundDefaults = Object.freeze({
   timeoutMs: 60_000,
   responseBytesMax: 16 * 1024 * 1024,
 });
+
+/** Names and values of a request's headers together; servers take less. */
+export const requestHeaderBytesMax = 65_536;
 
 /** A guest has no business with these: they frame the message or name the connection. */
 const refusedHeaders = new Set([
@@ -44,7 +51,7 @@ const refusedHeaders = new Set([
 export function createOutbound(options: OutboundOptions = {}): Outbound {
   const timeoutMs = options.timeoutMs ?? outboundDefaults.timeoutMs;
   const bytesMax = options.responseBytesMax ?? outboundDefaults.responseBytesMax;
-  const send = options.fetch ?? globalThis.fetch;
+  const send = options.fetch ?? ((url, init) => globalThis.fetch(url, init));
   return {
     fetch(request, context) {
       const { tracing } = options;
@@ -79,15 +86,14 @@ export function createOutbound(options: OutboundOptions = {}): Outbound {
       timeoutMs,
     );
     try {
-      const response = await send(url, {
+      const init: RequestInit = {
         method: request.method,
-        headers: request.headers
-          .filter(([name]) => !refusedHeaders.has(name.toLowerCase()))
-          .map(([name, value]) => [name, value]),
+        headers: checkedHeaders(request, url),
         redirect: "manual",
         signal: abort.signal,
         ...(request.body === undefined ? {} : { body: new Uint8Array(request.body) }),
-      });
+      };
+      const response = await send(url, init, context.tenant);
       return await bounded(response, url, bytesMax);
     } finally {
       clearTimeout(timer);
@@ -110,12 +116,20 @@ function checkedUrl(
   if (url === null || (url.protocol !== "http:" && url.protocol !== "https:")) {
     throw new SporeError("egress-denied", "a guest may fetch http and https URLs only");
   }
-  if (options.isAllowed !== undefined && !options.isAllowed(url, context.tenant)) {
-    throw new SporeError("egress-denied", `${url.host} is not among the hosts granted`, {
-      hint: "ask the operator to grant this host to the tenant",
-    });
-  }
+  options.grants?.checkUrl(context.tenant, url);
   return url;
+}
+
+function checkedHeaders(request: FetchRequest, url: URL): [string, string][] {
+  let length = 0;
+  for (const [name, value] of request.headers) length += name.length + value.length;
+  if (length > requestHeaderBytesMax) {
+    const what = `the headers of a request to ${url.host} are over ${requestHeaderBytesMax} bytes`;
+    throw new SporeError("value-too-large", what);
+  }
+  return request.headers
+    .filter(([name]) => !refusedHeaders.has(name.toLowerCase()))
+    .map(([name, value]) => [name, value]);
 }
 
 async function bounded(response: Response, url: URL, bytesMax: number): Promise<FetchResponse> {

@@ -5,6 +5,7 @@
  */
 import { SporeError } from "../runtime/errors.ts";
 import type { Digest } from "../runtime/ports.ts";
+import { parseGrant } from "./grants.ts";
 
 export interface Caller {
   readonly tenant: string;
@@ -23,6 +24,8 @@ export interface TenantKey {
   /** SHA-256 of the key, hex. */
   readonly sha256: string;
   readonly isOperator?: boolean | undefined;
+  /** Where the tenant's guests may send requests (grants.ts). Default: nowhere. */
+  readonly fetch?: readonly string[] | undefined;
 }
 
 /** As in runtime/ids.ts: a tenant is part of every object key and row key. */
@@ -49,7 +52,7 @@ export function createTenants(keys: readonly TenantKey[], digest: Digest): Tenan
   };
 }
 
-/** Reads the keys file's content, or SPORE_KEYS: a JSON array of `{ tenant, sha256, isOperator? }`. */
+/** Reads the keys file's content, or SPORE_KEYS: a JSON array of `{ tenant, sha256, isOperator?, fetch? }`. */
 export function parseTenantKeys(json: string): readonly TenantKey[] {
   let parsed: unknown;
   try {
@@ -67,6 +70,7 @@ export function parseTenantKeys(json: string): readonly TenantKey[] {
       tenant: String(entry?.tenant),
       sha256: String(entry?.sha256),
       isOperator: entry?.isOperator === true,
+      fetch: entry?.fetch ?? [],
     };
     checkKey(key);
     return key;
@@ -89,6 +93,13 @@ function checkKey(key: TenantKey): void {
       },
     );
   }
+  const { fetch = [] } = key;
+  if (!Array.isArray(fetch) || !fetch.every((each) => typeof each === "string")) {
+    throw new SporeError("invalid-request", `"fetch" of tenant ${key.tenant}'s keys is no list`, {
+      hint: '"fetch": ["api.example.com", "*.example.org:8443"]',
+    });
+  }
+  for (const each of fetch) parseGrant(each);
 }
 
 function unauthorised(): SporeError {

@@ -10,7 +10,7 @@ import { action, type CliPorts, type Verb } from "./verb.ts";
 
 export function addServeVerb(verb: Verb, ports: CliPorts): void {
   serverOptions(verb("serve", "serve a storage"))
-    .option("--keys <file>", "JSON file of API keys: [{ tenant, sha256, isOperator? }]")
+    .option("--keys <file>", "JSON file of API keys: [{ tenant, sha256, isOperator?, fetch? }]")
     .action(
       action(ports, async ({ options, print }) => {
         const { startServer, stopOnSignals } = await import("../node.ts");

@@ -21,6 +21,7 @@ import type { Peers, Sandbox } from "../../runtime/ports.ts";
 import { createApi } from "../api/index.ts";
 import { calendar } from "../calendar.ts";
 import { createComponentMaps } from "../component-maps.ts";
+import { createGrants } from "../grants.ts";
 import { isLoopbackHost } from "../loopback.ts";
 import { createMetrics } from "../metrics.ts";
 import { createOutbound } from "../outbound.ts";
@@ -226,7 +227,9 @@ export function partitionObject(bundled: BundledEngine): PartitionClass {
       const observer = { log: this.#log, count: metrics.count, observe: metrics.observe };
       const store = activity.store(await openEdgeStore(env));
       const sandbox = activity.sandbox(this.#suspects.sandbox(sandboxOf(bundled, env)));
-      const outbound = activity.outbound(createOutbound());
+      const keys = env.SPORE_KEYS === undefined ? [] : parseTenantKeys(env.SPORE_KEYS);
+      const grants = keys.length === 0 ? undefined : createGrants(keys);
+      const outbound = activity.outbound(createOutbound({ grants }));
       const peers = peersOf(env);
       const ports = { store, sandbox, clock, calendar, random, digest, outbound, observer, peers };
       const host = await createHost(ports, {
@@ -239,10 +242,7 @@ export function partitionObject(bundled: BundledEngine): PartitionClass {
         onMoved: () => void this.#leave(host),
       });
       metrics.gauge("host_ready", () => (host.isReady ? 1 : 0));
-      const tenants = createTenants(
-        env.SPORE_KEYS === undefined ? [] : parseTenantKeys(env.SPORE_KEYS),
-        digest,
-      );
+      const tenants = createTenants(keys, digest);
       const app = createApi({
         host,
         maps: createComponentMaps(ports),

@@ -41,7 +41,7 @@ export interface Env {
   readonly PARTITIONS: ObjectNamespace<PartitionStub>;
   /** A Worker Loader: then each tenant's component runs in an isolate of its own. */
   readonly LOADER?: WorkerLoaderLike;
-  /** Secret: JSON of API key hashes, as `spore serve --keys` takes it. */
+  /** Secret: JSON of API key hashes and grants, as `spore serve --keys` takes it. */
   readonly SPORE_KEYS?: string;
   /** Partitions of a namespace that this Worker makes; an existing one keeps its own. */
   readonly SPORE_PARTITIONS?: string;

@@ -14,7 +14,7 @@ import { objectBytesMax, pieceBytesMax, stateBytesMax } from "../../guest/protoc
 import { apiLimits } from "../../host/api/exchange.ts";
 import { exitCodeOf, exitCodes } from "../../host/cli/failures.ts";
 import { runCli } from "../../host/cli.ts";
-import { outboundDefaults } from "../../host/outbound.ts";
+import { outboundDefaults, requestHeaderBytesMax } from "../../host/outbound.ts";
 import { statusOf } from "../../host/problems.ts";
 import { engineLimits } from "../../host/sandbox/engine.ts";
 import { manifestLimits } from "../../host/sandbox/manifest.ts";
@@ -85,6 +85,7 @@ describe("the guest protocol's tables", () => {
       ["call and message ids remembered by a run or actor", callsRemembered],
       ["client sessions remembered by an actor", sessionsMax],
       ["bytes of an answer to fetch", outboundDefaults.responseBytesMax],
+      ["bytes of the headers of a fetch", requestHeaderBytesMax],
       ["milliseconds of a fetch", outboundDefaults.timeoutMs],
       ["definitions in a manifest", manifestLimits.definitionsMax],
     ];

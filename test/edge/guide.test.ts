@@ -1,4 +1,4 @@
-/** The steps of docs/EDGE.md that need no account: keys, and a component sent at run time. */
+/** The steps of docs/EDGE.md that need no account: keys, grants, and a component sent at run time. */
 import { createHash } from "node:crypto";
 import { mkdtempSync, rmSync } from "node:fs";
 import { request } from "node:http";
@@ -6,25 +6,36 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, it, vi } from "vitest";
 import { createClient } from "../../client/index.ts";
-import { ask, spore } from "../acceptance/kit.ts";
-import { twice } from "./journey.ts";
+import { ask, codeOf, type Outside, spore, startOutside } from "../acceptance/kit.ts";
+import { sleeper, twice } from "./journey.ts";
 import { type EdgeHost, root, startEdge, stopEdges, wrangler } from "./kit.ts";
 
 vi.setConfig({ testTimeout: 120_000, hookTimeout: 120_000 });
 
 const keys = { acme: "acme-key", other: "other-key", operator: "operator-key" };
-const hashed = Object.entries(keys).map(([tenant, key]) => ({
-  tenant,
-  sha256: createHash("sha256").update(key).digest("hex"),
-  isOperator: tenant === "operator",
-}));
+const hashed = (fetch: Readonly<Record<string, readonly string[]>> = {}) =>
+  Object.entries(keys).map(([tenant, key]) => ({
+    tenant,
+    sha256: createHash("sha256").update(key).digest("hex"),
+    isOperator: tenant === "operator",
+    fetch: fetch[tenant],
+  }));
 let edge: EdgeHost;
+let outside: Outside;
 
 beforeAll(async () => {
-  const env = { SPORE_KEYS: JSON.stringify(hashed), SPORE_PUBLIC_URL: "https://spore.example.com" };
+  outside = await startOutside();
+  const fetch = { acme: [new URL(outside.url).host], other: ["*"] };
+  const env = {
+    SPORE_KEYS: JSON.stringify(hashed(fetch)),
+    SPORE_PUBLIC_URL: "https://spore.example.com",
+  };
   edge = await startEdge({ env });
 });
-afterAll(stopEdges);
+afterAll(async () => {
+  await stopEdges();
+  await outside.close();
+});
 
 const clientOf = (key: string) => createClient({ url: edge.url, apiKey: key });
 
@@ -63,6 +74,29 @@ it("`spore deploy` with a key sends a component to its tenant, and to no other",
   await expect(clientOf(keys.other).getStatus("mine")).rejects.toMatchObject({
     code: "run-not-found",
   });
+});
+
+it("guests fetch what is granted to their tenant, and nothing private by any other grant", async () => {
+  const { port } = new URL(outside.url);
+  const code = await codeOf("test/edge/journey.ts");
+  await clientOf(keys.acme).deploy(code);
+  await clientOf(keys.other).deploy(code);
+  expect(await clientOf(keys.acme).run(sleeper.with(outside.url, 1))).toBe("/woke");
+  const denied = [
+    [keys.acme, "http://api.example.com"],
+    [keys.acme, `http://localhost:${port}`],
+    [keys.other, outside.url],
+    [keys.other, "http://169.254.169.254"],
+    [keys.other, "http://[::ffff:169.254.169.254]"],
+    [keys.other, "http://2130706433"],
+    [keys.other, "http://localhost."],
+    [keys.other, "http://metadata.google.internal"],
+  ] as const;
+  for (const [key, url] of denied) {
+    const run = clientOf(key).run(sleeper.with(url, 1));
+    await expect(run, url).rejects.toMatchObject({ code: "egress-denied" });
+  }
+  expect(outside.calls).toEqual(new Map([["/woke", 1]]));
 });
 
 it("without a key nothing but probes is answered, and a tenant's key is no operator's", async () => {
