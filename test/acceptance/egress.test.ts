@@ -44,7 +44,8 @@ const clientOf = (tenant: string) => createClient({ url: server.url, apiKey: key
 beforeAll(async () => {
   [granted, other] = await Promise.all([startTarget("granted"), startTarget("other")]);
   const fetch: Readonly<Record<string, readonly string[] | undefined>> = {
-    acme: [`127.0.0.1:${portOf(granted)}`, `localhost:${portOf(granted)}`, "*.example.com"],
+    // Where this machine's own name leads to both, both have to be listed.
+    acme: ["127.0.0.1", "[::1]", "localhost"].map((host) => `${host}:${portOf(granted)}`),
     // By name, but not the address that the name leads to.
     named: [`localhost:${portOf(granted)}`, "*"],
     nobody: undefined,
