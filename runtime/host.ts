@@ -267,7 +267,8 @@ export class EngineHost {
   }
 
   async drain(timeoutMs: number): Promise<void> {
-    await this.#members?.drain(timeoutMs);
+    // Also of partitions that nobody takes, or not in time.
+    await Promise.all([this.#seats.settleEffects(timeoutMs), this.#members?.drain(timeoutMs)]);
   }
 
   async stop(): Promise<void> {

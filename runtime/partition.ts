@@ -35,7 +35,7 @@ import {
 import { Alarms } from "./alarms.ts";
 import { type CommitLimits, Commits } from "./commits.ts";
 import { Cursors } from "./cursors.ts";
-import { performEffect } from "./effects.ts";
+import { type Effect, performEffect } from "./effects.ts";
 import { assert, SporeError } from "./errors.ts";
 import {
   type Admission,
@@ -190,6 +190,9 @@ export class Partition {
   readonly #cursors = new Cursors();
   readonly #receiving = new Map<number, Promise<void>>();
 
+  #isSettling = false;
+  readonly #effects = new Set<Effect>();
+  #whenSettled: () => void = () => undefined;
   #isInterrupted = false;
   readonly #interrupted = new Set<() => void>();
   readonly #expiring = new Set<Promise<void>>();
@@ -390,6 +393,27 @@ export class Partition {
     }
   }
 
+  /**
+   * Begins no effect any more, and resolves when those under way have been answered: a hand-over
+   * is near. What is held back is pending in the log, and the next owner is the first to do it.
+   */
+  async settleEffects(): Promise<void> {
+    this.#isSettling = true;
+    if (this.#effects.size === 0) return;
+    const settled = Promise.withResolvers<void>();
+    const before = this.#whenSettled;
+    this.#whenSettled = () => {
+      before();
+      settled.resolve();
+    };
+    await settled.promise;
+  }
+
+  #effectOver(effect: Effect): void {
+    this.#effects.delete(effect);
+    if (this.#effects.size === 0) this.#whenSettled();
+  }
+
   /** Stops taking work; what is staged is committed before it resolves. */
   async stop(): Promise<void> {
     if (this.#state === "owned") {
@@ -409,6 +433,8 @@ export class Partition {
     this.#sweepCancel?.();
     this.#commits.close(error);
     this.#residents.close();
+    this.#effects.clear();
+    this.#whenSettled();
     for (const replies of this.#replies.values()) for (const reply of replies) reply.reject(error);
     if (state === "moved") this.#neighbours.lost(this, error);
   }
@@ -835,6 +861,7 @@ export class Partition {
     const pending = entity.pending.get(id);
     if (pending === undefined) return;
     this.#commits.changes.releases.push(() => {
+      if (this.#isSettling) return;
       const resident = this.#residents.get(key);
       // Meanwhile the id may have been given to another command, which isn't durable yet.
       if (resident === undefined || resident.pending.get(id) !== pending) return;
@@ -848,15 +875,15 @@ export class Partition {
       const place = { ...parts, issueToken, generation, trace, hold: holdNow };
       const effect = performEffect(place, key, pending);
       resident.inFlight.set(id, effect.abort);
-      void this.#background(
-        effect.outcome.then(async (outcome) => {
-          if (this.#state !== "owned" || effect.isAborted()) return;
-          resident.inFlight.delete(id);
-          await this.request(key, (current, sink) => {
-            if (current !== undefined) resolveCommand(current, sink, id, outcome);
-          });
-        }),
-      );
+      this.#effects.add(effect);
+      const answering = effect.outcome.then(async (outcome) => {
+        if (this.#state !== "owned" || effect.isAborted()) return;
+        resident.inFlight.delete(id);
+        await this.request(key, (current, sink) => {
+          if (current !== undefined) resolveCommand(current, sink, id, outcome);
+        });
+      });
+      void this.#background(answering.finally(() => this.#effectOver(effect)));
     });
     this.#commits.demand();
   }

@@ -110,6 +110,8 @@ class Move {
       this.#report("following");
       if (this.#changes <= changesFew) break;
     }
+    // All before the first is sealed: behind a seal hosts wait for the new layout, and not for long.
+    await Promise.allSettled(indexes.map((index) => this.#options.pause(index))); // or it is a race
     const ends = await Promise.all(indexes.map((index) => this.#seal(index)));
     this.#report("sealed");
     await Promise.all(sources.map((source) => this.#follow(source)));
@@ -191,7 +193,6 @@ class Move {
 
   /** The seal is the last entry: its place. */
   async #seal(index: number): Promise<number> {
-    await this.#options.pause(index).catch(() => undefined); // then it is a race
     for (;;) {
       const { hostId } = this.#options;
       const log = new Log({

@@ -20,7 +20,7 @@ export interface SeatsParts {
 
 /** A partition that stopped on a fault of ours is opened again after this. */
 const reopenDelayMs = 250;
-/** How long requests that are being executed may hold up a hand-over. */
+/** How long effects under way may hold up a hand-over, and then requests that are being executed. */
 const closeMsMax = 5000;
 /** Somebody may put a damaged object back, or the store may have been wrong. */
 const damagedDelayMs = 5000;
@@ -33,6 +33,9 @@ interface Seat {
   trouble?: SporeError;
   /** Requests that are being executed. */
   busy: number;
+  /** It is being let go … */
+  closing?: Promise<void>;
+  /** … and takes in no more requests. */
   isClosing: boolean;
   whenIdle: () => void;
 }
@@ -105,23 +108,42 @@ export class Seats {
   }
 
   /**
-   * Lets a partition go in order: takes in no more requests, ends waits, lets what is going on
-   * end, and commits. What still goes on after a while fails.
+   * Lets a partition go in order: lets effects under way end (a repeated one is seen outside) while
+   * requests are served as ever; then takes in no more of them, ends waits, lets what is going on
+   * end, and commits. What still goes on after a while fails, or is done again by the next owner.
    */
   async close(index: number): Promise<void> {
     const seat = this.#seats.get(index);
     if (seat === undefined) return;
+    seat.closing ??= this.#close(seat);
+    await seat.closing;
+  }
+
+  async #close(seat: Seat): Promise<void> {
+    const { partition } = seat;
+    await this.#within(closeMsMax, partition.settleEffects());
     seat.isClosing = true;
-    seat.partition.interrupt();
+    partition.interrupt();
     if (seat.busy > 0) {
       const idle = Promise.withResolvers<void>();
       seat.whenIdle = idle.resolve;
-      const cancel = this.#parts.clock.after(closeMsMax, idle.resolve);
-      await idle.promise;
-      cancel();
+      await this.#within(closeMsMax, idle.promise);
     }
-    await seat.partition.stop();
-    this.forget(index, seat.partition);
+    await partition.stop();
+    this.forget(partition.index, partition);
+  }
+
+  /** Before a stop, in all that are here: whoever opens them next repeats nothing. */
+  async settleEffects(timeoutMs: number): Promise<void> {
+    const settling = [...this.#seats.values()].map(({ partition }) => partition.settleEffects());
+    await this.#within(Math.min(timeoutMs, closeMsMax), Promise.all(settling));
+  }
+
+  async #within(timeoutMs: number, work: Promise<unknown>): Promise<void> {
+    const over = Promise.withResolvers<void>();
+    const cancel = this.#parts.clock.after(timeoutMs, over.resolve);
+    await Promise.race([work, over.promise]);
+    cancel();
   }
 
   /** The partition isn't here any more. */
@@ -144,7 +166,7 @@ export class Seats {
       await this.#open(seat);
     } catch (error) {
       // Let go while it was opened: whoever did that knows.
-      if (this.#isStopped || seat.isClosing || this.#seats.get(index) !== seat) return;
+      if (this.#isStopped || seat.closing !== undefined || this.#seats.get(index) !== seat) return;
       if (error instanceof SporeError && error.kind === "moved") {
         this.#moved(index, error);
         return;

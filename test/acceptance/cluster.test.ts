@@ -1,5 +1,5 @@
 /** Several server processes on one folder: who joins, leaves, dies or stands still. */
-import { afterAll, expect, it, vi } from "vitest";
+import { afterAll, expect, it, onTestFinished, vi } from "vitest";
 import { type Client, createClient } from "../../client/index.ts";
 import {
   ask,
@@ -7,11 +7,12 @@ import {
   putAway,
   type ServerProcess,
   spore,
+  startOutside,
   startProject,
   startServer,
   until,
 } from "./kit.ts";
-import { account, approval, collector, echo, Ledger, nap, waiter } from "./project.ts";
+import { account, approval, collector, echo, Ledger, nap, retried, waiter } from "./project.ts";
 
 vi.setConfig({ testTimeout: 180_000 });
 
@@ -209,6 +210,37 @@ it("a server that is stopped hands over, and no request through the others is lo
   expect(failed).toEqual([]);
   expect(done).toBeGreaterThan(4);
   expect((await hostsSeenBy(second)).length).toBe(2);
+});
+
+it("whoever hands over in order lets fetches under way end: none is done again", async () => {
+  const outside = await startOutside();
+  onTestFinished(() => outside.close());
+  outside.delayMs = 2500;
+  const first = await startProject({ folder: await folderOfTest() });
+  const { folder, port } = first;
+  /** Six fetches are under way when it happens. */
+  const during = async (name: string, server: ServerProcess, happens: () => Promise<unknown>) => {
+    const paths = Array.from({ length: 6 }, (_, n) => `/${name}${n}`);
+    for (const path of paths) {
+      await server.client.start(retried.with(outside.url + path), { id: path.slice(1) });
+    }
+    await until("all are called", async () => paths.every((path) => outside.calls.has(path)));
+    await happens();
+    return paths;
+  };
+  const join = (): Promise<ServerProcess> => startServer({ folder });
+  let second = first;
+  const paths = await during("joined", first, async () => {
+    second = await join();
+    await until("the partitions are shared", () => areShared([first, second]));
+  });
+  paths.push(...(await during("stopped", first, () => second.stop())));
+  paths.push(...(await during("split", first, () => first.client.setPartitions(8))));
+  paths.push(...(await during("alone", first, () => first.stop())));
+  const last = await startServer({ folder, port });
+  for (const path of paths) expect(await last.client.getOutput(path.slice(1))).toBe(path);
+  const calls = paths.map((path) => `${path} ${outside.calls.get(path)}`);
+  expect(calls).toEqual(paths.map((path) => `${path} 1`));
 });
 
 it("a killed server is replaced within three seconds, and nothing that was acknowledged is lost", async () => {

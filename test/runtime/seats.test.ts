@@ -15,13 +15,16 @@ function seatsOf(...openings: (() => Promise<void>)[]) {
       const open = openings.shift() ?? (() => Promise.resolve());
       const stop = (): Promise<void> => Promise.resolve();
       // As much of a partition as seats ask for here.
-      return { index, open, stop, interrupt: () => undefined } as unknown as Partition;
+      const settleEffects = (): Promise<void> => Promise.resolve();
+      const interrupt = (): void => undefined;
+      return { index, open, stop, settleEffects, interrupt } as unknown as Partition;
     },
     clock: {
       nowMs: () => 0,
       after: (ms, run) => {
-        timers.push({ ms, run });
-        return () => undefined;
+        const timer = { ms, run };
+        timers.push(timer);
+        return () => void timers.splice(timers.indexOf(timer), 1);
       },
     },
     observer: {
