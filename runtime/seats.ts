@@ -168,7 +168,7 @@ export class Seats {
       // Let go while it was opened: whoever did that knows.
       if (this.#isStopped || seat.closing !== undefined || this.#seats.get(index) !== seat) return;
       if (error instanceof SporeError && error.kind === "moved") {
-        this.#moved(index, error);
+        this.#moved(index, error, "info"); // it never was here: nothing is lost
         return;
       }
       const message = error instanceof Error ? error.message : String(error);
@@ -212,12 +212,13 @@ export class Seats {
   lost(partition: Partition, error: SporeError): void {
     const { index } = partition;
     if (this.#isStopped || this.#seats.get(index)?.partition !== partition) return;
-    if (error.kind === "moved") this.#moved(index, error);
+    const isLeaving = this.#seats.get(index)?.closing !== undefined;
+    if (error.kind === "moved") this.#moved(index, error, isLeaving ? "info" : "warn");
     else this.#reopenAfter(reopenDelayMs, index);
   }
 
-  #moved(index: number, error: SporeError): void {
-    this.#parts.observer.log("error", error.message, { code: error.code });
+  #moved(index: number, error: SporeError, level: "info" | "warn"): void {
+    this.#parts.observer.log(level, error.message, { code: error.code });
     this.#parts.onMoved(index, error);
   }
 

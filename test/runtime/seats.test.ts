@@ -9,6 +9,7 @@ function seatsOf(...openings: (() => Promise<void>)[]) {
   const timers: { readonly ms: number; readonly run: () => void }[] = [];
   const moved: string[] = [];
   const errors: [string, unknown][] = [];
+  const levels: string[] = [];
   const seats = new Seats({
     partitions: 1,
     create: (index) => {
@@ -30,6 +31,7 @@ function seatsOf(...openings: (() => Promise<void>)[]) {
     observer: {
       log: (level, message, fields) => {
         if (level === "error") errors.push([message, fields["code"]]);
+        else levels.push(`${level}: ${message}`);
       },
       count: () => undefined,
       observe: () => undefined,
@@ -37,17 +39,29 @@ function seatsOf(...openings: (() => Promise<void>)[]) {
     onMoved: (index, error) => moved.push(`${index}: ${error.code}`),
     onSealed: () => undefined,
   });
-  return { seats, timers, moved, errors };
+  return { seats, timers, moved, errors, levels };
 }
 
 const isMoved = new SporeError("partition-moved", "partition 0 was claimed by another host");
 
 test("a partition that another host took first is lost, and not tried again", async () => {
-  const { seats, timers, moved, errors } = seatsOf(() => Promise.reject(isMoved));
+  const { seats, timers, moved, errors, levels } = seatsOf(() => Promise.reject(isMoved));
   await seats.openAgain(0);
   expect(moved).toEqual(["0: partition-moved"]);
-  expect(errors).toEqual([[isMoved.message, "partition-moved"]]);
+  expect([errors, levels]).toEqual([[], [`info: ${isMoved.message}`]]);
   expect(timers).toEqual([]);
+});
+
+test("a partition that is taken from this host is worth a warning, unless it was leaving", async () => {
+  const { seats, moved, errors, levels } = seatsOf();
+  await seats.open(0);
+  seats.lost(seats.partition(0), isMoved);
+  const closing = seats.close(0);
+  seats.lost(seats.partition(0), isMoved);
+  await closing;
+  expect(moved).toEqual(["0: partition-moved", "0: partition-moved"]);
+  expect(levels).toEqual([`warn: ${isMoved.message}`, `info: ${isMoved.message}`]);
+  expect(errors).toEqual([]);
 });
 
 test("a fault of ours is tried again until it opens", async () => {
