@@ -120,7 +120,12 @@ async function startSpore(client: Client, port: number, storage: string): Promis
   let printed = "";
   child.stdout.on("data", (chunk: Buffer) => (printed += chunk));
   child.stderr.on("data", (chunk: Buffer) => (printed += chunk));
-  const exited = once(child, "exit").then(() => processes.delete(child));
+  const exited = once(child, "exit").then(() => {
+    processes.delete(child);
+    // The bundler that a killed server leaves behind may hold these open, and us with them.
+    child.stdout.destroy();
+    child.stderr.destroy();
+  });
   await until("the server answers", async () => {
     if (child.exitCode !== null) throw new Error(`the server stopped:\n${printed}`);
     if (!printed.includes("is ready")) return false;
