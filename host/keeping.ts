@@ -14,7 +14,7 @@ import {
 } from "../runtime/index.ts";
 import type { Observer, Store } from "../runtime/ports.ts";
 import { clock, digest, random } from "./node.ts";
-import { openStore } from "./store/open.ts";
+import { openStore, openToRead } from "./store/open.ts";
 
 const silent: Observer = {
   log: () => undefined,
@@ -28,13 +28,14 @@ function portsOn(store: Store): CollectorPorts {
 }
 
 /** Throws corrupt-log if there is no namespace, or damage is in the way of judging. */
-export function collectStorage(
+export async function collectStorage(
   storage: string,
   options: { readonly isDryRun: boolean },
 ): Promise<GarbageReport> {
-  return withStore(storage, async (store) => {
+  await withStore(openToRead(storage), layoutsOf); // where there is nothing, nothing is made
+  return withStore(openStore(storage), async (store) => {
     const ports = portsOn(store);
-    const layouts = await findNamespace({ ...ports, prefix: "" });
+    const layouts = await layoutsOf(store);
     return collect(ports, { prefix: "", layouts, ...options });
   });
 }
@@ -44,9 +45,9 @@ export function checkStorage(
   storage: string,
   onProgress: (what: string) => void,
 ): Promise<CheckReport> {
-  return withStore(storage, async (store) => {
+  return withStore(openToRead(storage), async (store) => {
     const ports = portsOn(store);
-    const layouts = await findNamespace({ ...ports, prefix: "" });
+    const layouts = await layoutsOf(store);
     return check(ports, { prefix: "", layouts, onProgress });
   });
 }
@@ -57,13 +58,23 @@ export function copyStorage(
   to: string,
   onProgress: (copied: { objects: number; bytes: number }) => void,
 ): Promise<CopyReport> {
-  return withStore(from, (source) =>
-    withStore(to, (target) => copyNamespace(portsOn(source), { source, target, onProgress })),
-  );
+  return withStore(openToRead(from), async (source) => {
+    await layoutsOf(source); // where there is nothing to copy, no target is made
+    const copyTo = (target: Store): Promise<CopyReport> =>
+      copyNamespace(portsOn(source), { source, target, onProgress });
+    return withStore(openStore(to), copyTo);
+  });
 }
 
-async function withStore<T>(storage: string, work: (store: Store) => Promise<T>): Promise<T> {
-  const store = await openStore(storage);
+function layoutsOf(store: Store): ReturnType<typeof findNamespace> {
+  return findNamespace({ ...portsOn(store), prefix: "" });
+}
+
+async function withStore<T>(
+  opening: Promise<Store>,
+  work: (store: Store) => Promise<T>,
+): Promise<T> {
+  const store = await opening;
   try {
     return await work(store);
   } finally {

@@ -57,7 +57,7 @@ export class FileStore implements Store {
   readonly #token = `${process.pid}-${Math.random().toString(36).slice(2, 10)}`;
   #counter = 0;
 
-  /** Use `open`, which also prepares the folder. */
+  /** For reading only. Whoever writes uses `open`, which also prepares the folder. */
   constructor(root: string) {
     this.#root = path.resolve(root);
     this.#temporary = path.join(this.#root, temporaryFolder);

@@ -27,6 +27,12 @@ export async function openStore(uri: string): Promise<Store> {
   }
 }
 
+/** As `openStore`, for whoever only reads: a folder is neither made nor prepared. */
+export async function openToRead(uri: string): Promise<Store> {
+  const parsed = parseStorageUri(uri);
+  return parsed.kind === "file" ? new FileStore(parsed.folder) : openStore(uri);
+}
+
 /** Opens what the URI names as it is: for whoever examines a store before it is trusted. */
 export async function connectStore(uri: string): Promise<Store> {
   const parsed = parseStorageUri(uri);

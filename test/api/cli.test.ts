@@ -1,4 +1,4 @@
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, describe, expect, it } from "vitest";
@@ -190,6 +190,27 @@ describe("verbs", () => {
     expect([name, dependencies]).toEqual(["shop", { sporeflow: `file:${process.cwd()}` }]);
     expect(readFileSync(join(folder, "index.ts"), "utf8")).toContain('workflow("order"');
     expect((await spore("init", folder)).code).toBe(2);
+  });
+
+  it("what only reads a storage makes none where there is none", async () => {
+    const { spore } = createShell();
+    const folder = temporaryFolder();
+    const there = join(folder, "there");
+    mkdirSync(there);
+    for (const name of ["missing", "there"]) {
+      const uri = `file:${join(folder, name)}`;
+      const copy = `file:${join(folder, "copy")}`;
+      const commands = [["verify"], ["gc"], ["gc", "--dry-run"], ["export", copy]];
+      for (const command of commands) {
+        const { code, err } = await spore(...command, "--storage", uri);
+        expect([command, code]).toEqual([command, 5]);
+        expect(err).toContain("the storage is empty");
+      }
+      const { code } = await spore("import", uri, "--storage", copy);
+      expect(code).toBe(5);
+    }
+    expect(readdirSync(folder)).toEqual(["there"]);
+    expect(readdirSync(there)).toEqual([]);
   });
 
   it("doctor finds a sound storage sound", async () => {
