@@ -17,7 +17,7 @@ import { type EntityKey, nameOf, tenantOf, toHex } from "./ids.ts";
 import { checkImage } from "./image.ts";
 import type { CheckReport, Damage } from "./index.ts";
 import type { Layouts } from "./layout.ts";
-import type { Ports } from "./ports.ts";
+import type { Ports, Store } from "./ports.ts";
 import { hashOfName, isObjectName, objectKey, refsIn, storedIn } from "./refs.ts";
 import { Replica } from "./replica.ts";
 import { Retrier } from "./retry.ts";
@@ -44,6 +44,61 @@ const attemptsMax = 5;
 /** Throws corrupt-log only if there is no namespace to look at. */
 export async function check(ports: CheckPorts, options: CheckOptions): Promise<CheckReport> {
   return new Check(ports, options).run();
+}
+
+export interface LogReport {
+  readonly entries: number;
+  readonly damages: readonly Damage[];
+  /** What is wrong if there are entries that the replica doesn't know of: the search missed them. */
+  readonly hidden: string | undefined;
+}
+
+/** Reads every entry that is there, also those that only the search for the end needs. */
+export async function readEntries(
+  ports: CheckPorts,
+  replica: Replica,
+  place: string,
+): Promise<LogReport> {
+  const { store, digest, clock, observer } = ports;
+  const { partition, seq: lastSeq } = replica;
+  const retrier = new Retrier(clock, observer);
+  const last = `${place}/log/${seqText(lastSeq)}`;
+  const damages: Damage[] = [];
+  let entries = 0;
+  let isLater = false;
+  for await (const { key } of listed(store, retrier, `${place}/log/`)) {
+    const bytes = await retrier.run("check get", () => store.get(key));
+    if (bytes === undefined) continue; // freed meanwhile
+    const seq = Number.parseInt(key.slice(key.lastIndexOf("/") + 1), 16);
+    entries += 1;
+    try {
+      decodeEntry(bytes, { key, partition, seq }, digest);
+    } catch (error) {
+      if (!(error instanceof SporeError) || error.kind !== "corrupt") throw error;
+      damages.push({ key, what: error.message });
+    }
+    if (key > last) isLater = true;
+  }
+  // Beyond the end that the search finds: either appended meanwhile, or the search is misled.
+  const isHidden =
+    isLater && (await Replica.open({ ...ports, prefix: place, partition })).seq === lastSeq;
+  const hidden = `there are entries behind ${last}, which the search for the end misses`;
+  return { entries, damages, hidden: isHidden ? hidden : undefined };
+}
+
+/** All objects below a prefix. */
+export async function* listed(
+  store: Store,
+  retrier: Retrier,
+  prefix: string,
+): AsyncGenerator<{ readonly key: string; readonly size: number }> {
+  for (let after: string | undefined; ; ) {
+    const options = after === undefined ? {} : { after };
+    const page = await retrier.run("list", () => store.list(prefix, options));
+    yield* page.keys;
+    after = page.keys.at(-1)?.key;
+    if (!page.isTruncated || after === undefined) return;
+  }
 }
 
 class Check {
@@ -141,29 +196,11 @@ class Check {
     }
   }
 
-  /** Every entry that is there, also those that only the search for the end needs. */
   async #checkEntries(replica: Replica, place: string): Promise<void> {
-    const { digest } = this.#ports;
-    const last = `${place}/log/${seqText(replica.seq)}`;
-    let isLater = false;
-    for await (const { key } of this.#listed(`${place}/log/`)) {
-      const bytes = await this.#retrier.run("check get", () => this.#ports.store.get(key));
-      if (bytes === undefined) continue; // freed meanwhile
-      const seq = Number.parseInt(key.slice(key.lastIndexOf("/") + 1), 16);
-      this.#counts.entries += 1;
-      await this.#guarded(
-        key,
-        async () => void decodeEntry(bytes, { key, partition: replica.partition, seq }, digest),
-        undefined,
-      );
-      if (key > last) isLater = true;
-    }
-    if (!isLater) return;
-    // Beyond the end that the search finds: either appended meanwhile, or the search is misled.
-    const now = await Replica.open({ ...this.#ports, prefix: place, partition: replica.partition });
-    if (now.seq === replica.seq) {
-      this.#found(place, `there are entries behind ${last}, which the search for the end misses`);
-    }
+    const { entries, damages, hidden } = await readEntries(this.#ports, replica, place);
+    this.#counts.entries += entries;
+    for (const { key, what } of damages) this.#found(key, what);
+    if (hidden !== undefined) this.#found(place, hidden);
   }
 
   /** Whether all rows can be read. */
@@ -298,7 +335,7 @@ class Check {
     const { prefix } = this.#options;
     this.#options.onProgress?.("components");
     const components = new Components(this.#ports.store, prefix, this.#retrier);
-    for await (const { key } of this.#listed(`${prefix}components/`)) {
+    for await (const { key } of listed(this.#ports.store, this.#retrier, `${prefix}components/`)) {
       const name = componentNameOf(key.slice(`${prefix}components/`.length));
       if (name === undefined) continue;
       const bytes = await this.#retrier.run("check get", () => this.#ports.store.get(key));
@@ -338,18 +375,6 @@ class Check {
   #endsWithHash(bytes: Uint8Array): boolean {
     const at = Math.max(0, bytes.length - 32);
     return isSameBytes(bytes.subarray(at), this.#ports.digest.sha256(bytes.subarray(0, at)));
-  }
-
-  async *#listed(prefix: string): AsyncGenerator<{ readonly key: string }> {
-    for (let after: string | undefined; ; ) {
-      const options = after === undefined ? {} : { after };
-      const page = await this.#retrier.run("check list", () =>
-        this.#ports.store.list(prefix, options),
-      );
-      yield* page.keys;
-      after = page.keys.at(-1)?.key;
-      if (!page.isTruncated || after === undefined) return;
-    }
   }
 }
 

@@ -10,14 +10,16 @@
  *    begins on it (namespace.ts), and only a copy may go on with it. Before the mark goes, all of
  *    the target is read and checked (check.ts).
  * D4 An owner that merges segments away under the copy makes it begin anew, with a later cut.
+ * D5 The log is read whole, too: what is damaged besides what the cut needs is told, and entries
+ *    that the search for its end misses would be missing in the copy, so there is none then.
  */
-import { check } from "./check.ts";
+import { check, listed, readEntries } from "./check.ts";
 import { align } from "./cut.ts";
 import { Entries } from "./entries.ts";
 import { encodeEntry, hashBytes, nonceBytes } from "./entry.ts";
 import { SporeError } from "./errors.ts";
 import { encodeRow } from "./format.ts";
-import type { CheckReport, CopyReport } from "./index.ts";
+import type { CheckReport, CopyReport, Damage } from "./index.ts";
 import type { Layout } from "./layout.ts";
 import { findNamespace, incompleteKey, openCopy } from "./namespace.ts";
 import type { Ports, Store } from "./ports.ts";
@@ -60,6 +62,7 @@ class Copy {
   #objects = 0;
   #bytes = 0;
   #kept = 0;
+  #damages: Damage[] = [];
 
   constructor(ports: CopyPorts, options: CopyOptions) {
     this.#ports = ports;
@@ -71,12 +74,12 @@ class Copy {
     const { source, target } = this.#options;
     const layouts = await findNamespace({ ...this.#ports, store: source, prefix: "" });
     await openCopy(target, { atMs: this.#ports.clock.nowMs() });
-    for await (const { key, size } of this.#listed(target)) this.#there.set(key, size);
+    for await (const { key, size } of listed(target, this.#retrier, "")) this.#there.set(key, size);
     const layout = await layouts.current();
     const payloads = await this.#tables(layout);
     const keys: Listed[] = [];
-    for await (const listed of this.#listed(source)) {
-      if (!notCopied.test(listed.key)) keys.push(listed);
+    for await (const found of listed(source, this.#retrier, "")) {
+      if (!notCopied.test(found.key)) keys.push(found);
     }
     await this.#copyAll(keys);
     if ((await layouts.current()).number !== layout.number) {
@@ -98,7 +101,8 @@ class Copy {
     const { runs, actors, rows } = report;
     const { partitions } = layout;
     const [objects, bytes, alreadyThere] = [this.#objects, this.#bytes, this.#kept];
-    return { objects, bytes, alreadyThere, partitions, runs, actors, rows };
+    const damages = this.#damages;
+    return { objects, bytes, alreadyThere, damages, partitions, runs, actors, rows };
   }
 
   /** D1: the checkpoints of one moment, whose segments are in the target. */
@@ -118,6 +122,7 @@ class Copy {
         for (const { segments } of replicas) {
           await this.#copyAll(segments.map(({ key, bytes }) => ({ key, size: bytes })));
         }
+        await this.#lookBesides(replicas, layout);
         return payloads;
       } catch (error) {
         const isDamage = error instanceof SporeError && error.kind === "corrupt";
@@ -127,12 +132,28 @@ class Copy {
     }
   }
 
-  async #copyAll(listed: readonly Listed[]): Promise<void> {
-    const small = listed.filter(({ size }) => size <= largeBytes);
+  /** D5. Throws corrupt-log if there are entries that the cut should have had. */
+  async #lookBesides(replicas: readonly Replica[], layout: Layout): Promise<void> {
+    this.#damages = [];
+    for (const replica of replicas) {
+      const place = `${layout.folder}/${replica.partition}`;
+      const ports = { ...this.#ports, store: this.#options.source };
+      const { damages, hidden } = await readEntries(ports, replica, place);
+      if (hidden !== undefined) {
+        throw new SporeError("corrupt-log", `${place}: ${hidden}`, {
+          hint: "The copy would lack them. Restore the object that is missing between them.",
+        });
+      }
+      this.#damages.push(...damages);
+    }
+  }
+
+  async #copyAll(all: readonly Listed[]): Promise<void> {
+    const small = all.filter(({ size }) => size <= largeBytes);
     for (let at = 0; at < small.length; at += parallelMax) {
       await Promise.all(small.slice(at, at + parallelMax).map((each) => this.#copy(each)));
     }
-    for (const each of listed) if (each.size > largeBytes) await this.#copy(each);
+    for (const each of all) if (each.size > largeBytes) await this.#copy(each);
   }
 
   async #copy({ key, size }: Listed): Promise<void> {
@@ -203,15 +224,5 @@ class Copy {
     const ports = { ...this.#ports, store: this.#options.target };
     const layouts = await findNamespace({ ...ports, prefix: "" }, { isCopy: true });
     return check(ports, { prefix: "", layouts });
-  }
-
-  async *#listed(store: Store): AsyncGenerator<Listed> {
-    for (let after: string | undefined; ; ) {
-      const options = after === undefined ? {} : { after };
-      const page = await this.#retrier.run("copy list", () => store.list("", options));
-      yield* page.keys;
-      after = page.keys.at(-1)?.key;
-      if (!page.isTruncated || after === undefined) return;
-    }
   }
 }

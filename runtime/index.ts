@@ -580,6 +580,8 @@ export interface CopyReport {
   readonly bytes: number;
   /** Objects that an earlier attempt had copied. */
   readonly alreadyThere: number;
+  /** What is damaged in the source's logs; the copy is whole without it. */
+  readonly damages: readonly Damage[];
   readonly partitions: number;
   readonly runs: number;
   readonly actors: number;

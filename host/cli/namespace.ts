@@ -59,6 +59,8 @@ export function addNamespaceVerbs(verb: Verb, ports: CliPorts): void {
       print.result({ ...report }, () => [
         `${pc.green("✓")} copied ${report.objects} objects, ${report.bytes} bytes; checked: ` +
           `${report.runs} runs, ${report.actors} actors, ${report.rows} rows`,
+        ...report.damages.map(({ key, what }) => `${pc.yellow("!")} ${key}: ${what}`),
+        ...(report.damages.length > 0 ? [notNeeded] : []),
       ]);
     });
   copyVerb("export", "copy a whole namespace into another, empty storage").action(copying(true));
@@ -113,6 +115,8 @@ function garbageLines(report: GarbageReport): readonly string[] {
   const later = report.condemned === 0 ? [] : [`  ${report.condemned} components to go next time`];
   return [`${verbText}:`, ...lines, ...later];
 }
+
+const notNeeded = "The copy is whole without these: checkpoints stand for them.";
 
 const defaultStorage = "file:./data";
 

@@ -2,7 +2,7 @@
  * A storage over its life, with real processes: large values, retention, collections beside a
  * server, damage, and a copy that is made while the server works and then served.
  */
-import { readdir, readFile, writeFile } from "node:fs/promises";
+import { readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { afterAll, expect, it } from "vitest";
 import { folderOfTest, putAway, spore, startProject, startServer, until } from "./kit.ts";
@@ -111,6 +111,34 @@ it("a copy that is made while a server works is checked, and served like the ori
 
   const verified = await spore(["verify", "--storage", `file:${target}/copy`]);
   expect([verified.code, verified.err]).toEqual([0, ""]);
+
+  // A damaged entry that a checkpoint stands for is told; one that the copy would lack ends it.
+  const [partition = ""] = await readdir(join(target, "copy/p"));
+  const log = join(target, "copy/p", partition, "log");
+  const [first = ""] = (await readdir(log)).toSorted();
+  const whole = await readFile(join(log, first));
+  await writeFile(join(log, first), whole.subarray(0, 50));
+  const warned = await spore([
+    "export",
+    `file:${target}/second`,
+    "--storage",
+    `file:${target}/copy`,
+  ]);
+  expect(warned.code).toBe(0);
+  expect(warned.out).toContain(`p/${partition}/log/${first}: `);
+  expect(warned.out).toContain("The copy is whole without these");
+  await writeFile(join(log, first), whole);
+  const later = join(log, (10 ** 9).toString(16).padStart(first.length, "0"));
+  await writeFile(later, whole);
+  const refused = await spore([
+    "export",
+    `file:${target}/third`,
+    "--storage",
+    `file:${target}/copy`,
+  ]);
+  expect(refused.code).toBe(5);
+  expect(refused.err).toContain("which the search for the end misses");
+  await rm(later);
   const folder = join(target, "copy/components");
   const [component = ""] = await readdir(folder);
   const bytes = await readFile(join(folder, component));
