@@ -21,7 +21,11 @@ import { isLoopback, isLoopbackHost } from "./loopback.ts";
 import { createMetrics, type Metrics } from "./metrics.ts";
 import { createOutbound, type OutboundOptions } from "./outbound.ts";
 import { createPeers, peerAnswers } from "./peers.ts";
-import { createThreadSandbox, type ThreadSandboxOptions } from "./sandbox/threads.ts";
+import {
+  createThreadSandbox,
+  type ThreadSandbox,
+  type ThreadSandboxOptions,
+} from "./sandbox/threads.ts";
 import { observedStore } from "./store/observed.ts";
 import { openStore } from "./store/open.ts";
 import { redactStorageUri } from "./store/uri.ts";
@@ -83,7 +87,7 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
   await using opened = new AsyncDisposableStack();
   const store = observedStore(await openStore(options.storage), observer);
   opened.defer(() => store.close());
-  const sandbox = await createThreadSandbox(options.sandbox);
+  const sandbox = await createThreadSandbox(options.sandbox, observer);
   opened.defer(() => sandbox.close());
   const tracing = await openTracing(process.env);
   opened.defer(async () => tracing?.close());
@@ -120,7 +124,7 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
     // What lies in this process' memory can't be shared.
     address: options.storage.startsWith("memory:") ? undefined : advertised,
   });
-  addGauges(metrics, host);
+  addGauges(metrics, host, sandbox);
   const maps = createComponentMaps(ports, { prefix: options.engine?.prefix });
   const app = createApi({
     host,
@@ -241,7 +245,7 @@ function observerOf(metrics: Metrics, log: Observer["log"]): Observer {
 
 const partitionStates = ["claiming", "owned", "moved", "stopped"] as const;
 
-function addGauges(metrics: Metrics, host: Host): void {
+function addGauges(metrics: Metrics, host: Host, sandbox: ThreadSandbox): void {
   for (const state of partitionStates) {
     const count = (): number =>
       host.status().partitions.filter((partition) => partition.state === state).length;
@@ -254,6 +258,8 @@ function addGauges(metrics: Metrics, host: Host): void {
   metrics.gauge("process_uptime_seconds", () => process.uptime());
   metrics.gauge("host_ready", () => (host.isReady ? 1 : 0));
   metrics.gauge("resident_entities", () => sum(({ residentEntities }) => residentEntities));
+  metrics.gauge("resident_memories", () => sandbox.residentMachines);
+  metrics.gauge("resident_memory_bytes", () => sandbox.residentBytes);
   metrics.gauge("memtable_bytes", () => sum(({ memtableBytes }) => memtableBytes));
   metrics.gauge("log_lag_entries", () => sum(({ logLag }) => logLag.entries));
   metrics.gauge("log_lag_bytes", () => sum(({ logLag }) => logLag.bytes));

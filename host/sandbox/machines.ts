@@ -219,6 +219,11 @@ export class Machines {
     if (resident?.memory.kind === "live") this.#giveBack(resident.memory.instance);
   }
 
+  /** Of all memories that are kept. */
+  get residentBytes(): number {
+    return this.#residentBytes;
+  }
+
   /** Machines forgotten for want of room since the last call. */
   takeEvicted(): string[] {
     const evicted = this.#evicted;

@@ -79,6 +79,8 @@ export interface ReplyBatch {
   readonly buffer: ArrayBuffer;
   readonly replies: readonly Reply[];
   readonly evicted: readonly string[];
+  /** Of the memories that the thread keeps now. */
+  readonly residentBytes: number;
 }
 
 /** Collects the byte arrays of a batch. */

@@ -22,6 +22,7 @@ import type {
   ActivateRequest,
   ActivateResult,
   ComponentSource,
+  Observer,
   PreparedComponent,
   Sandbox,
 } from "../../runtime/ports.ts";
@@ -91,19 +92,29 @@ const deathsMax = 5;
 const stackMebibytes = 16;
 
 /** Starts the threads. The engine is compiled once per process (1.5 s the first time ever). */
-export async function createThreadSandbox(options: ThreadSandboxOptions = {}): Promise<Sandbox> {
+export async function createThreadSandbox(
+  options: ThreadSandboxOptions = {},
+  observer?: Pick<Observer, "count">,
+): Promise<ThreadSandbox> {
   const settings = { ...threadSandboxDefaults, ...options };
   // `terminate` can't stop a loop of large memory fills in code that V8 tiers up lazily.
   setFlagsFromString("--no-wasm-dynamic-tiering");
   const parts = await loadEngineParts(nodeCodec.digest);
   const engine = await compileEngine(parts, settings.memoryPagesMax);
-  return new ThreadSandbox({ parts, engine, settings });
+  return new Threads({ parts, engine, settings, observer });
+}
+
+/** Also says what its threads keep in memory. */
+export interface ThreadSandbox extends Sandbox {
+  readonly residentMachines: number;
+  readonly residentBytes: number;
 }
 
 interface ThreadSandboxParts {
   readonly parts: EngineParts;
   readonly engine: Engine;
   readonly settings: Settings;
+  readonly observer: Pick<Observer, "count"> | undefined;
 }
 
 interface KnownComponent {
@@ -112,7 +123,7 @@ interface KnownComponent {
   manifest: Manifest | undefined;
 }
 
-class ThreadSandbox implements Sandbox {
+class Threads implements ThreadSandbox {
   readonly runsAhead = true;
   readonly #parts: ThreadSandboxParts;
   readonly #threads: Thread[] = [];
@@ -131,9 +142,18 @@ class ThreadSandbox implements Sandbox {
         activationMsMax: settings.activationMsMax,
         storedOf: (component) => this.#components.get(component)?.stored,
         onGone: (machine) => this.#forget(machine, thread),
+        onEvicted: (count) => parts.observer?.count("spore_memories_evicted_total", count),
       });
       this.#threads.push(thread);
     }
+  }
+
+  get residentMachines(): number {
+    return this.#threads.reduce((sum, thread) => sum + thread.residentMachines, 0);
+  }
+
+  get residentBytes(): number {
+    return this.#threads.reduce((sum, thread) => sum + thread.residentBytes, 0);
   }
 
   async prepare(source: ComponentSource): Promise<PreparedComponent> {
@@ -279,6 +299,8 @@ interface ThreadPorts {
   storedOf(component: string): Uint8Array | undefined;
   /** The machine isn't resident in this thread any more. */
   onGone(machine: string): void;
+  /** Memories were dropped because there was no room for them. */
+  onEvicted(count: number): void;
 }
 
 /** One worker thread and its successors. */
@@ -290,6 +312,7 @@ class Thread {
   readonly #machines = new Map<string, number>();
   readonly #knownComponents = new Set<string>();
   readonly #resident = new Set<string>();
+  #residentBytes = 0;
   #outbox: Outgoing[] = [];
   #worker: Worker | undefined;
   #control: Int32Array = new Int32Array(2);
@@ -303,6 +326,14 @@ class Thread {
   constructor(ports: ThreadPorts) {
     this.#ports = ports;
     this.#start();
+  }
+
+  get residentMachines(): number {
+    return this.#resident.size;
+  }
+
+  get residentBytes(): number {
+    return this.#residentBytes;
   }
 
   /** Unanswered jobs. */
@@ -402,6 +433,8 @@ class Thread {
     this.#deaths = 0;
     for (const reply of batch.replies) this.#answer(reply, batch.buffer);
     for (const machine of batch.evicted) this.#lose(machine);
+    this.#residentBytes = batch.residentBytes;
+    if (batch.evicted.length > 0) this.#ports.onEvicted(batch.evicted.length);
     if (this.#tasks.size === 0) this.#endWatch();
   }
 
@@ -544,6 +577,7 @@ class Thread {
   /** A new thread takes over what is unanswered; resident memories are gone. */
   #succeed(): void {
     for (const machine of [...this.#resident]) this.#lose(machine);
+    this.#residentBytes = 0;
     this.#knownComponents.clear();
     this.#outbox = [...this.#tasks.values()];
     this.#worker = undefined;

@@ -93,10 +93,14 @@ function threw(id: number, error: unknown): Reply {
   return { kind: "threw", id, code: "internal", message: `sandbox thread: ${String(error)}` };
 }
 
+let sentBytes = 0;
+
 function send(): void {
   const evicted = machines.takeEvicted();
-  if (replies.length === 0 && evicted.length === 0) return;
-  const batch: ReplyBatch = { buffer: packer.finish(), replies, evicted };
+  const { residentBytes } = machines;
+  if (replies.length === 0 && evicted.length === 0 && residentBytes === sentBytes) return;
+  const batch: ReplyBatch = { buffer: packer.finish(), replies, evicted, residentBytes };
   replies = [];
+  sentBytes = residentBytes;
   port?.postMessage(batch, [batch.buffer]);
 }

@@ -104,6 +104,8 @@ describe("a server with the real engine", () => {
   it("shows Prometheus text", async () => {
     const text = await (await fetch(`${server.url}/metrics`)).text();
     expect(text).toContain("spore_host_ready 1");
+    expect(text).toMatch(/^spore_resident_memories \d+$/m);
+    expect(text).toMatch(/^spore_resident_memory_bytes \d+$/m);
     expect(text).toMatch(/spore_http_request_ms_count\{route="\/v1\/graphs".*status="201"\} 1/);
   });
 

@@ -54,6 +54,31 @@ describe("the thread sandbox", () => {
     return { sandbox, prepared, run };
   };
 
+  test("says what it keeps in memory, and counts what it had no room for", async () => {
+    let evicted = 0;
+    const count = (_name: string, value: number): void => {
+      evicted += value;
+    };
+    const limits = { liveMax: 1, residentBytesMax: 2_500_000 };
+    const sandbox = await createThreadSandbox({ threads: 1, ...limits }, { count });
+    opened.push(sandbox);
+    const { id } = await sandbox.prepare({ kind: "component", bytes: await component });
+    expect([sandbox.residentMachines, sandbox.residentBytes]).toEqual([0, 0]);
+    for (let n = 0; n < 60; n++) {
+      const request = { component: id, machine: `m${n}`, from: pristine, after: "keep" } as const;
+      const activation = act("add", 1);
+      await sandbox.activate({ ...request, activation, imageAfterMs: Number.POSITIVE_INFINITY });
+    }
+    expect(evicted).toBeGreaterThan(0);
+    expect(sandbox.residentMachines).toBe(60 - evicted);
+    expect(sandbox.residentBytes).toBeGreaterThan(0);
+    expect(sandbox.residentBytes).toBeLessThanOrEqual(limits.residentBytesMax);
+    for (let n = 0; n < 60; n++) sandbox.release(`m${n}`);
+    await vi.waitFor(() =>
+      expect([sandbox.residentMachines, sandbox.residentBytes]).toEqual([0, 0]),
+    );
+  });
+
   test("runs what was queued behind a spinning guest in the next thread", async () => {
     const { run } = await open({});
     await run("resident", pristine, act("add", 1));
