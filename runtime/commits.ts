@@ -15,7 +15,8 @@
  *   their batches.
  * - G2 A release runs when its batch is durable, and this host was the owner at some moment
  *   after the release was staged: a batch without rows asks the log for that (I2, I3).
- * - G3 Once it is closed nothing is released: every waiter gets the error instead (I2).
+ * - G3 Once it is closed nothing is released: every waiter gets the error instead (I2), also one
+ *   who comes later. What was under way may stage more: that is nobody's, and sets no alarm.
  * - G4 A checkpoint is taken from the table and appended with no batch between them.
  */
 import { decodeBatch, encodeBatch } from "./batch.ts";
@@ -76,6 +77,7 @@ export class Commits {
   #entriesSinceCheckpoint = 0;
   #checkpoint: Promise<void> | undefined;
   #isCheckpointReady = false;
+  #closedBy: SporeError | undefined;
 
   constructor(parts: CommitsParts) {
     this.#parts = parts;
@@ -114,6 +116,7 @@ export class Commits {
 
   /** Nothing is released any more; whoever waits gets the error (G3). */
   close(error: SporeError): void {
+    this.#closedBy = error;
     this.#lingerCancel?.();
     const lost = [this.#inFlight, this.#changes];
     this.#changes = new Changes(this.#changes.number + 1);
@@ -122,6 +125,10 @@ export class Commits {
 
   /** Calls `release` as G2 has it, or `fail` if the partition is lost before. */
   afterCommit(release: () => void, fail: (error: unknown) => void): void {
+    if (this.#closedBy !== undefined) {
+      fail(this.#closedBy);
+      return;
+    }
     this.#changes.releases.push(release);
     this.#changes.failures.push(fail);
     this.demand();
@@ -129,6 +136,7 @@ export class Commits {
 
   /** Somebody waits: commits as soon as what is in flight is durable. */
   demand(): void {
+    if (this.#closedBy !== undefined) return;
     this.#isDemanded = true;
     if (this.#isCommitting) return;
     this.#isCommitting = true;
@@ -137,6 +145,7 @@ export class Commits {
 
   /** Nobody waits: commits after a while, if something is staged. */
   linger(): void {
+    if (this.#closedBy !== undefined) return;
     const isNothing = this.#changes.isEmpty && this.#changes.releases.length === 0;
     if (isNothing || this.#isCommitting || this.#lingerCancel !== undefined) return;
     if (this.#changes.rowCount > lingerRowsMax) {
