@@ -178,6 +178,11 @@ export interface ActorInfo {
   readonly reminders: readonly ReminderInfo[];
   /** Component before the last upgrade: what `rollBackActor` goes back to. */
   readonly previousComponent?: string;
+  /** The last upgrade, if it failed: to which component, and why. */
+  readonly failedUpgrade?: {
+    readonly component: string;
+    readonly error: { readonly name: string; readonly message: string };
+  };
 }
 
 export interface ReminderInfo {

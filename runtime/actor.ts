@@ -433,11 +433,16 @@ function replyNested(entity: Entity, sink: Sink, callId: string, outcome: Outcom
   return true;
 }
 
+/** The history has it whole. */
+const upgradeErrorChars = 1000;
+
 /** The new state was staged by the turn; with it comes the new component, or neither does. */
 function endUpgrade(entity: Entity, sink: Sink, component: string, outcome: Outcome): void {
   const head = actorHead(entity);
   if (outcome.kind === "error") {
+    const { name, message } = outcome.error;
     head.failedUpgrade = component;
+    head.upgradeError = { name: name.slice(0, 100), message: message.slice(0, upgradeErrorChars) };
     addHostEvent(entity, sink, "actor.upgrade-failed", { component, error: outcome.error });
     return;
   }
@@ -445,6 +450,7 @@ function endUpgrade(entity: Entity, sink: Sink, component: string, outcome: Outc
   head.previousComponent = from;
   head.component = component;
   head.failedUpgrade = undefined;
+  head.upgradeError = undefined;
   addHostEvent(entity, sink, "actor.upgraded", { component, from });
 }
 
@@ -470,6 +476,7 @@ export function rollBack(entity: Entity, sink: Sink, previous: PreviousRow): voi
   const head = actorHead(entity);
   assertIdle(entity);
   head.failedUpgrade = head.component;
+  head.upgradeError = undefined;
   head.component = previous.component;
   head.previousComponent = undefined;
   setState(entity, sink, previous.state);

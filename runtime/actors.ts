@@ -585,6 +585,9 @@ function actorViewOf(actor: Entity): ActorView {
       atMs,
     })),
     ...(head.previousComponent === undefined ? {} : { previousComponent: head.previousComponent }),
+    ...(head.failedUpgrade === undefined || head.upgradeError === undefined
+      ? {}
+      : { failedUpgrade: { component: head.failedUpgrade, error: head.upgradeError } }),
   };
 }
 

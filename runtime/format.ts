@@ -271,6 +271,8 @@ export interface ActorHead extends MachineHead {
   nextReminder?: number | undefined;
   /** Component whose upgrade failed: not tried again by itself. */
   failedUpgrade?: string | undefined;
+  /** What its code said, if it wasn't a rollback. */
+  upgradeError?: { readonly name: string; readonly message: string } | undefined;
   /** Component before the last upgrade; its state is in the row `v`. */
   previousComponent?: string | undefined;
   /** Objects held for the turn that is going on. */

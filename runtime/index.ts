@@ -301,6 +301,13 @@ export interface ActorView {
   }[];
   /** Component before the last upgrade: what a rollback goes back to. */
   readonly previousComponent?: string | undefined;
+  /** The last upgrade, if it failed: to which component, and why. */
+  readonly failedUpgrade?:
+    | {
+        readonly component: string;
+        readonly error: { readonly name: string; readonly message: string };
+      }
+    | undefined;
 }
 
 export interface ListActorsRequest {

@@ -28,6 +28,12 @@ const actorView = z
     stopped: z.boolean(),
     reminders: z.array(z.object({ name: z.string(), method: z.string(), at: z.iso.datetime() })),
     previousComponent: z.string().optional(),
+    failedUpgrade: z
+      .object({
+        component: z.string(),
+        error: z.object({ name: z.string(), message: z.string() }),
+      })
+      .optional(),
   })
   .openapi("Actor");
 

@@ -9,6 +9,7 @@ import {
   type Outside,
   putAway,
   type ServerProcess,
+  spore,
   startOutside,
   startProject,
   startServer,
@@ -188,12 +189,17 @@ it("actors move to a new component by a call, by a read, in bulk and on a canary
     const events = await client.actorHistory("Profile", "eve");
     return events.some(({ type }) => type === "actor.upgrade-failed");
   });
-  expect(await client.getActor("Profile", "eve")).toMatchObject({ component: before });
+  const eve = await client.getActor("Profile", "eve");
+  expect([eve.component, eve.failedUpgrade?.component]).toEqual([before, after]);
+  expect(eve.failedUpgrade?.error.message).not.toBe("");
+  const shown = await spore(["actor", "get", "Profile", "eve", "--url", server.url]);
+  expect(shown.out).toContain(eve.failedUpgrade?.error.message);
   expect(await call("eve", "title")).toBe("v1 Eve");
   expect(await call("eve", "old")).toBe("v1 Eve");
   await call("eve", "rename", "Eve Adams");
   await client.upgradeActors({ type: "Profile", key: "eve" });
   await until("it went well now", async () => (await call("eve", "title")) === "v2 Adams, Eve");
+  expect((await client.getActor("Profile", "eve")).failedUpgrade).toBeUndefined();
 
   const back = await client.rollBackActor("Profile", "ada");
   expect(back.component).toBe(before);

@@ -192,6 +192,8 @@ describe("upgrades", () => {
     const id = bell.mail[0]?.callId ?? "";
     turn(bell, world, { kind: "reply", id, outcome: failure });
     expect(actorHead(bell)).toMatchObject({ component: "one", failedUpgrade: "two" });
+    const { name, message } = failure.error;
+    expect(actorHead(bell).upgradeError).toEqual({ name, message });
     expect(bell.state).toBe(state);
     expect(requestUpgrade(bell, world.sink(), "two", false)).toBe(false);
     expect(requestUpgrade(bell, world.sink(), "two", true)).toBe(true);
