@@ -11,6 +11,7 @@ import type { Admissions } from "./admissions.ts";
 import { callWaitMsMax, type EventPage } from "./asking.ts";
 import { bulk } from "./bulk.ts";
 import type { Components } from "./components.ts";
+import { Deadline } from "./deadline.ts";
 import { Deployments, definitionOf } from "./deployments.ts";
 import { SporeError } from "./errors.ts";
 import type { Followers } from "./followers.ts";
@@ -681,29 +682,31 @@ export class Tenant {
     const updateId = request.update?.updateId ?? this.#randomId();
     const signal = request.signal && { messageId: this.#randomId(), ...request.signal };
     const update = request.update && { ...request.update, updateId };
-    const left = this.#timer(request.waitMs ?? (update === undefined ? 0 : callWaitMsMax));
+    const waitMs = request.waitMs ?? (update === undefined ? 0 : callWaitMsMax);
+    const deadline = new Deadline(this.#parts.ports.clock, waitMs);
     try {
       const started = await routed.startRun({ ...request, id, component, signal, update });
       if (update !== undefined) {
-        if (started.update?.kind !== "accepted" || left.ms() === 0) return started;
+        if (started.update?.kind !== "accepted" || deadline.leftMs === 0) return started;
         const { name, args } = update;
         const rest = await this.#waiting(
-          left.ms(),
+          deadline.leftMs,
           (waitMs) => routed.updateRun(id, name, args, { updateId, waitMs }),
           ({ kind }) => kind === "accepted",
         );
         return { ...started, update: rest };
       }
-      if (started.outcome !== undefined || signal !== undefined || left.ms() === 0) return started;
+      if (started.outcome !== undefined || signal !== undefined || deadline.leftMs === 0)
+        return started;
       const rest = await this.#waiting(
-        left.ms(),
+        deadline.leftMs,
         (waitMs) => routed.output(id, { waitMs }),
         ({ kind }) => kind === "pending",
       );
       if (rest.kind === "pending") return started;
       return { ...started, status: rest.status, outcome: rest.outcome };
     } finally {
-      left.stop();
+      deadline.stop();
     }
   }
 
@@ -759,31 +762,18 @@ export class Tenant {
     ask: (waitMs: number) => Promise<T>,
     isEarly: (result: T) => boolean,
   ): Promise<T> {
-    const { isLeaving } = this.#parts;
-    const left = this.#timer(Math.min(waitMs ?? 0, isLeaving() ? lastWaitMs : Infinity));
+    const { isLeaving, ports } = this.#parts;
+    const mostMs = Math.min(waitMs ?? 0, isLeaving() ? lastWaitMs : Infinity);
+    const deadline = new Deadline(ports.clock, mostMs);
     try {
       for (;;) {
-        const result = await ask(left.ms());
+        const result = await ask(deadline.leftMs);
         // Who is told "not yet" asks again, and somebody else if this host is gone by then.
-        if (!isEarly(result) || left.ms() === 0 || isLeaving()) return result;
+        if (!isEarly(result) || deadline.leftMs === 0 || isLeaving()) return result;
       }
     } finally {
-      left.stop();
+      deadline.stop();
     }
-  }
-
-  #timer(waitMs: number): { readonly ms: () => number; readonly stop: () => void } {
-    const { clock } = this.#parts.ports;
-    if (waitMs <= 0) return { ms: () => 0, stop: () => undefined };
-    // The end is the timer's: the clock may jump.
-    let isOver = false;
-    const stop = clock.after(waitMs, () => {
-      isOver = true;
-    });
-    const startMs = clock.nowMs();
-    const ms = (): number =>
-      isOver ? 0 : Math.min(waitMs, Math.max(0, startMs + waitMs - clock.nowMs()));
-    return { ms, stop };
   }
 
   #randomId(): string {

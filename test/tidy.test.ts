@@ -108,6 +108,7 @@ const layers: readonly (readonly string[])[] = [
     "queue-members",
     "cursors",
     "retry",
+    "deadline",
     "entry",
     "tail",
     "batch",
