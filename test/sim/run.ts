@@ -2,6 +2,7 @@
  * One simulation from one seed: a world with random settings, clients with random jobs,
  * faults for a while; then quiet, in which everything must end; then an audit.
  */
+import { rowKeys, systemTimers, timerOfRow } from "../../runtime/format.ts";
 import { partitionOf, runKey } from "../../runtime/ids.ts";
 import { audit } from "./audit.ts";
 import { Client, type Job } from "./clients.ts";
@@ -171,6 +172,7 @@ async function live(world: World, random: SimRandom, options: SimOptions): Promi
   }
   let isAudited = false;
   void counters(world)
+    .then(() => sleepers(world))
     .then(() => passivation(world))
     .then(() => audit(world))
     .catch((error: unknown) => {
@@ -179,7 +181,7 @@ async function live(world: World, random: SimRandom, options: SimOptions): Promi
     .then(() => {
       isAudited = true;
     });
-  if (!(await world.runUntil(() => isAudited, world.nowMs + 600_000))) {
+  if (!(await world.runUntil(() => isAudited, world.nowMs + quietMs))) {
     world.laws.violate("liveness", "the audit does not end");
   }
 }
@@ -212,6 +214,31 @@ async function counters(world: World): Promise<void> {
       );
     }
   }
+}
+
+/**
+ * What a host had begun whose clock was ahead sleeps until the others' clocks are there: it isn't
+ * forgotten, as nothing is before its time. What is due and left all the same, the audit finds.
+ */
+async function sleepers(world: World): Promise<void> {
+  for (;;) {
+    const restMs = Math.max(0, ...world.laws.partitions.map((index) => sleepMs(world, index)));
+    if (restMs === 0) return;
+    world.count("sleepers waited for");
+    await world.sleep(restMs + 10_000);
+  }
+}
+
+/** Until the last sleep of an entity that has something to do is over, at the slowest clock. */
+function sleepMs(world: World, partition: number): number {
+  const { rows } = world.laws.truth(partition);
+  const clocksMs = world.liveHosts.map((host) => host.clockMs());
+  const nowMs = Math.min(...clocksMs);
+  const timers = [...rows.keys()].filter((row) => row.startsWith(rowKeys.timers)).map(timerOfRow);
+  const sleeps = timers.filter(
+    ({ key, id }) => id < systemTimers.min && rows.has(rowKeys.attention(key)),
+  );
+  return Math.max(0, ...sleeps.map(({ atMs }) => atMs - nowMs));
 }
 
 /** I8: what nobody waits for leaves memory, but for as many as may stay. */
