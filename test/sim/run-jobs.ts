@@ -36,15 +36,19 @@ async function fork(client: Client, id: string, step: string, forkId: string): P
   }
 }
 
-/** Asks until the step has begun; a clock that was set back may take an hour for that. */
+/** Clocks that were set may take hours: asked less and less often, but in time for the quiet. */
+const forkPauseMsMax = 60_000;
+
+/** Asks until the step has begun. */
 async function forkOnceBegun(
   client: Client,
   id: string,
   step: string,
   forkId: string,
 ): Promise<void> {
-  for (let pauseMs = 50; !(await fork(client, id, step, forkId)); pauseMs *= 1.5) {
+  for (let pauseMs = 50; !(await fork(client, id, step, forkId)); ) {
     await client.world.sleep(client.random.latency(pauseMs));
+    pauseMs = Math.min(pauseMs * 1.5, forkPauseMsMax);
   }
 }
 
