@@ -1012,10 +1012,11 @@ export function createClient(options: ClientOptions = {}): Client {
       if (answer[statusKey] !== 202) return outputIn<Out>(answer);
       const path = `/v1/runs/${encodeURIComponent(String(answer.id))}`;
       const { timeoutMs, signal } = run;
-      if (timeoutMs === undefined) return waitForOutput<Out>(path, { signal });
+      // Awaited here: errors keep the caller's line.
+      if (timeoutMs === undefined) return await waitForOutput<Out>(path, { signal });
       const leftMs = timeoutMs - (Date.now() - startedMs);
       if (leftMs <= 0) throw timedOut(path, timeoutMs);
-      return waitForOutput<Out>(path, { signal, timeoutMs: leftMs });
+      return await waitForOutput<Out>(path, { signal, timeoutMs: leftMs });
     },
     async start(what, start = {}) {
       const signal = start.signal && { ...start.signal, messageId: randomId() };
