@@ -131,7 +131,7 @@ export function partitionObject(bundled: BundledEngine): PartitionClass {
       let running: Running;
       try {
         await this.#guard();
-        running = await this.#run(request.headers.get("authorization") ?? undefined);
+        running = await this.#run({ authorization: request.headers.get("authorization") });
       } catch (error) {
         const problem = sporeErrorOf(error);
         this.#log("error", `the object can't start: ${problem.message}`, { error });
@@ -210,16 +210,15 @@ export function partitionObject(bundled: BundledEngine): PartitionClass {
     }
 
     /** A start that failed is tried again by the next that asks. */
-    #run(authorization?: string): Promise<Running> {
-      this.#running ??= this.#start(authorization).catch((error: unknown) => {
+    #run(asker?: Asker): Promise<Running> {
+      this.#running ??= this.#start(asker).catch((error: unknown) => {
         this.#running = undefined;
         throw error;
       });
       return this.#running;
     }
 
-    /** `authorization`: of the request that it is started for. */
-    async #start(authorization: string | undefined): Promise<Running> {
+    async #start(asker: Asker | undefined): Promise<Running> {
       const { env } = this;
       const index = await this.#index();
       const activity = new Activity();
@@ -254,7 +253,7 @@ export function partitionObject(bundled: BundledEngine): PartitionClass {
         metrics: metrics.text,
         ...(tenants.hasKeys ? {} : { isHostAllowed: isLoopbackHost }),
       });
-      void warmUp(host, tenants, authorization);
+      if (asker !== undefined) void warmUp(host, tenants, asker);
       await host.start();
       await this.#keep(host);
       if (index === 0) await this.#deployBundled(host);
@@ -296,14 +295,19 @@ export function partitionObject(bundled: BundledEngine): PartitionClass {
   };
 }
 
-/** Reads the asker's component while the partition is opened; what fails is the request's to say. */
-async function warmUp(
-  host: Host,
-  tenants: Tenants,
-  authorization: string | undefined,
-): Promise<void> {
+/** Of the HTTP request that an object is started for. */
+interface Asker {
+  readonly authorization: string | null;
+}
+
+/**
+ * Reads the asker's component while the partition is opened; what fails is the request's to say.
+ * Not for who wakes it without a request: what was current then would be taken for current by
+ * one that comes two seconds later, and something may be deployed in between.
+ */
+async function warmUp(host: Host, tenants: Tenants, { authorization }: Asker): Promise<void> {
   try {
-    await host.tenant(tenants.authenticate(authorization).tenant).warmUp();
+    await host.tenant(tenants.authenticate(authorization ?? undefined).tenant).warmUp();
   } catch {
     // Nobody with a key asks: then there is nothing to warm up.
   }
