@@ -47,7 +47,9 @@ interface Cost {
 
 /** Almost none of them fits into memory: each call finds its actor in storage. */
 async function cost(bench: Bench): Promise<readonly Figure[]> {
-  const engine = await bench.open({ limits: { residentMax: 100 } });
+  // Small checkpoints: a thousand are in segments too, not in the rows since the last one.
+  const limits = { residentMax: 100, checkpointBytes: 256 * 1024 };
+  const engine = await bench.open({ limits });
   const costs = new Map<number, Cost>();
   await grow(engine, { from: -200, to: 0 }); // a warm engine
   let made = 0;
@@ -56,6 +58,8 @@ async function cost(bench: Bench): Promise<readonly Figure[]> {
     const madeUs = await grow(engine, { from: made, to: size });
     const bytesPut = engine.traffic.bytesPut / (size - made);
     made = size;
+    // What is being merged still is a cost of making them.
+    await new Promise((resolve) => setTimeout(resolve, 3000));
     costs.set(size, { madeUs, wokenUs: await wake(engine, size), bytesPut });
   }
   await engine.stop();

@@ -48,7 +48,7 @@ async function signal(engine: Engine, id: string, value: Uint8Array): Promise<vo
       return;
     } catch (error) {
       if (!(error instanceof SporeError) || error.code !== "too-many-messages") throw error;
-      await new Promise((resolve) => setTimeout(resolve, 20));
+      await new Promise((resolve) => setTimeout(resolve, 250));
     }
   }
 }
