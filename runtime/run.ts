@@ -709,11 +709,6 @@ export function applyDrained(entity: Entity, sink: Sink, drained: Drained): void
   // has handled the failure and goes on: then there is nothing to go back to.
   const failsOfStep = head.resumeVersion === head.version - 1 && isFailure(drained);
   if (!failsOfStep) forgetResumePoint(head);
-  if (drained.resumePoint !== undefined) {
-    head.resumeVersion = head.version;
-    head.resumeStep = drained.resumePoint;
-    head.resumeCommand = head.lastCommand;
-  }
   if (drained.progress !== undefined) keepProgress(head, drained.progress);
   if (drained.waitingFor !== head.waitingFor) {
     head.waitingFor = drained.waitingFor;
@@ -724,6 +719,12 @@ export function applyDrained(entity: Entity, sink: Sink, drained: Drained): void
     if (isClosed(head.status) && command.kind !== "reply") continue;
     if (failsOfStep && command.kind === "drop") continue;
     applyCommand(entity, sink, command);
+  }
+  if (drained.resumePoint !== undefined) {
+    head.resumeVersion = head.version;
+    head.resumeStep = drained.resumePoint;
+    // Behind its own commands: a rewind takes back those of the activation after it only.
+    head.resumeCommand = head.lastCommand;
   }
   if (drained.state === "yielded" && !isClosed(head.status)) {
     // At a resume point nothing else may be in the activation that a rewind takes back: what

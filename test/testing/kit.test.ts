@@ -6,6 +6,7 @@ import { expect, onTestFinished, test, vi } from "vitest";
 import {
   Account,
   add,
+  both,
   broken,
   charge,
   double,
@@ -103,6 +104,14 @@ test("a mock that throws is tried again like the step, in the test's time", asyn
   ]);
   const charged = (await run.history()).filter(({ data }) => data["step"] === "charge");
   expect(charged.map(({ type }) => type)).toContain("step.retrying");
+});
+
+test("a run that is resumed still makes the next attempt of another step that failed with it", async () => {
+  const spore = await open();
+  const run = await spore.client.start(both.with());
+  expect((await failureOf(run.result())).message).toBe("2: not yet");
+  await run.resume();
+  expect(await run.result()).toEqual([1, 2]);
 });
 
 test("the error of a mock fails the run with its name, fields and place in the test", async () => {

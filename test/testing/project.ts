@@ -52,6 +52,14 @@ export const broken = workflow("broken", async () => {
   await add(1, 2);
   throw new TypeError("no such thing");
 });
+/** Two steps that fail at once, the first time: one will be tried again, the run fails of the other. */
+function secondTime(n: number): number {
+  if (context().step?.attempt === 1) throw new Error(`${n}: not yet`);
+  return n;
+}
+const shaky = step("shaky", secondTime);
+const fatal = step("fatal", secondTime, { retries: 0 });
+export const both = workflow("both", () => Promise.all([shaky(1), fatal(2)]));
 export const tick = workflow("tick", () => context().run.runId);
 
 export const Account = actor(
