@@ -48,7 +48,7 @@ async function burst(
   const partitions = first.host.status().partitions.length;
   await first.stop();
   // Writing them takes a while of its own.
-  const dueMs = Date.now() + aheadMs + size / 3;
+  const dueMs = Date.now() + aheadMs + Math.floor(size / 3);
   const dueOf = (index: number): number => dueMs + Math.floor((index * 1000) / size);
   await makeCopies({
     folder,
