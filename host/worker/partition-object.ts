@@ -300,11 +300,7 @@ interface Asker {
   readonly authorization: string | null;
 }
 
-/**
- * Reads the asker's component while the partition is opened; what fails is the request's to say.
- * Not for who wakes it without a request: what was current then would be taken for current by
- * one that comes two seconds later, and something may be deployed in between.
- */
+/** Reads what a start needs while the partition is opened; what fails is the request's to say. */
 async function warmUp(host: Host, tenants: Tenants, { authorization }: Asker): Promise<void> {
   try {
     await host.tenant(tenants.authenticate(authorization ?? undefined).tenant).warmUp();
