@@ -536,9 +536,17 @@ export class EngineHost {
 
   /** Without it another host would start what was deployed here up to two seconds late. */
   async #tellDeployed(tenant: string, deployed: Deployed): Promise<void> {
-    const peers = this.#members?.peers ?? [];
+    const peers = this.#members?.peers ?? this.#placed();
     const request = { kind: "deployed", tenant, deployed } as const;
     await Promise.allSettled(peers.map((peer) => this.#call(peer, request, tellMsMax)));
+  }
+
+  /** The other hosts, where a platform places each partition. */
+  #placed(): readonly Peer[] {
+    const owners = Array.from({ length: this.#seats.count }, (_, index) => index)
+      .filter((index) => !this.#here.includes(index))
+      .map((index) => this.#ownerOf(index));
+    return owners.filter((owner) => owner !== undefined);
   }
 
   async #deliver(target: number, source: number, messages: readonly Envelope[]): Promise<void> {
