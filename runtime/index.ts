@@ -631,7 +631,7 @@ export interface TenantHost {
   deploy(source: ComponentSource): Promise<{ readonly id: string; readonly manifest: Manifest }>;
   currentComponent(): Promise<ComponentView | undefined>;
   /**
-   * Looks up what starting a run needs, beside what is current: for a host that starts because of a request,
+   * Looks up and loads what starting a run needs: for a host that starts because of a request,
    * beside opening its partitions. What fails is looked up again when it is needed.
    */
   warmUp(): Promise<void>;

@@ -500,9 +500,7 @@ export class Tenant {
       },
       currentComponent: () => this.#deployments.current(),
       warmUp: async () => {
-        // Not what is current: a start two seconds later would take it for that, and something may
-        // be deployed in between.
-        await Promise.allSettled([this.#parts.admissions.look()]);
+        await Promise.allSettled([this.#deployments.current(), this.#parts.admissions.look()]);
       },
       deployments: (options = {}) => this.#deployments.list(options),
       rollBack: (to) => this.#deployments.rollBack(to),

@@ -131,7 +131,7 @@ export function partitionObject(bundled: BundledEngine): PartitionClass {
       let running: Running;
       try {
         await this.#guard();
-        running = await this.#run({ authorization: request.headers.get("authorization") });
+        running = await this.#run(request.headers.get("authorization") ?? undefined);
       } catch (error) {
         const problem = sporeErrorOf(error);
         this.#log("error", `the object can't start: ${problem.message}`, { error });
@@ -210,15 +210,16 @@ export function partitionObject(bundled: BundledEngine): PartitionClass {
     }
 
     /** A start that failed is tried again by the next that asks. */
-    #run(asker?: Asker): Promise<Running> {
-      this.#running ??= this.#start(asker).catch((error: unknown) => {
+    #run(authorization?: string): Promise<Running> {
+      this.#running ??= this.#start(authorization).catch((error: unknown) => {
         this.#running = undefined;
         throw error;
       });
       return this.#running;
     }
 
-    async #start(asker: Asker | undefined): Promise<Running> {
+    /** `authorization`: of the request that it is started for. */
+    async #start(authorization: string | undefined): Promise<Running> {
       const { env } = this;
       const index = await this.#index();
       const activity = new Activity();
@@ -253,7 +254,7 @@ export function partitionObject(bundled: BundledEngine): PartitionClass {
         metrics: metrics.text,
         ...(tenants.hasKeys ? {} : { isHostAllowed: isLoopbackHost }),
       });
-      if (asker !== undefined) void warmUp(host, tenants, asker);
+      void warmUp(host, tenants, authorization);
       await host.start();
       await this.#keep(host);
       if (index === 0) await this.#deployBundled(host);
@@ -295,15 +296,14 @@ export function partitionObject(bundled: BundledEngine): PartitionClass {
   };
 }
 
-/** Of the HTTP request that an object is started for. */
-interface Asker {
-  readonly authorization: string | null;
-}
-
-/** Reads what a start needs while the partition is opened; what fails is the request's to say. */
-async function warmUp(host: Host, tenants: Tenants, { authorization }: Asker): Promise<void> {
+/** Reads the asker's component while the partition is opened; what fails is the request's to say. */
+async function warmUp(
+  host: Host,
+  tenants: Tenants,
+  authorization: string | undefined,
+): Promise<void> {
   try {
-    await host.tenant(tenants.authenticate(authorization ?? undefined).tenant).warmUp();
+    await host.tenant(tenants.authenticate(authorization).tenant).warmUp();
   } catch {
     // Nobody with a key asks: then there is nothing to warm up.
   }
