@@ -657,9 +657,7 @@ export class Machine {
       this.#waitingCancel ??= reason;
       return;
     }
-    const error = new CancelledError(
-      reason === "" ? undefined : `the run was cancelled: ${reason}`,
-    );
+    const error = new CancelledError(reason === "" ? undefined : `the run was canceled: ${reason}`);
     this.#cancellation = error;
     this.#scope.abort(error);
     const waiting = [...this.#pending];
@@ -955,7 +953,7 @@ export class Machine {
       // This run's own cancellation, as against that of the other run.
       if (cause === this.#cancellation) {
         this.command(
-          (id) => ({ kind: "cancelRun", id, runId, reason: "its parent was cancelled" }),
+          (id) => ({ kind: "cancelRun", id, runId, reason: "its parent was canceled" }),
           "",
         );
         throw cause;

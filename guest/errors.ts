@@ -48,9 +48,9 @@ export class TimeoutError extends GuestError {
   }
 }
 
-/** The run was cancelled. Never retried. */
+/** The run was canceled. Never retried. */
 export class CancelledError extends GuestError {
-  constructor(message = "the run was cancelled", options: GuestErrorOptions = {}) {
+  constructor(message = "the run was canceled", options: GuestErrorOptions = {}) {
     super(message, { code: "cancelled", class: "cancelled", retryable: false, ...options });
     hide(this, "name", "CancelledError");
   }

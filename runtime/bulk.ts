@@ -9,7 +9,7 @@ const bulkAtOnce = 100;
 const bulkStatuses: Readonly<Record<BulkAction, readonly Status[]>> = {
   cancel: ["PENDING", "RUNNING", "PAUSED", "RESUMABLE"],
   terminate: ["PENDING", "RUNNING", "PAUSED", "RESUMABLE"],
-  pause: ["RUNNING"],
+  pause: ["PENDING", "RUNNING"],
   resume: ["PAUSED", "RESUMABLE", "FAILED"],
   delete: ["SUCCESSFUL", "FAILED", "CANCELED"],
 };
@@ -35,9 +35,12 @@ async function actOn(
   try {
     switch (action) {
       case "cancel":
-        return { id, status: (await tenant.cancelRun(id, reason ?? "canceled")).status };
+        return { id, status: (await tenant.cancelRun(id, reason ?? "")).status };
       case "terminate":
-        return { id, status: (await tenant.terminateRun(id, reason ?? "terminated")).status };
+        return {
+          id,
+          status: (await tenant.terminateRun(id, reason ?? "the run was terminated")).status,
+        };
       case "pause":
         return { id, status: (await tenant.pauseRun(id)).status };
       case "resume":

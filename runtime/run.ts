@@ -54,10 +54,10 @@ import { addHistory, addHostEvent, type Entity, newEntity, type Sink } from "./s
 
 /** Which status may follow which. docs/ARCHITECTURE.md shows the same table. */
 const transitions: Readonly<Record<Status, readonly Status[]>> = {
-  PENDING: ["RUNNING", "FAILED", "CANCELED"],
+  PENDING: ["RUNNING", "PAUSED", "FAILED", "CANCELED"],
   RUNNING: ["SUCCESSFUL", "FAILED", "CANCELED", "PAUSED", "RESUMABLE"],
-  PAUSED: ["RUNNING", "SUCCESSFUL", "FAILED", "CANCELED", "RESUMABLE"],
-  RESUMABLE: ["RUNNING", "FAILED", "CANCELED"],
+  PAUSED: ["RUNNING", "PENDING", "SUCCESSFUL", "FAILED", "CANCELED", "RESUMABLE"],
+  RESUMABLE: ["RUNNING", "PENDING", "FAILED", "CANCELED"],
   FAILED: ["RUNNING", "PENDING"],
   SUCCESSFUL: [],
   CANCELED: [],
@@ -178,6 +178,23 @@ export function passQueues(
   askForPlace(entity, sink);
 }
 
+/** Whether it has no place, or not all of them, in the queues that it passes. */
+function isHeldBack({ gate }: RunHead): boolean {
+  return gate !== undefined && gate.at < gate.queues.length;
+}
+
+/** Through the queues that it has to pass, or at once if there are none. */
+function goOn(entity: Entity, sink: Sink): void {
+  const head = headOf(entity);
+  if (isHeldBack(head)) {
+    if (head.status !== "PENDING") setStatus(head, "PENDING");
+    askForPlace(entity, sink);
+    return;
+  }
+  setStatus(head, "RUNNING");
+  performPending(entity, sink);
+}
+
 /** Begins a passage through its queues. */
 function askForPlace(entity: Entity, sink: Sink): void {
   const head = headOf(entity);
@@ -282,11 +299,14 @@ function setTimes(entity: Entity, sink: Sink, { options }: NewRun): void {
 /** A timer of the engine's own has come for this run. */
 export function fireRunTimer(entity: Entity, sink: Sink, id: number): void {
   const head = headOf(entity);
-  if (id === systemTimers.start && head.status === "PENDING") {
-    addHostEvent(entity, sink, "run.due");
-    if (head.gate === undefined) setStatus(head, "RUNNING");
-    else askForPlace(entity, sink);
-    sink.notify(entity);
+  if (id === systemTimers.start && head.startAtMs !== undefined) {
+    head.startAtMs = undefined;
+    sink.changes.touch(entity);
+    if (head.status === "PENDING") {
+      addHostEvent(entity, sink, "run.due");
+      goOn(entity, sink);
+      sink.notify(entity);
+    }
   }
   if (id === systemTimers.deadline && !isClosed(head.status)) {
     addHostEvent(entity, sink, "run.deadline");
@@ -411,16 +431,24 @@ function outcomeForOthers(entity: Entity): Outcome {
 
 // ---------------------------------------------------------------- control
 
-/** Cooperative: the guest gets the request and may clean up. */
+/** Cooperative: the guest gets the request and may clean up, a PAUSED run's once it goes on. */
 export function cancel(entity: Entity, sink: Sink, reason: string): void {
   const head = headOf(entity);
   if (isClosed(head.status)) return;
-  if (head.status === "PENDING") {
-    terminate(entity, sink, reason); // nothing has begun: there is nothing to clean up
+  // Nothing has begun, so there is nothing to clean up; or there is nobody to do it.
+  const hasNotBegun = head.status === "PAUSED" && head.version === 0;
+  if (head.status === "PENDING" || head.status === "RESUMABLE" || hasNotBegun) {
+    terminate(entity, sink, reason === "" ? "the run was canceled" : reason);
     return;
   }
+  if (head.status === "PAUSED" && isToBeCanceled(entity)) return;
   addHostEvent(entity, sink, "run.cancel-requested", { reason });
   pushInput(entity, sink, { kind: "cancel", reason });
+}
+
+/** A cancellation waits until it goes on. */
+export function isToBeCanceled(entity: Entity): boolean {
+  return entity.inputs.some(({ input }) => input.kind === "cancel");
 }
 
 /** Immediate: no guest code runs any more. */
@@ -436,33 +464,36 @@ export function terminate(entity: Entity, sink: Sink, reason: string): void {
   close(entity, sink, "CANCELED", failed(error));
 }
 
+/** One that is PENDING gives up its place in its queue, or begins no sooner than it is resumed. */
 export function pause(entity: Entity, sink: Sink): void {
   const head = headOf(entity);
   if (head.status === "PAUSED") return;
-  if (head.status === "PENDING" || head.status === "RESUMABLE") {
+  if (head.status === "RESUMABLE") {
     throw new SporeError(
       "run-active",
       `run ${nameOf(entity.key)} is ${head.status}: it doesn't go on now`,
-      {
-        hint: "Only a RUNNING run can be paused; one that isn't wanted can be cancelled.",
-      },
+      { hint: "One that isn't wanted can be canceled." },
     );
   }
-  if (head.status !== "RUNNING") throw closedError(entity);
+  if (isClosed(head.status)) throw closedError(entity);
+  if (head.status === "PENDING") {
+    sink.replied(entity, admissionCall, ok(undefined)); // who started it hears no more of a queue
+    leaveQueues(entity, sink);
+  }
   setStatus(head, "PAUSED");
   addHostEvent(entity, sink, "run.paused");
   sink.notify(entity);
 }
 
-/** PAUSED and RESUMABLE go on; FAILED goes back to right before its failed step gave up. */
+/**
+ * PAUSED and RESUMABLE go on, or are PENDING again; FAILED goes back to right before its failed
+ * step gave up.
+ */
 export function resume(entity: Entity, sink: Sink): void {
   const head = headOf(entity);
-  if (head.status === "RUNNING") return;
+  // What is PENDING goes on by itself, and a repeated request must not hasten it.
+  if (head.status === "RUNNING" || head.status === "PENDING") return;
   if (head.status === "SUCCESSFUL" || head.status === "CANCELED") throw closedError(entity);
-  if (head.status === "PENDING" && head.gate !== undefined) {
-    if (head.gate.ticket === 0) askForPlace(entity, sink); // before its time, not past the others
-    return;
-  }
   if (head.status === "FAILED") {
     rewindToFailure(entity, sink);
     head.attempt += 1;
@@ -470,13 +501,10 @@ export function resume(entity: Entity, sink: Sink): void {
     head.outcome = undefined;
     forgetExpiry(entity, sink);
   }
-  if (head.status === "FAILED" && head.gate !== undefined) {
-    setStatus(head, "PENDING");
-    askForPlace(entity, sink);
-  } else {
-    setStatus(head, "RUNNING");
-    performPending(entity, sink);
-  }
+  // As long as its timer hasn't come, its time is still to come.
+  const isDelayed = head.startAtMs !== undefined && head.version === 0;
+  if (head.status === "PAUSED" && isDelayed) setStatus(head, "PENDING");
+  else goOn(entity, sink);
   addHostEvent(entity, sink, "run.resumed", { attempt: head.attempt });
   sink.notify(entity);
 }
@@ -570,6 +598,7 @@ export function close(entity: Entity, sink: Sink, asked: Status, given: Outcome)
   }
   if (head.startAtMs !== undefined) {
     removeSystemTimer(entity, sink, systemTimers.start, head.startAtMs);
+    head.startAtMs = undefined;
   }
   head.outcome = outcome;
   head.closedAtMs = Math.max(sink.nowMs, head.lastNowMs);

@@ -48,6 +48,7 @@ import {
   headOf,
   isClosed,
   isRefusable,
+  isToBeCanceled,
   pause,
   queueAwaited,
   resume,
@@ -373,9 +374,7 @@ export class Runs {
   cancel(id: string, reason: string): Promise<RunView> {
     return this.#onRun(id, (run, sink) => {
       refuseClosed(run);
-      // A run that isn't running has no code to clean up with.
-      if (headOf(run).status === "RUNNING") cancel(run, sink, reason);
-      else terminate(run, sink, reason);
+      cancel(run, sink, reason);
       return viewOf(run);
     });
   }
@@ -731,7 +730,10 @@ function viewOf(run: Entity): RunView {
 function waitingOf(run: Entity): RunView["waiting"] {
   const head = headOf(run);
   const sinceMs = head.waitingSinceMs;
-  if (head.status === "PAUSED") return { for: "somebody to resume it (paused)", sinceMs };
+  if (head.status === "PAUSED") {
+    const why = isToBeCanceled(run) ? "paused, and canceled then" : "paused";
+    return { for: `somebody to resume it (${why})`, sinceMs };
+  }
   if (head.status === "RESUMABLE") return { for: "somebody to resume it (see its error)", sinceMs };
   const queue = queueAwaited(run);
   if (queue !== undefined) return { for: `a place in queue ${queue}`, sinceMs };

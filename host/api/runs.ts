@@ -226,12 +226,12 @@ export const runRoutes = {
   cancel: control("cancel", {
     summary: "Cancel in cooperation with the workflow",
     body: reason,
-    act: (tenant, id, { reason = "canceled" }) => tenant.cancelRun(id, reason),
+    act: (tenant, id, { reason = "" }) => tenant.cancelRun(id, reason),
   }),
   terminate: control("terminate", {
     summary: "End at once",
     body: reason,
-    act: (tenant, id, { reason = "terminated" }) => tenant.terminateRun(id, reason),
+    act: (tenant, id, { reason = "the run was terminated" }) => tenant.terminateRun(id, reason),
   }),
   pause: control("pause", {
     summary: "Begin nothing new until resumed",

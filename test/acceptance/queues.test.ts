@@ -165,17 +165,33 @@ describe("a queue", () => {
     // Resumed, it takes a place like anybody else.
     await client.resume("second");
     expect(await client.getStatus("second")).toBe("PENDING");
-    const paused = await client
-      .handle("second")
-      .pause()
-      .catch((error) => error);
-    expect([paused.code, paused.message]).toEqual([
-      "run-active",
-      expect.stringContaining("PENDING"),
-    ]);
     await client.handle("last").terminate();
     expect(await client.handle("second").result()).toBe(2);
     await queueIs(client, "single", 0, 0);
+  });
+
+  it("lets others pass one that is paused, and takes it again behind them", async () => {
+    const ids = ["p1", "p2", "p3", "p4"];
+    for (const id of ids) await client.start(held.with(), { id });
+    await queueIs(client, "pair", 2, 2);
+    expect((await client.handle("p3").pause()).status).toBe("PAUSED");
+    await queueIs(client, "pair", 2, 1);
+    expect((await client.getMetadata("p3")).waiting?.for).toBe("somebody to resume it (paused)");
+    await client.handle("p1").signal("go");
+    await until("it is passed", async () => (await client.getStatus("p4")) === "RUNNING");
+    await client.start(held.with(), { id: "p5" });
+    await queueIs(client, "pair", 2, 1);
+    expect((await client.handle("p3").resume()).status).toBe("PENDING");
+    await until("it has a place again", async () => {
+      const { waiting } = await client.getMetadata("p3");
+      return waiting?.for === "a place in queue pair: 2 of 2 run, 1 wait before it";
+    });
+    // Nothing of it has begun, so a cancellation ends it at once.
+    await client.handle("p3").pause();
+    await client.cancel("p3");
+    expect(await client.getStatus("p3")).toBe("CANCELED");
+    for (const id of ["p2", "p4", "p5"]) await client.handle(id).signal("go");
+    await queueIs(client, "pair", 0, 0);
   });
 
   it("is passed by children and by what a run starts", async () => {
@@ -256,6 +272,33 @@ it("nobody is lost and nobody passes when the server is killed again and again",
   expect(outputs).toEqual(ids);
   await queueIs(host.client, "pair", 0, 0);
   expect((await host.client.queues.get("pair")).admitted).toBe(8);
+  await host.kill();
+});
+
+it("what is paused before it begins stays so over the server's death", async () => {
+  let host = await startProject({}, entry);
+  const { folder, port } = host;
+  const ids = ["d1", "d2", "d3", "d4"];
+  for (const id of ids) await host.client.start(held.with(), { id });
+  const startAt = new Date(Date.now() + 1000);
+  await host.client.start(free.with(), { id: "later", startAt });
+  for (const id of ["d3", "later"]) await host.client.handle(id).pause();
+  await host.kill();
+  host = await startServer({ folder, port });
+  const now = host.client;
+  await now.handle("d1").signal("go");
+  await until("it is passed", async () => (await now.getStatus("d4")) === "RUNNING");
+  await until("its time is over", () => Date.now() > startAt.getTime() + 200);
+  expect(await statuses(now, ["d3", "later"])).toEqual(["PAUSED", "PAUSED"]);
+  expect((await now.handle("later").resume()).status).toBe("RUNNING");
+  expect((await now.handle("d3").resume()).status).toBe("PENDING");
+  const early = await now.start(free.with(), { startAt: new Date(Date.now() + 3_600_000) });
+  await early.pause();
+  for (let i = 0; i < 2; i++) expect((await early.resume()).status).toBe("PENDING");
+  expect((await early.info()).waiting?.for).toBe("its time to start");
+  for (const id of ["d2", "d3", "d4"]) await now.handle(id).signal("go", id);
+  expect(await now.handle("d3").result()).toBe("d3");
+  await queueIs(now, "pair", 0, 0);
   await host.kill();
 });
 

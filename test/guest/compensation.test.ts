@@ -139,7 +139,7 @@ test("a cancelled run undoes what it did, and another cancellation doesn't stop 
   expect(done).toEqual(["undone"]);
   expect(host.error()).toMatchObject({
     class: "cancelled",
-    message: "the run was cancelled: enough",
+    message: "the run was canceled: enough",
   });
 });
 

@@ -763,7 +763,19 @@ const queueing: Job = async (client, id) => {
   const runs = Array.from({ length: random.between(1, 6) }, (_, i) => ({
     id: `${id}-${i}`,
     key: random.pick(["ada", "bob", ""]),
-    how: random.pick(["", "", "", "anew", "fail", "cancel", "terminate", "late", "delayed"]),
+    how: random.pick([
+      "",
+      "",
+      "",
+      "anew",
+      "fail",
+      "cancel",
+      "terminate",
+      "late",
+      "delayed",
+      "pause",
+      "pause",
+    ]),
     priority: random.pick([0, 0, 0, 5, -5]),
   }));
   await Promise.all(runs.map((run) => passQueue(client, run, random.pick([0, 10, 300, 5000]))));
@@ -788,15 +800,20 @@ async function passQueue(
   const { id, key, how, priority } = run;
   const { world, random } = client;
   const nowMs = epochMs + Math.floor(world.nowMs);
+  const startAtMs =
+    how === "delayed" || (how === "pause" && random.chance(0.3))
+      ? nowMs + random.pick([5, 500, 4000])
+      : undefined;
   const request = {
     id,
     workflow: "queued",
     args: encode([key, ms, how, 1]),
     queue: { priority },
     ...(how === "late" ? { deadlineMs: nowMs + random.pick([1, 200, 3000]) } : {}),
-    ...(how === "delayed" ? { startAtMs: nowMs + random.pick([5, 500, 4000]) } : {}),
+    ...(startAtMs === undefined ? {} : { startAtMs }),
   };
   await startWhenThereIsRoom(client, request);
+  if (how === "pause") await pauseAndResume(client, id);
   if (how === "cancel" || how === "terminate") {
     if (random.chance(0.5)) await world.sleep(random.latency(400));
     await client.ask(`${how} ${id}`, (tenant) =>
@@ -810,6 +827,18 @@ async function passQueue(
   const mayFail = how === "cancel" || how === "terminate" || how === "late";
   if (!mayFail)
     same(client, "J-queue", outcome.kind, how === "fail" ? "error" : "ok", `${id} ${how}`);
+}
+
+/** Wherever it is: before its time, in its queue, at work or over. */
+async function pauseAndResume(client: Client, id: string): Promise<void> {
+  const { random, world } = client;
+  for (let i = random.between(1, 3); i > 0; i -= 1) {
+    const { status } = await client.view(id);
+    world.count(`paused while ${status}`);
+    await client.ask(`pause ${id}`, (tenant) => forgiving(tenant.pauseRun(id), "run-closed"));
+    await world.sleep(random.latency(random.pick([40, 3000])));
+    await client.ask(`resume ${id}`, (tenant) => forgiving(tenant.resumeRun(id), "run-closed"));
+  }
 }
 
 async function startWhenThereIsRoom(

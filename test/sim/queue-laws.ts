@@ -13,8 +13,12 @@ import type { EntityKey } from "../../runtime/ids.ts";
 import { nameOf, queueKey, tenantOf } from "../../runtime/ids.ts";
 import type { Laws } from "./laws.ts";
 
-/** Statuses in which a run holds its place. */
-const holding = new Set(["RUNNING", "PAUSED", "RESUMABLE"]);
+/** Whether a run holds its places. One that was paused while it was PENDING has none. */
+function isHolding({ status, gate }: RunHead): boolean {
+  if (status === "RUNNING") return gate !== undefined;
+  const isThrough = gate !== undefined && gate.at === gate.queues.length;
+  return isThrough && (status === "PAUSED" || status === "RESUMABLE");
+}
 
 export class QueueLaws {
   readonly #laws: Laws;
@@ -45,13 +49,13 @@ export class QueueLaws {
   }
 
   #run(run: EntityKey, head: RunHead | undefined): void {
-    const isHolding = head?.gate !== undefined && holding.has(head.status);
-    const places = isHolding
-      ? (head.gate?.queues ?? []).flatMap(({ name, key }) => {
-          const queue = queueKey(tenantOf(run), name);
-          return key === undefined ? [queue] : [queue, `${queue} ${key}`];
-        })
-      : [];
+    const places =
+      head !== undefined && isHolding(head)
+        ? (head.gate?.queues ?? []).flatMap(({ name, key }) => {
+            const queue = queueKey(tenantOf(run), name);
+            return key === undefined ? [queue] : [queue, `${queue} ${key}`];
+          })
+        : [];
     const had = this.#placesOf.get(run) ?? [];
     for (const place of had) if (!places.includes(place)) this.#running.get(place)?.delete(run);
     this.#placesOf.set(run, places);

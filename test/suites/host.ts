@@ -398,6 +398,24 @@ export function testHost({ name, open }: HostSuite): void {
         expect(await run.result()).toBe("kept");
       });
 
+      it("a paused run that is canceled cleans up, once it is resumed", async () => {
+        const run = await client.start(polite.with(`${outside.url}/p3`), { id: "polite_3" });
+        await waitingFor("polite_3", "never");
+        await run.pause();
+        expect((await run.cancel("enough")).status).toBe("PAUSED");
+        expect((await run.cancel("really")).status).toBe("PAUSED");
+        const { waiting } = await run.info();
+        expect(waiting?.for).toBe("somebody to resume it (paused, and canceled then)");
+        expect(outside.calls.get("/p3/cleanup")).toBeUndefined();
+        await run.resume();
+        const error = await run.result().catch((thrown: unknown) => thrown);
+        expect(error).toMatchObject({
+          code: "run-canceled",
+          cause: { message: "the run was canceled: enough" },
+        });
+        expect(outside.calls.get("/p3/cleanup")).toBe(1);
+      });
+
       it("a deleted run is gone, and its id is free", async () => {
         await client.run(echo.with("old"), { id: "reused" });
         await client.deleteRun("reused");
