@@ -10,7 +10,7 @@ import { createAdaptorServer } from "@hono/node-server";
 import { pino } from "pino";
 import { hexOf } from "../runtime/bytes.ts";
 import { SporeError } from "../runtime/errors.ts";
-import { createHost, type Host, type HostOptions } from "../runtime/index.ts";
+import { Collecting, createHost, type Host, type HostOptions } from "../runtime/index.ts";
 import type { Clock, Digest, Observer, Random, Sandbox } from "../runtime/ports.ts";
 import type { ApiLimits } from "./api/exchange.ts";
 import { createApi } from "./api/index.ts";
@@ -147,6 +147,12 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
     await host.stop();
     throw error;
   }
+  const collecting = new Collecting({
+    ports,
+    prefix: options.engine?.prefix ?? "",
+    isServed: (partition) => isServedBy(host, partition),
+  });
+  collecting.start();
   const resources = opened.move();
   const stopMsMax = options.stopMsMax ?? serverDefaults.stopMsMax;
   let stopping: Promise<void> | undefined;
@@ -157,6 +163,7 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
     sandbox,
     maps,
     stop() {
+      collecting.stop();
       stopping ??= stopWithin({ server, host, resources, stopMsMax });
       return stopping;
     },
@@ -263,6 +270,11 @@ function addGauges(metrics: Metrics, host: Host, sandbox: ThreadSandbox): void {
   metrics.gauge("memtable_bytes", () => sum(({ memtableBytes }) => memtableBytes));
   metrics.gauge("log_lag_entries", () => sum(({ logLag }) => logLag.entries));
   metrics.gauge("log_lag_bytes", () => sum(({ logLag }) => logLag.bytes));
+}
+
+function isServedBy(host: Host, index: number): boolean {
+  const { partitions } = host.status();
+  return partitions.some(({ partition, state }) => partition === index && state === "owned");
 }
 
 function hostIdOf(): string {

@@ -2,7 +2,7 @@
  * The current generation of a namespace's objects: the newest version of a register that only
  * the collector writes (collector.ts has what it is for). 0 before the first collection.
  */
-import { encode } from "../guest/cbor.ts";
+import { decode, encode } from "../guest/cbor.ts";
 import type { Clock, Digest, Observer, Random, Store } from "./ports.ts";
 import { Register } from "./register.ts";
 import { Retrier } from "./retry.ts";
@@ -18,6 +18,25 @@ export interface GenerationsOptions {
   readonly observer: Observer;
 }
 
+/** How old the newest collection is when the next one is due. */
+const collectionEveryMs = 86_400_000;
+
+/**
+ * Whether somebody should collect: the newest collection began a day ago, or there was none.
+ * One that was interrupted counts: the next makes up for it.
+ */
+export async function collectionDue(options: GenerationsOptions): Promise<boolean> {
+  const latest = await registerOf(options).readLatest();
+  if (latest === undefined) return true;
+  const { atMs } = decode(latest.value) as { atMs: number }; // written by `advance`
+  // Also one of a day ahead: who began it had a wrong clock, and that must not last.
+  return Math.abs(options.clock.nowMs() - atMs) >= collectionEveryMs;
+}
+
+function registerOf(options: GenerationsOptions): Register {
+  return new Register({ ...options, prefix: `${options.prefix}collections` });
+}
+
 export class Generations {
   readonly #options: GenerationsOptions;
   readonly #register: Register;
@@ -29,7 +48,7 @@ export class Generations {
 
   constructor(options: GenerationsOptions) {
     this.#options = options;
-    this.#register = new Register({ ...options, prefix: `${options.prefix}collections` });
+    this.#register = registerOf(options);
     this.#retrier = new Retrier(options.clock, options.observer);
   }
 

@@ -19,6 +19,7 @@ import type { AbortSignalLike, ByteRange, ComponentSource } from "./ports.ts";
 
 export type { QueueLimits, QueueOptions } from "../guest/protocol.ts";
 export { check } from "./check.ts";
+export { Collecting } from "./collecting.ts";
 export { type CollectorPorts, collect } from "./collector.ts";
 export { copyNamespace } from "./copy.ts";
 export type { OpenEvent } from "./events.ts";

@@ -160,7 +160,7 @@ const layers: readonly (readonly string[])[] = [
   ["asking", "deployments", "seats", "collector", "admissions", "cut", "check", "copy"],
   ["runs", "forks", "uploads", "actors", "schedules", "queues", "bulk", "routing", "members"],
   ["tenant"],
-  ["host", "survey", "reshard"],
+  ["host", "survey", "reshard", "collecting"],
   ["moving"],
 ];
 

@@ -54,6 +54,7 @@ it("closed runs go after their retention, and what they stored with the next col
   const server = await startProject({ folder: await folderOfTest() }, project);
   const { client } = server;
   const env = { SPORE_URL: server.url };
+  await client.collectGarbage(); // so that the server has no reason to do so by itself
   await client.start(keeping.with(300_000), { id: "kept", retentionMs: 1 });
   await client.start(keeping.with(200_000), { id: "stays" });
   await until("both are stored", async () => {
@@ -73,6 +74,29 @@ it("closed runs go after their retention, and what they stored with the next col
   await client.handle("stays").signal("read");
   expect(await client.getOutput("stays")).toBe(200_000);
   await server.stop();
+});
+
+it("a server collects by itself if nobody has", async () => {
+  const first = await startProject({ folder: await folderOfTest() }, project);
+  const { client, folder } = first;
+  await client.start(keeping.with(300_000), { id: "kept", retentionMs: 1 });
+  await client.handle("kept").signal("read");
+  const stored = async (): Promise<number> => {
+    const names = await readdir(join(folder, "objects"), { recursive: true });
+    return names.filter((name) => /[0-9a-f]{64}/.test(name)).length;
+  };
+  await until("its value is stored", async () => (await stored()) === 1);
+  await until("its retention is over", async () => (await client.listAll({})).length === 0);
+  await first.stop();
+  await rm(join(folder, "collections"), { recursive: true, force: true });
+  const second = await startServer({ folder });
+  await until("a collection has ended", async () => {
+    const metrics = await (await fetch(`${second.url}/metrics`)).text();
+    return metrics.includes('spore_collections_total{outcome="done"} 1');
+  });
+  expect(await stored()).toBe(0);
+  expect(second.printed()).toContain('"msg":"collected what nothing refers to"');
+  expect(await second.stop()).toEqual({ code: 0, signal: null });
 });
 
 it("a copy that is made while a server works is checked, and served like the original", async () => {

@@ -64,6 +64,7 @@ export async function simulate(options: SimOptions): Promise<SimResult> {
     isVerbose: options.isVerbose === true,
     mutant: options.mutant,
     crashAtOp: options.crashAtOp,
+    isCollecting: isPlain(options) && new SimRandom(seed, 13).chance(0.3),
   });
   const undo = options.mutant?.patch?.();
   const calm = disturb(world);

@@ -12,7 +12,7 @@
 import { createHash } from "node:crypto";
 import { calendar } from "../../host/calendar.ts";
 import { SporeError } from "../../runtime/errors.ts";
-import { createHost, type Host, type HostOptions } from "../../runtime/index.ts";
+import { Collecting, createHost, type Host, type HostOptions } from "../../runtime/index.ts";
 import type { PartitionLimits } from "../../runtime/partition.ts";
 import type { ByteRange, ListResult, Ports, PutResult, Store } from "../../runtime/ports.ts";
 import { Laws } from "./laws.ts";
@@ -76,6 +76,8 @@ export interface WorldOptions {
   readonly crashAtOp?: number | undefined;
   /** Hosts share the partitions; else each new one takes them all. */
   readonly isShared?: boolean;
+  /** Hosts collect by themselves. */
+  readonly isCollecting?: boolean;
   /** What is special about the host of that number, from 1. */
   readonly hostOptions?: (number: number) => Partial<HostOptions>;
 }
@@ -301,6 +303,7 @@ export class SimHost {
   #rateSinceMs: number;
   readonly #backlog: (() => void)[] = [];
   readonly #outstanding = new Set<() => void>();
+  #collecting: Collecting | undefined;
 
   constructor(world: World, id: string, options: Partial<HostOptions>) {
     this.world = world;
@@ -346,7 +349,8 @@ export class SimHost {
 
   async #boot(): Promise<void> {
     const { world } = this;
-    this.host = await createHost(this.#ports(), {
+    const ports = this.#ports();
+    const host = await createHost(ports, {
       hostId: this.id,
       partitions: world.options.partitions,
       limits: world.options.limits,
@@ -357,9 +361,18 @@ export class SimHost {
         this.hasMoved = true;
       },
     });
-    await this.host.start();
+    this.host = host;
+    await host.start();
+    if (world.options.isCollecting === true) this.#collectByItself(host, ports);
     world.trace(`host ${this.id} is ready`);
     this.isReady = true;
+  }
+
+  #collectByItself(host: Host, ports: Ports): void {
+    const isServed = (index: number): boolean =>
+      host.status().partitions.some((each) => each.partition === index && each.state === "owned");
+    this.#collecting = new Collecting({ ports, prefix: "", isServed });
+    this.#collecting.start();
   }
 
   /** Hands over and ends, as on SIGTERM. */
@@ -370,6 +383,7 @@ export class SimHost {
     world.count("leaves");
     this.isLeaving = true;
     this.enter(() => {
+      this.#collecting?.stop();
       void host
         .drain(7000)
         .then(() => host.stop())
