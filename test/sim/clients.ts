@@ -31,7 +31,8 @@ export class Client {
 
   /**
    * One request until it is answered for good. `isRepeated` says whether an earlier attempt
-   * may have taken effect. `atAnswer` runs when the host answers, before the network.
+   * may have taken effect. `atAnswer` runs when the host answers, before the network, unless nobody
+   * waits any more: an answer as late as that says what was true while the client went on to change it.
    */
   async ask<T>(
     what: string,
@@ -48,16 +49,18 @@ export class Client {
       }
       const host = this.random.pick(hosts);
       world.trace(`${this.name} ${what} → ${host.id} (${attempt})`);
+      let isAwaited = true;
       try {
         const value = await host.call(async (engine) => {
           const answer = await work(engine.tenant(this.tenant), attempt, engine);
-          atAnswer?.(answer);
+          if (isAwaited) atAnswer?.(answer);
           return answer;
         }, timeoutMs);
         world.trace(`${this.name} ${what} ok`);
         world.count("answers");
         return value;
       } catch (error) {
+        isAwaited = false;
         if (!isRetryable(error)) {
           world.trace(`${this.name} ${what} error ${codeOf(error)}`);
           throw error;
