@@ -597,11 +597,9 @@ export class Partition {
   // -------------------------------------------------------------- entities
 
   async #rowsOf(key: EntityKey): Promise<(readonly [string, Uint8Array])[] | undefined> {
-    const table = this.#tableNow();
-    // Most ids that aren't in memory are new: the segments' filters know that without a read,
-    // which a scan can't ask.
-    if ((await this.#sound(table.get(rowKeys.head(key)))) === undefined) return undefined;
-    return this.#sound(scanAll(table, rowKeys.entity(key)));
+    // Most ids that aren't in memory are new: the segments' filters know that without a read.
+    const rows = await this.#sound(scanAll(this.#tableNow(), rowKeys.entity(key)));
+    return rows[0]?.[0] === rowKeys.head(key) ? rows : undefined;
   }
 
   #transition<T>(key: EntityKey, transition: (entity: Entity | undefined, sink: Sink) => T): T {

@@ -6,7 +6,10 @@
  *               the block, the rest of the key, value length + 1 (0: deleted), value
  *     footer    magic u32, version u8, counts (rows, deleted rows), per block: first key,
  *               offset, stored length, raw length, codec u8, 8 bytes of the SHA-256 of the
- *               stored bytes; then the Bloom filter
+ *               stored bytes; then a Bloom filter over all keys and one over all folders
+ *
+ * A folder is the beginning of a key up to one of its slashes: who scans one leaves out the
+ * segments that have no row in it, as a lookup leaves out those that don't have its key.
  *
  * Whoever refers to a segment (the table's manifest) keeps the footer's place and SHA-256,
  * so the footer is read and trusted with one ranged GET, and each block through it. Keys
@@ -59,7 +62,9 @@ export interface BlockPlace {
 export interface Footer {
   readonly firstKeys: readonly string[];
   readonly blocks: readonly BlockPlace[];
-  readonly bloom: Bloom;
+  readonly keys: Bloom;
+  /** Undefined: the segment was written before there were such filters. */
+  readonly folders: Bloom | undefined;
 }
 
 const magic = 0x67737073;
@@ -73,7 +78,8 @@ export class SegmentWriter {
   readonly #options: SegmentWriterOptions;
   readonly #out = new ByteWriter(64 * 1024);
   readonly #index = new ByteWriter();
-  readonly #hashes: number[] = [];
+  readonly #keyHashes: number[] = [];
+  readonly #folderHashes: number[] = [];
   #block = new ByteWriter();
   #blockFirst = "";
   #blocks = 0;
@@ -86,7 +92,7 @@ export class SegmentWriter {
   }
 
   get rows(): number {
-    return this.#hashes.length / 2;
+    return this.#keyHashes.length / 2;
   }
 
   /** So far, without the footer. */
@@ -99,15 +105,15 @@ export class SegmentWriter {
     const isFirst = this.#block.length === 0;
     if (isFirst) this.#blockFirst = key;
     if (this.rows === 0) this.#firstKey = key;
-    const shared = isFirst ? 0 : sharedLength(this.#lastKey, key);
+    const sharedWithLast = sharedLength(this.#lastKey, key);
+    const shared = isFirst ? 0 : sharedWithLast;
     this.#block.count(shared);
     this.#block.latin1(key, shared);
     this.#block.count(value === undefined ? 0 : value.length + 1);
     if (value === undefined) this.#deleted += 1;
     else this.#block.raw(value);
     this.#lastKey = key;
-    const [first, second] = hashesOf(key);
-    this.#hashes.push(first, second);
+    this.#hash(key, sharedWithLast);
     if (this.#block.length >= this.#options.blockBytes) this.#endBlock();
   }
 
@@ -122,7 +128,8 @@ export class SegmentWriter {
     footer.u8(version);
     for (const value of [this.rows, this.#deleted, this.#blocks]) footer.count(value);
     footer.raw(this.#index.done());
-    footer.bytes(bloomOf(this.#hashes));
+    footer.bytes(bloomOf(this.#keyHashes));
+    footer.bytes(bloomOf(this.#folderHashes));
     const footerOffset = this.#out.length;
     const footerHash = this.#options.digest.sha256(footer.done());
     this.#out.raw(footer.done());
@@ -138,6 +145,17 @@ export class SegmentWriter {
       lastKey: this.#lastKey,
     };
     return { bytes, info };
+  }
+
+  /** The key, and its folders but for those that the key before, in order, had as well. */
+  #hash(key: string, shared: number): void {
+    let hash = hashStart;
+    for (let index = 0; index < key.length; index += 1) {
+      const unit = key.charCodeAt(index);
+      hash = hashStep(hash, unit);
+      if (unit === slash && index >= shared) this.#folderHashes.push(hash >>> 0, secondHash(hash));
+    }
+    this.#keyHashes.push(hash >>> 0, secondHash(hash));
   }
 
   #endBlock(): void {
@@ -176,8 +194,16 @@ export function decodeFooter(bytes: Uint8Array, info: SegmentInfo, digest: Diges
       const codec = reader.u8();
       blocks.push({ offset, length, rawLength, codec, check: reader.raw(checkBytes) });
     }
-    return { firstKeys, blocks, bloom: new Bloom(reader.bytes()) };
+    const keys = new Bloom(reader.bytes());
+    const folders = reader.left === 0 ? undefined : new Bloom(reader.bytes());
+    return { firstKeys, blocks, keys, folders };
   });
+}
+
+/** The folder in which all keys are that begin with the prefix; undefined if there is none. */
+export function folderOf(prefix: string): string | undefined {
+  const end = prefix.lastIndexOf("/") + 1;
+  return end === 0 ? undefined : prefix.slice(0, end);
 }
 
 /** The rows of one block from its stored bytes. */
@@ -253,11 +279,11 @@ function sharedLength(left: string, right: string): number {
   return length;
 }
 
-/** Bits per key and probes: about one false answer in a hundred. */
-const bloomBitsPerKey = 10;
+/** Bits per entry and probes: about one false answer in a hundred. */
+const bloomBitsPerEntry = 10;
 const bloomProbes = 7;
 
-/** Says for certain that a key is absent, or that it may be there. */
+/** Says for certain that a text isn't among its own, or that it may be. */
 export class Bloom {
   readonly #bits: Uint8Array;
 
@@ -265,8 +291,8 @@ export class Bloom {
     this.#bits = bits;
   }
 
-  mayHave(key: string): boolean {
-    const [first, second] = hashesOf(key);
+  mayHave(text: string): boolean {
+    const [first, second] = hashesOf(text);
     const count = this.#bits.length * 8;
     for (let probe = 0; probe < bloomProbes; probe += 1) {
       const bit = (first + Math.imul(probe, second)) >>> 0;
@@ -278,7 +304,9 @@ export class Bloom {
 
 /** From pairs of hashes; a power of two is not needed, a byte count is. */
 function bloomOf(hashes: readonly number[]): Uint8Array {
-  const bits = new Uint8Array(Math.max(8, Math.ceil(((hashes.length / 2) * bloomBitsPerKey) / 8)));
+  const bits = new Uint8Array(
+    Math.max(8, Math.ceil(((hashes.length / 2) * bloomBitsPerEntry) / 8)),
+  );
   const count = bits.length * 8;
   for (let at = 0; at < hashes.length; at += 2) {
     for (let probe = 0; probe < bloomProbes; probe += 1) {
@@ -293,13 +321,24 @@ function hasBit(bits: Uint8Array, bit: number): boolean {
   return (((bits[bit >>> 3] ?? 0) >>> (bit & 7)) & 1) === 1;
 }
 
-/** Two hashes of a key (FNV-1a, then mixed), stored in filters and so part of the format. */
-function hashesOf(key: string): readonly [number, number] {
-  let hash = 0x811c9dc5;
-  for (let index = 0; index < key.length; index += 1) {
-    hash = Math.imul(hash ^ key.charCodeAt(index), 0x01000193);
+const slash = 0x2f;
+const hashStart = 0x811c9dc5;
+
+/** Two hashes of a text (FNV-1a, then mixed), stored in filters and so part of the format. */
+function hashesOf(text: string): readonly [number, number] {
+  let hash = hashStart;
+  for (let index = 0; index < text.length; index += 1) {
+    hash = hashStep(hash, text.charCodeAt(index));
   }
+  return [hash >>> 0, secondHash(hash)];
+}
+
+function hashStep(hash: number, unit: number): number {
+  return Math.imul(hash ^ unit, 0x01000193);
+}
+
+function secondHash(hash: number): number {
   let other = Math.imul(hash ^ (hash >>> 16), 0x85ebca6b);
   other = Math.imul(other ^ (other >>> 13), 0xc2b2ae35);
-  return [hash >>> 0, ((other ^ (other >>> 16)) | 1) >>> 0];
+  return ((other ^ (other >>> 16)) | 1) >>> 0;
 }

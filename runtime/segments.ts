@@ -1,12 +1,15 @@
 /**
- * Reads rows out of segments, remembering footers and, within a bound, the blocks that were
+ * Reads rows out of segments, remembering, within bounds, the footers and the blocks that were
  * used last. Owns no knowledge about which segments a table has.
+ *
+ * A lookup or a scan of a folder reads no block of a segment that has nothing of it (but for one
+ * in a hundred: the filters may err), and none that lies wholly behind its range. So what a wake
+ * reads doesn't grow with the levels: the blocks that the entity lies in, mostly one.
  */
 import { assert } from "./errors.ts";
 import type { Store } from "./ports.ts";
 import type { Retrier } from "./retry.ts";
 import {
-  type BlockPlace,
   blockFor,
   damagedSegment,
   decodeBlock,
@@ -21,8 +24,10 @@ export interface SegmentCacheOptions {
   readonly store: Store;
   readonly retrier: Retrier;
   readonly tools: SegmentTools;
-  /** Of blocks; footers are kept besides (about 1.5 bytes per row and 40 per block). */
-  readonly bytesMax: number;
+  /** Of blocks. */
+  readonly blockBytesMax: number;
+  /** Of footers: about 3 bytes per row and 300 per block. */
+  readonly footerBytesMax: number;
 }
 
 export type HotRow =
@@ -33,23 +38,45 @@ export type HotRow =
 
 type Block = Rows<Uint8Array>;
 
+interface BlocksRange {
+  readonly from: number;
+  readonly end: number;
+  readonly isOnce: boolean;
+}
+
 /** What a row costs in memory besides its bytes in the block, about. */
 const rowBytes = 80;
-/** A scan asks for 1, 4, 16 … blocks at once, up to here (1 MiB). */
+/** What a block's place costs in memory besides its bytes in the footer, about. */
+const placeBytes = 250;
+/** A range in so few blocks is read at once: most entities, where they lie across an end. */
+const wholeBlocksMax = 4;
+/** A longer scan asks for 1, 4, 16 … blocks at once, up to here (1 MiB). */
 const readAheadMax = 64;
+
+export interface RowsRange {
+  readonly start: string;
+  readonly isAfter: boolean;
+  /** Exclusive: rows behind it may be given, blocks behind it aren't read. */
+  readonly end?: string | undefined;
+  /** All rows that are wanted are in it. */
+  readonly folder?: string | undefined;
+  /** Nobody will want them again, so they don't push others out of the cache. */
+  readonly isOnce?: boolean;
+}
 
 export class SegmentCache {
   readonly #options: SegmentCacheOptions;
-  readonly #footers = new Map<string, Promise<Footer>>();
-  readonly #footersHot = new Map<string, Footer>();
-  /** Least recently used first. */
-  readonly #blocks = new Map<string, { readonly block: Block; readonly bytes: number }>();
-  #bytes = 0;
-  /** Reads under way: a thousand that want one block read it once. */
+  readonly #footers: Recent<Footer>;
+  /** Under the segment's key and their index. */
+  readonly #blocks: Recent<Block>;
+  /** Reads under way: a thousand that want one block, or one footer, read it once. */
+  readonly #footerReads = new Map<string, Promise<Footer>>();
   readonly #reads = new Map<string, Promise<Block[]>>();
 
   constructor(options: SegmentCacheOptions) {
     this.#options = options;
+    this.#footers = new Recent(options.footerBytesMax);
+    this.#blocks = new Recent(options.blockBytesMax);
   }
 
   /** The row of a key; undefined if the segment has none. */
@@ -57,9 +84,8 @@ export class SegmentCache {
     info: SegmentInfo,
     key: string,
   ): Promise<{ readonly value: Uint8Array | undefined } | undefined> {
-    const footer = this.#footersHot.get(info.key) ?? (await this.#footer(info));
-    if (!footer.bloom.mayHave(key)) return undefined;
-    const index = blockFor(footer, key);
+    const footer = this.#footers.get(info.key) ?? (await this.#footer(info));
+    const index = footer.keys.mayHave(key) ? blockFor(footer, key) : -1;
     if (index < 0) return undefined;
     const block = this.#cached(info, index) ?? (await this.#block(info, footer, index));
     return rowIn(block, key);
@@ -67,9 +93,9 @@ export class SegmentCache {
 
   /** The same without waiting. */
   findHot(info: SegmentInfo, key: string): HotRow {
-    const footer = this.#footersHot.get(info.key);
+    const footer = this.#footers.get(info.key);
     if (footer === undefined) return { kind: "unknown" };
-    const index = footer.bloom.mayHave(key) ? blockFor(footer, key) : -1;
+    const index = footer.keys.mayHave(key) ? blockFor(footer, key) : -1;
     if (index < 0) return { kind: "absent" };
     const block = this.#cached(info, index);
     if (block === undefined) return { kind: "unknown" };
@@ -77,15 +103,9 @@ export class SegmentCache {
     return row === undefined ? { kind: "absent" } : { kind: "row", value: row.value };
   }
 
-  /**
-   * Rows of segments that follow each other, from `start` on, a block at a time. `isOnce`:
-   * nobody will want them again, so they don't push others out of the cache.
-   */
-  rows(
-    run: readonly SegmentInfo[],
-    options: { readonly start: string; readonly isAfter: boolean; readonly isOnce?: boolean },
-  ): () => Promise<Block> {
-    const { start, isAfter, isOnce = false } = options;
+  /** Rows of segments that follow each other, in pieces of a block. */
+  rows(run: readonly SegmentInfo[], range: RowsRange): () => Promise<Block> {
+    const { start, isAfter, isOnce = false } = range;
     let segment = 0;
     let next: number | undefined;
     let ahead = isOnce ? readAheadMax : 1;
@@ -100,15 +120,18 @@ export class SegmentCache {
         }
         const info = run[segment];
         if (info === undefined) return { keys: [], values: [] };
-        const footer = await this.#footer(info);
-        next ??= Math.max(0, blockFor(footer, start));
-        const end = Math.min(footer.blocks.length, next + ahead);
-        read = await this.#blocksOf(info, footer, { from: next, end, isOnce });
-        ahead = Math.min(ahead * 4, readAheadMax);
-        next = end;
-        if (end < footer.blocks.length) continue;
+        const footer = this.#footers.get(info.key) ?? (await this.#footer(info));
+        const { from, end } = blocksIn(footer, range);
+        next ??= from;
+        if (next < end) {
+          const to = end - next <= wholeBlocksMax ? end : Math.min(end, next + ahead);
+          read = await this.#blocksOf(info, footer, { from: next, end: to, isOnce });
+          ahead = Math.min(ahead * 4, readAheadMax);
+          next = to;
+        }
+        if (next < end) continue;
         segment += 1;
-        next = 0;
+        next = undefined;
       }
     };
   }
@@ -117,32 +140,29 @@ export class SegmentCache {
   forget(keys: ReadonlySet<string>): void {
     for (const key of keys) {
       this.#footers.delete(key);
-      this.#footersHot.delete(key);
+      this.#footerReads.delete(key);
     }
-    for (const [name, { bytes }] of this.#blocks) {
-      if (!keys.has(name.slice(0, name.lastIndexOf("#")))) continue;
-      this.#blocks.delete(name);
-      this.#bytes -= bytes;
+    for (const name of this.#blocks.names()) {
+      if (keys.has(name.slice(0, name.lastIndexOf("#")))) this.#blocks.delete(name);
     }
   }
 
   #footer(info: SegmentInfo): Promise<Footer> {
-    let footer = this.#footers.get(info.key);
-    if (footer === undefined) {
-      footer = this.#readFooter(info);
-      this.#footers.set(info.key, footer);
-      // Only success is remembered.
-      footer.catch(() => this.#footers.delete(info.key));
+    let read = this.#footerReads.get(info.key);
+    if (read === undefined) {
+      read = this.#readFooter(info);
+      this.#footerReads.set(info.key, read);
+      const isOver = (): boolean => this.#footerReads.delete(info.key);
+      read.then(isOver, isOver);
     }
-    return footer;
+    return read;
   }
 
   async #readFooter(info: SegmentInfo): Promise<Footer> {
     const { footerOffset: offset, bytes } = info;
     const read = await this.#read(info, offset, bytes - offset);
     const footer = decodeFooter(read, info, this.#options.tools.digest);
-    // `forget` may have come first.
-    if (this.#footers.has(info.key)) this.#footersHot.set(info.key, footer);
+    this.#footers.set(info.key, footer, read.length + footer.blocks.length * placeBytes);
     return footer;
   }
 
@@ -153,36 +173,45 @@ export class SegmentCache {
     return block;
   }
 
-  /** Blocks next to each other with one read, or none if the cache has them all. */
+  /** Blocks next to each other: with one read from the first to the last that aren't cached. */
   async #blocksOf(
     info: SegmentInfo,
     footer: Footer,
-    range: { readonly from: number; readonly end: number; readonly isOnce: boolean },
+    { from, end, isOnce }: BlocksRange,
   ): Promise<Block[]> {
-    const { from, end, isOnce } = range;
-    const places = footer.blocks.slice(from, end);
-    const [first, last] = [places[0], places.at(-1)];
-    if (first === undefined || last === undefined) return [];
-    const cached = places.map((_, index) => this.#cached(info, from + index));
-    const hot = cached.filter((block) => block !== undefined);
-    if (hot.length === places.length) return hot;
-    if (isOnce) return this.#readBlocks(info, places, { from, isOnce });
-    const name = `${info.key}#${from}-${end}`;
+    const cached: (Block | undefined)[] = [];
+    for (let index = from; index < end; index += 1) cached.push(this.#cached(info, index));
+    const first = cached.indexOf(undefined);
+    const last = cached.lastIndexOf(undefined);
+    if (first >= 0) {
+      const missing = { from: from + first, end: from + last + 1, isOnce };
+      const read = isOnce
+        ? this.#readBlocks(info, footer, missing)
+        : this.#readOnce(info, footer, missing);
+      cached.splice(first, last + 1 - first, ...(await read));
+    }
+    return cached.filter((block) => block !== undefined);
+  }
+
+  /** What several want at a time is read once. */
+  #readOnce(info: SegmentInfo, footer: Footer, range: BlocksRange): Promise<Block[]> {
+    const name = `${info.key}#${range.from}-${range.end}`;
     let read = this.#reads.get(name);
     if (read === undefined) {
-      read = this.#readBlocks(info, places, { from, isOnce });
+      read = this.#readBlocks(info, footer, range);
       this.#reads.set(name, read);
       const isOver = (): boolean => this.#reads.delete(name);
       read.then(isOver, isOver);
     }
-    return [...(await read)]; // whoever scans takes them out of its own
+    return read;
   }
 
   async #readBlocks(
     info: SegmentInfo,
-    places: readonly BlockPlace[],
-    { from, isOnce }: { readonly from: number; readonly isOnce: boolean },
+    footer: Footer,
+    { from, end, isOnce }: BlocksRange,
   ): Promise<Block[]> {
+    const places = footer.blocks.slice(from, end);
     const [first, last] = [places[0], places.at(-1)];
     assert(first !== undefined && last !== undefined, "there are blocks to read");
     const bytes = await this.#read(info, first.offset, last.offset + last.length - first.offset);
@@ -192,33 +221,16 @@ export class SegmentCache {
       // A cached block must not hold on to its neighbours.
       const own = isOnce || places.length === 1 ? stored : stored.slice();
       const block = decodeBlock(own, place, { ...this.#options.tools, key: info.key });
-      if (!isOnce) this.#keep(info, from + index, { block, place });
+      if (!isOnce) {
+        const blockBytes = place.rawLength + block.keys.length * rowBytes;
+        this.#blocks.set(`${info.key}#${from + index}`, block, blockBytes);
+      }
       return block;
     });
   }
 
   #cached(info: SegmentInfo, index: number): Block | undefined {
-    const name = `${info.key}#${index}`;
-    const entry = this.#blocks.get(name);
-    if (entry === undefined) return undefined;
-    this.#blocks.delete(name);
-    this.#blocks.set(name, entry);
-    return entry.block;
-  }
-
-  #keep(info: SegmentInfo, index: number, read: { block: Block; place: BlockPlace }): void {
-    // `forget` may have come first.
-    if (!this.#footers.has(info.key)) return;
-    const name = `${info.key}#${index}`;
-    const bytes = read.place.rawLength + read.block.keys.length * rowBytes;
-    this.#bytes += bytes - (this.#blocks.get(name)?.bytes ?? 0);
-    this.#blocks.delete(name);
-    this.#blocks.set(name, { block: read.block, bytes });
-    for (const [oldest, entry] of this.#blocks) {
-      if (this.#bytes <= this.#options.bytesMax) break;
-      this.#blocks.delete(oldest);
-      this.#bytes -= entry.bytes;
-    }
+    return this.#blocks.get(`${info.key}#${index}`);
   }
 
   async #read(info: SegmentInfo, offset: number, length: number): Promise<Uint8Array> {
@@ -228,6 +240,58 @@ export class SegmentCache {
     if (bytes === undefined) throw damagedSegment(info.key, "it is missing");
     return bytes;
   }
+}
+
+/** What was used last, within a bound. */
+class Recent<Value> {
+  readonly #bytesMax: number;
+  /** Least recently used first. */
+  readonly #entries = new Map<string, { readonly value: Value; readonly bytes: number }>();
+  #bytes = 0;
+
+  constructor(bytesMax: number) {
+    this.#bytesMax = bytesMax;
+  }
+
+  get(name: string): Value | undefined {
+    const entry = this.#entries.get(name);
+    if (entry === undefined) return undefined;
+    this.#entries.delete(name);
+    this.#entries.set(name, entry);
+    return entry.value;
+  }
+
+  set(name: string, value: Value, bytes: number): void {
+    this.delete(name);
+    this.#entries.set(name, { value, bytes });
+    this.#bytes += bytes;
+    for (const oldest of this.#entries.keys()) {
+      if (this.#bytes <= this.#bytesMax) break;
+      this.delete(oldest);
+    }
+  }
+
+  delete(name: string): void {
+    this.#bytes -= this.#entries.get(name)?.bytes ?? 0;
+    this.#entries.delete(name);
+  }
+
+  names(): Iterable<string> {
+    return this.#entries.keys();
+  }
+}
+
+/** Where in a segment rows of the range may be; `end` isn't after `from` if nowhere. */
+function blocksIn(
+  footer: Footer,
+  { start, end, folder }: RowsRange,
+): { readonly from: number; readonly end: number } {
+  const isOutside = folder !== undefined && footer.folders?.mayHave(folder) === false;
+  if (isOutside) return { from: 0, end: 0 };
+  return {
+    from: Math.max(0, blockFor(footer, start)),
+    end: end === undefined ? footer.blocks.length : lowerBound(footer.firstKeys, end),
+  };
 }
 
 function rowIn(block: Block, key: string): { value: Uint8Array | undefined } | undefined {

@@ -29,8 +29,8 @@ import { assert, SporeError } from "./errors.ts";
 import { Merge, type Source } from "./merge.ts";
 import type { Clock, Digest, Observer, Random, Store } from "./ports.ts";
 import { Retrier } from "./retry.ts";
-import { type Codec, type SegmentInfo, SegmentWriter } from "./segment.ts";
-import { SegmentCache } from "./segments.ts";
+import { type Codec, folderOf, type SegmentInfo, SegmentWriter } from "./segment.ts";
+import { type RowsRange, SegmentCache } from "./segments.ts";
 import { SortedMap } from "./sorted.ts";
 import { seqText } from "./tail.ts";
 
@@ -51,6 +51,8 @@ export interface TableOptions {
 export interface TableLimits {
   /** Of blocks read, all segments together. */
   readonly cacheBytesMax: number;
+  /** Of footers read, which say where a row may be. */
+  readonly footerBytesMax: number;
   /** A block is ended at this size: what a point lookup reads. */
   readonly blockBytes: number;
   /** A segment is ended at this size. */
@@ -63,6 +65,7 @@ export interface TableLimits {
 
 const defaults: TableLimits = Object.freeze({
   cacheBytesMax: 32 * 1024 * 1024,
+  footerBytesMax: 32 * 1024 * 1024,
   blockBytes: 16 * 1024,
   segmentBytesMax: 8 * 1024 * 1024,
   levelZeroMax: 4,
@@ -133,7 +136,8 @@ export class Table {
       store: options.store,
       retrier: this.#retrier,
       tools: { digest: options.digest, codec: options.codec },
-      bytesMax: this.#limits.cacheBytesMax,
+      blockBytesMax: this.#limits.cacheBytesMax,
+      footerBytesMax: this.#limits.footerBytesMax,
     });
   }
 
@@ -196,9 +200,10 @@ export class Table {
   async scan(range: Range = {}): Promise<Page> {
     const limit = range.limit ?? pageRowsDefault;
     const { start, isAfter, end } = boundsOf(range);
+    const folder = folderOf(range.prefix ?? "");
     return this.#reading(async () => {
       const entries: [string, Uint8Array][] = [];
-      const merge = new Merge(this.#sourcesFrom(start, { isAfter, end }));
+      const merge = new Merge(this.#sourcesOf({ start, isAfter, end, folder }));
       for (;;) {
         const row = (await merge.fill()) ? merge.take() : undefined;
         if (row === undefined || (end !== undefined && row.key >= end)) {
@@ -301,18 +306,21 @@ export class Table {
   }
 
   /** Newest first (B2). */
-  #sourcesFrom(start: string, options: { isAfter: boolean; end: string | undefined }): Source[] {
-    const { isAfter, end } = options;
+  #sourcesOf(range: RowsRange): Source[] {
+    const { start, isAfter, end } = range;
     const sources: Source[] = [memtableSource(this.#memtable, start, isAfter)];
     if (this.#frozen) sources.push(memtableSource(this.#frozen, start, isAfter));
     for (const [level, segments] of this.#levels.entries()) {
-      const inside = segments.filter(
-        (info) => info.lastKey >= start && (end === undefined || info.firstKey < end),
-      );
-      const runs = level === 0 ? inside.map((info) => [info]) : [inside];
-      for (const run of runs) {
-        if (run.length > 0) sources.push(this.#cache.rows(run, { start, isAfter }));
+      if (level === 0) {
+        for (const info of segments) {
+          const isInside = info.lastKey >= start && (end === undefined || info.firstKey < end);
+          if (isInside) sources.push(this.#cache.rows([info], range));
+        }
+        continue;
       }
+      const first = firstEndingFrom(segments, start);
+      const last = end === undefined ? segments.length : firstBeginningFrom(segments, end);
+      if (first < last) sources.push(this.#cache.rows(segments.slice(first, last), range));
     }
     return sources;
   }
@@ -540,7 +548,8 @@ function boundsOf(range: Range): {
   readonly end: string | undefined;
 } {
   const { prefix = "", from = "", after, to } = range;
-  const [, first = ""] = [prefix, from].sort();
+  let first = prefix;
+  if (from > first) first = from;
   const isAfter = after !== undefined && after >= first;
   const prefixEnd = endOfPrefix(prefix);
   const isToFirst = prefixEnd === undefined || (to !== undefined && to < prefixEnd);
@@ -558,11 +567,25 @@ function endOfPrefix(prefix: string): string | undefined {
 
 /** Index of the first segment, of those that don't overlap, that ends at or after the key. */
 function firstEndingFrom(segments: readonly SegmentInfo[], key: string): number {
+  return firstNot(segments, ({ lastKey }) => lastKey < key);
+}
+
+/** The same of the first that begins there. */
+function firstBeginningFrom(segments: readonly SegmentInfo[], key: string): number {
+  return firstNot(segments, ({ firstKey }) => firstKey < key);
+}
+
+/** Index of the first segment that isn't before; all that are stand in front. */
+function firstNot(
+  segments: readonly SegmentInfo[],
+  isBefore: (info: SegmentInfo) => boolean,
+): number {
   let low = 0;
   let high = segments.length;
   while (low < high) {
     const middle = (low + high) >>> 1;
-    if ((segments[middle]?.lastKey ?? "") < key) low = middle + 1;
+    const info = segments[middle];
+    if (info !== undefined && isBefore(info)) low = middle + 1;
     else high = middle;
   }
   return low;

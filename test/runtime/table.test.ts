@@ -37,6 +37,7 @@ const small: Partial<TableLimits> = {
   levelZeroMax: 2,
   levelOneBytesMax: 900,
   cacheBytesMax: 3000,
+  footerBytesMax: 4000,
 };
 
 interface Setup {
@@ -67,6 +68,51 @@ async function allOf(table: Table, range: Range = {}): Promise<[string, string][
 
 async function compactAll(table: Table): Promise<void> {
   while (await table.compact());
+}
+
+/**
+ * The table of a checkpoint as it was written before there were filters of folders: its segments
+ * end behind the filter of keys.
+ */
+async function withoutFolders(store: Store, checkpoint: Uint8Array): Promise<Uint8Array> {
+  const reader = new ByteReader(checkpoint);
+  const writer = new ByteWriter();
+  writer.u8(reader.u8());
+  const segments = reader.count();
+  writer.count(segments);
+  for (let index = 0; index < segments; index += 1) {
+    const key = reader.latin1();
+    const [level, bytes, footerOffset] = [reader.count(), reader.count(), reader.count()];
+    const [rows, deleted] = [reader.count(), reader.count()];
+    reader.raw(32);
+    const whole = await store.get(key);
+    if (whole?.length !== bytes) throw new Error(`${key} isn't there`);
+    const old = whole.subarray(
+      0,
+      footerOffset + lengthWithoutFolders(whole.subarray(footerOffset)),
+    );
+    await store.put(`${key}0`, old);
+    writer.latin1(`${key}0`);
+    for (const value of [level, old.length, footerOffset, rows, deleted]) writer.count(value);
+    writer.raw(digest.sha256(old.subarray(footerOffset)));
+    writer.latin1(reader.latin1());
+    writer.latin1(reader.latin1());
+  }
+  writer.raw(reader.raw(reader.left));
+  return writer.done();
+}
+
+function lengthWithoutFolders(footer: Uint8Array): number {
+  const reader = new ByteReader(footer);
+  reader.raw(5);
+  const [, , blocks] = [reader.count(), reader.count(), reader.count()];
+  for (let index = 0; index < blocks; index += 1) {
+    reader.latin1();
+    for (let field = 0; field < 3; field += 1) reader.count();
+    reader.raw(9);
+  }
+  reader.bytes();
+  return footer.length - reader.left;
 }
 
 /** Counts what is read. */
@@ -174,10 +220,22 @@ describe("a batch", () => {
 describe("a table", () => {
   type Step =
     | { readonly kind: "apply"; readonly rows: readonly (readonly [string, string | undefined])[] }
-    | { readonly kind: "flush" | "compact" | "commit" | "reopen" | "sweep" | "together" };
+    | { readonly kind: (typeof works)[number] };
 
+  const works = [
+    "flush",
+    "compact",
+    "commit",
+    "reopen",
+    "reopen as old",
+    "sweep",
+    "together",
+    "scan",
+  ] as const;
+  const folder = fc.integer({ min: 0, max: 30 }).map((number) => `e/${number}/`);
   const key = fc.oneof(
     fc.integer({ min: 0, max: 300 }).map((number) => `k/${number}`),
+    fc.tuple(folder, fc.constantFrom("!", "c/1", "c/2", "d")).map((parts) => parts.join("")),
     fc.constantFrom("", "\u00ff", "\u00ff\u00ff", "a", "k", "k/", "k0", "\u0000"),
   );
   const value = fc.option(fc.string({ maxLength: 20 }), { nil: undefined, freq: 4 });
@@ -189,13 +247,14 @@ describe("a table", () => {
         rows: fc.array(fc.tuple(key, value), { maxLength: 40 }),
       }),
     },
-    ...(["flush", "compact", "commit", "reopen", "sweep", "together"] as const).map((kind) => ({
+    ...works.map((kind) => ({
       weight: 2,
       arbitrary: fc.record({ kind: fc.constant(kind) }),
     })),
   );
+  const prefix = fc.oneof(key, folder);
   const range: fc.Arbitrary<Range> = fc.record(
-    { prefix: key, from: key, after: key, to: key, limit: fc.integer({ min: 1, max: 20 }) },
+    { prefix, from: key, after: key, to: key, limit: fc.integer({ min: 1, max: 20 }) },
     { requiredKeys: [] },
   );
 
@@ -229,7 +288,13 @@ describe("a table", () => {
       else if (each.kind === "compact") await table.compact();
       else if (each.kind === "commit") await table.commit(table.checkpoint().generation);
       else if (each.kind === "sweep") await table.sweep();
-      else if (each.kind === "together") {
+      else if (each.kind === "scan") {
+        for (const range of ["e/3/", "e/30/", "e/7/c/", "e/31/", "e/", "k/1"]) {
+          expect(await allOf(table, { prefix: range })).toEqual(
+            expectedIn(model, { prefix: range }),
+          );
+        }
+      } else if (each.kind === "together") {
         const work = [table.flush(), table.compact(), allOf(table, { limit: 3 })];
         change([
           ["k/1", "during"],
@@ -239,7 +304,10 @@ describe("a table", () => {
         await Promise.all(work);
       } else {
         epoch += 1;
-        table = openTable({ ...setup, epoch, seed: epoch }, table.checkpoint().bytes);
+        const { bytes } = table.checkpoint();
+        const isOld = each.kind === "reopen as old" && setup.store instanceof MemoryStore;
+        const checkpoint = isOld ? await withoutFolders(setup.store, bytes) : bytes;
+        table = openTable({ ...setup, epoch, seed: epoch }, checkpoint);
       }
       for (const probe of ["k/1", "k/2", "a", "", "\u00ff", "k/77"]) {
         expect(textOf(await table.get(probe))).toBe(model.get(probe));
@@ -247,7 +315,7 @@ describe("a table", () => {
         if (hot !== undefined) expect(textOf(hot.value)).toBe(model.get(probe));
       }
     }
-    for (const each of fc.sample(range, 5)) {
+    for (const each of fc.sample(range, 20)) {
       expect(await allOf(table, each)).toEqual(expectedIn(model, each));
     }
     expect(await allOf(table)).toEqual(expectedIn(model, {}));
@@ -321,7 +389,7 @@ describe("a table", () => {
 
   test("asks one segment per level for a row, in a table of many segments", async () => {
     const store = new CountingStore();
-    const limits = { ...small, cacheBytesMax: 0 };
+    const limits = { ...small, cacheBytesMax: 0, footerBytesMax: 1e6 };
     const table = openTable({ store, limits });
     for (let round = 0; round < 30; round += 1) {
       table.apply(numbered(round * 50, round * 50 + 100, `round ${round}`));
@@ -336,6 +404,101 @@ describe("a table", () => {
     const rows = [...numbered(0, 1500).keys()];
     for (const key of rows) expect(await table.get(key)).toBeDefined();
     expect(store.reads.length / rows.length).toBeLessThan(1.05);
+  });
+
+  /** Entities of a few rows each, as a partition has them. */
+  function entities(from: number, to: number): Map<string, Uint8Array> {
+    const rows = new Map<string, Uint8Array>();
+    for (let index = from; index < to; index += 1) {
+      for (const part of ["!", "c/1", "j/1", "j/2"]) rows.set(`e/${index}/${part}`, bytesOf(part));
+    }
+    return rows;
+  }
+
+  /** Their order is not that of their making, so that every level has some of every range. */
+  async function scattered(store: Store, limits: Partial<TableLimits>): Promise<Table> {
+    const table = openTable({ store, limits });
+    for (let round = 0; round < 60; round += 1) {
+      const rows = Array.from({ length: 20 }, (_, at) => ((round * 20 + at) * 7919) % 1200);
+      for (const index of rows) table.apply(entities(index, index + 1));
+      await table.flush();
+      if (round < 56) await compactAll(table);
+    }
+    const levels = new Set(table.segments.map(({ level }) => level));
+    expect(levels.size).toBeGreaterThanOrEqual(3);
+    expect(table.segments.filter(({ level }) => level === 0).length).toBeGreaterThanOrEqual(4);
+    return table;
+  }
+
+  test("reads a folder with one read, and one that isn't there with none, whatever the levels", async () => {
+    const store = new CountingStore();
+    const limits = { ...small, blockBytes: 400, segmentBytesMax: 4000, levelOneBytesMax: 9000 };
+    const table = await scattered(store, { ...limits, cacheBytesMax: 0, footerBytesMax: 1e6 });
+    await allOf(table);
+    store.reads.length = 0;
+    for (let index = 0; index < 1200; index += 1) {
+      const { entries } = await table.scan({ prefix: `e/${index}/` });
+      expect(entries.map(([key]) => key)).toEqual([...entities(index, index + 1).keys()]);
+    }
+    expect(store.reads.length / 1200).toBeLessThan(1.1);
+    expect(store.reads.length / 1200).toBeGreaterThanOrEqual(1);
+    store.reads.length = 0;
+    for (let index = 0; index < 1200; index += 1) {
+      expect(await table.scan({ prefix: `e/${index}x/` })).toEqual({ entries: [], isDone: true });
+    }
+    expect(store.reads.length / 1200).toBeLessThan(0.1);
+  });
+
+  test("reads no block behind the end of a range", async () => {
+    const store = new CountingStore();
+    const table = openTable({
+      store,
+      limits: { ...small, segmentBytesMax: 1e6, footerBytesMax: 1e6 },
+    });
+    table.apply(entities(0, 500));
+    await table.flush();
+    await table.get("e/0/!"); // the footer
+    store.reads.length = 0;
+    for (let index = 0; index < 100; index += 1) {
+      // Each is about as large as a block: those that it lies in, at once.
+      await table.scan({ prefix: `e/${100 + ((index * 37) % 100)}/` });
+    }
+    const bytes = store.reads.reduce((sum, { range }) => sum + (range?.length ?? 1e9), 0);
+    expect(store.reads.length).toBeLessThanOrEqual(100);
+    expect(bytes).toBeLessThan(100 * 3 * 120);
+  });
+
+  test("keeps its footers within their bound", async () => {
+    const store = new CountingStore();
+    const limits = { ...small, cacheBytesMax: 1e6, footerBytesMax: 1e6 };
+    const roomy = await scattered(store, limits);
+    const { bytes } = roomy.checkpoint();
+    const readsOf = async (table: Table): Promise<number> => {
+      await allOf(table);
+      store.reads.length = 0;
+      await allOf(table);
+      return store.reads.length;
+    };
+    expect(await readsOf(roomy)).toBe(0);
+    const tight = openTable({ store, limits: { ...limits, footerBytesMax: 2000 } }, bytes);
+    // The blocks are there, the footers are read again: but for those that still are.
+    expect(await readsOf(tight)).toBeGreaterThan(tight.segments.length / 2);
+  });
+
+  test("reads segments from before there were filters of folders", async () => {
+    const store = new MemoryStore();
+    const table = await scattered(store, small);
+    const old = await withoutFolders(store, table.checkpoint().bytes);
+    const again = openTable({ store, epoch: 2 }, old);
+    for (const index of [0, 7, 600, 1199]) {
+      const { entries } = await again.scan({ prefix: `e/${index}/` });
+      expect(entries.map(([key]) => key)).toEqual([...entities(index, index + 1).keys()]);
+    }
+    expect(await allOf(again)).toEqual(await allOf(table));
+    again.apply(entities(1200, 1300));
+    await again.flush();
+    await compactAll(again);
+    expect(await allOf(again)).toHaveLength(1300 * 4);
   });
 
   test("forgets deleted rows when they reach the last level, and their segments", async () => {
@@ -572,6 +735,21 @@ describe("a segment", () => {
       stored[3] = (stored[3] ?? 0) ^ 1;
       expect(() => decodeBlock(stored, place, tools)).toThrow(refusal);
     }
+  });
+
+  test("has each key and each of its folders in its filters, and hardly anything else", () => {
+    const writer = new SegmentWriter({ digest, codec: undefined, blockBytes: 4096 });
+    const keys = ["", "/", "a", "a/", "a//b", "a/b/c", "a/b/d", "ab/c", "b/c/d/e", "b/c/e"];
+    for (const key of keys) writer.add(key, key === "a/b/d" ? undefined : bytesOf(key));
+    const { bytes, info } = writer.finish({ key: "p/table/x", level: 0 });
+    const footer = decodeFooter(bytes.subarray(info.footerOffset), info, digest);
+    for (const key of keys) expect(footer.keys.mayHave(key)).toBe(true);
+    for (const folder of ["/", "a/", "a//", "a/b/", "ab/", "b/", "b/c/", "b/c/d/"]) {
+      expect(footer.folders?.mayHave(folder)).toBe(true);
+    }
+    const others = Array.from({ length: 1000 }, (_, index) => `b/${index}/`);
+    const wrong = others.filter((other) => footer.folders?.mayHave(other) !== false);
+    expect(wrong.length).toBeLessThan(60);
   });
 
   test("that was compressed is refused without the codec", () => {
