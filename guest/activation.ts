@@ -27,7 +27,6 @@ import {
 import {
   asError,
   CancelledError,
-  ChildError,
   CompensationError,
   fromErrorValue,
   GuestError,
@@ -37,6 +36,7 @@ import {
 import { graphFromValue } from "./graph.ts";
 import type { CommandPromise, Kernel, LogLevel } from "./kernel.ts";
 import { Message } from "./message.ts";
+import { childError, failure, type Origin, originOf, outcomeOf, type Settled } from "./outcome.ts";
 import { isLarge, Pieces } from "./pieces.ts";
 import {
   type Activation,
@@ -504,7 +504,7 @@ export class Machine {
     this.#abandonsHandlers = entry.options.handlers === "abandon";
     this.#follow(
       () => entry.fn(...argsFrom(args)),
-      (outcome) => this.#close(outcome),
+      (outcome) => this.#close(outcome, { what: `workflow ${run.name}`, fn: entry.fn }),
     );
   }
 
@@ -549,7 +549,7 @@ export class Machine {
   }
 
   /** The workflow's function is over: waits for update handlers, then ends the run. */
-  #close(settled: Settled): void {
+  #close(settled: Settled, origin?: Origin): void {
     this.steps.leaveBody();
     this.#closing = () => {
       this.#closing = undefined;
@@ -564,7 +564,7 @@ export class Machine {
         );
         return;
       }
-      const outcome = outcomeOf(settled);
+      const outcome = outcomeOf(settled, origin);
       if (outcome.kind === "ok") this.#complete(outcome);
       else this.#undo(outcome.error);
     };
@@ -705,7 +705,7 @@ export class Machine {
     } catch (error) {
       settled = { isOk: false, value: error };
     }
-    this.#reply(id, outcomeOf(settled));
+    this.#reply(id, outcomeOf(settled, { what: `query ${name}`, fn }));
     this.#isReadonly = false;
   }
 
@@ -737,7 +737,7 @@ export class Machine {
       () => handler.fn(...args),
       (settled) => {
         if (!this.#updating.delete(id)) return;
-        this.#reply(id, outcomeOf(settled));
+        this.#reply(id, outcomeOf(settled, { what: `update ${name}`, fn: handler.fn }));
         if (this.#updating.size === 0) this.#closing?.();
       },
     );
@@ -805,7 +805,7 @@ export class Machine {
         turn.instance = restore(entry, input.state);
         return method.fn.apply(turn.instance, args as unknown[]);
       },
-      (settled) => this.#closeTurn(settled),
+      (settled) => this.#closeTurn(settled, originOf(entry, input.method)),
     );
   }
 
@@ -814,9 +814,9 @@ export class Machine {
     this.#finish({ kind: "turned" });
   }
 
-  #closeTurn(settled: Settled): void {
+  #closeTurn(settled: Settled, origin: Origin): void {
     if (this.#isDone) return;
-    let outcome = outcomeOf(settled);
+    let outcome = outcomeOf(settled, origin);
     try {
       // A method that throws leaves no trace in the state.
       if (outcome.kind === "ok") this.#save();
@@ -844,7 +844,7 @@ export class Machine {
     const { actor, input } = turn;
     const wasReadonly = this.#isReadonly;
     let upgraded: Encoded | undefined;
-    let outcome = outcomeOf({ isOk: true, value: undefined });
+    let outcome: Outcome = { kind: "ok", value: encode(undefined) };
     this.#isReadonly = true;
     try {
       if (actor.upgrade !== undefined)
@@ -880,7 +880,7 @@ export class Machine {
 
   #closeNested(turn: Turn, input: TurnInput, settled: Settled): void {
     if (this.#isDone || !turn.nested.delete(input.id)) return;
-    let outcome = outcomeOf(settled);
+    let outcome = outcomeOf(settled, originOf(turn.actor, input.method));
     try {
       if (outcome.kind === "ok") this.#save();
     } catch (error) {
@@ -1044,11 +1044,6 @@ export class Machine {
   }
 }
 
-interface Settled {
-  readonly isOk: boolean;
-  readonly value: unknown;
-}
-
 /** A promise of what `begin` settles; already resolved if that happens at once. */
 function settledPromise(
   begin: (settle: (isOk: boolean, value: unknown) => void) => void,
@@ -1089,19 +1084,6 @@ function isThenable(value: unknown): value is PromiseLike<unknown> {
 function argsFrom(encoded: Encoded): readonly unknown[] {
   const args = decode(encoded);
   return Array.isArray(args) ? args : [args];
-}
-
-function failure(error: unknown): Outcome {
-  return { kind: "error", error: toErrorValue(error) };
-}
-
-function outcomeOf(settled: Settled): Outcome {
-  if (!settled.isOk) return failure(settled.value);
-  try {
-    return { kind: "ok", value: encode(settled.value) };
-  } catch (error) {
-    return failure(error);
-  }
 }
 
 function faultsOf(inputs: readonly Input[]): Map<string, Error> | undefined {
@@ -1200,17 +1182,6 @@ function turnFailed(): GuestError {
   return new GuestError("the turn that this call was a part of failed", {
     code: "run-closed",
     retryable: false,
-  });
-}
-
-function childError(title: string, runId: string, cause: Error): ChildError {
-  const loose = cause as { code?: unknown; class?: ErrorValue["class"]; retryable?: unknown };
-  return new ChildError(`${title} (run ${runId}) failed: ${cause.message}`, {
-    runId,
-    cause,
-    class: loose.class,
-    code: typeof loose.code === "string" ? loose.code : undefined,
-    retryable: loose.retryable !== false,
   });
 }
 

@@ -163,9 +163,46 @@ export function middleOut(text: string, charsMax: number): string {
   return `${text.slice(0, half)} …[${cut} characters left out]… ${text.slice(text.length - half)}`;
 }
 
+/** Encodes what the author's code gives; an error says what it is of. */
+export function encodeFor(value: unknown, what: string): Uint8Array {
+  try {
+    return encode(value);
+  } catch (error) {
+    if (!(error instanceof SerialisationError)) throw error;
+    const reason = error.message.slice(error.path.length + 2);
+    throw new SerialisationError(error.path, `${reason} (in ${what})`);
+  }
+}
+
 /** Whatever was thrown, as an Error. */
 export function asError(thrown: unknown): Error {
   return thrown instanceof Error ? thrown : new ThrownValue(thrown);
+}
+
+/** Where the engine says that a function begins. Others don't say it. */
+interface Placed {
+  readonly fileName?: unknown;
+  readonly lineNumber?: unknown;
+  readonly columnNumber?: unknown;
+}
+
+/**
+ * Puts what an error came out of below its stack. An error that is made for the author's code while
+ * none of it is on the stack (a wait that ends, a value that can't be stored) would have no line of
+ * the author's else.
+ */
+export function cameOutOf(error: Error, what: string, fn: object): void {
+  const { fileName, lineNumber, columnNumber } = fn as Placed;
+  if (typeof fileName !== "string") return;
+  const frame = `    at ${what} (${fileName}:${lineNumber}:${columnNumber})`;
+  const stack = typeof error.stack === "string" ? error.stack.trimEnd() : "";
+  // An error may be thrown again and again, and come through many hands.
+  if (stack.length > stackCharsMax || stack.includes(frame)) return;
+  try {
+    hide(error, "stack", stack === "" ? frame : `${stack}\n${frame}`);
+  } catch {
+    // A frozen error stays as it is.
+  }
 }
 
 /** The shape that survives every border. Never throws. */

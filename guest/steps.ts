@@ -18,6 +18,8 @@ import { type Body, functionOf, GraphNode, isPlain } from "./define.ts";
 import {
   asError,
   CancelledError,
+  cameOutOf,
+  encodeFor,
   GuestError,
   isRetryableKind,
   TimeoutError,
@@ -798,7 +800,7 @@ export class Steps {
     }
     const isKept = task.options.checkpoint && task.args.length > 0;
     if (isKept && !task.args.some((arg) => isLarge(arg)))
-      task.storedArgs = encodeFor(task.args, "arguments");
+      task.storedArgs = encodeFor(task.args, "arguments of a step");
     return task.args;
   }
 
@@ -902,7 +904,7 @@ export class Steps {
           this.#finishStored(task, value, storing);
           return;
         }
-        stored = encodeFor(value, "the value");
+        stored = encodeFor(value, "the value of a step");
       }
     } catch (error) {
       this.#endAttempt(task, error);
@@ -1003,6 +1005,10 @@ export class Steps {
     if (task.live === 0) return;
     this.#close(task);
     let error = asError(thrown);
+    // That one is every step's, and has the run's line.
+    if (!(error instanceof CancelledError)) {
+      cameOutOf(error, `step ${task.body.name}`, task.body.fn);
+    }
     let delayMs: number | undefined;
     try {
       delayMs = task.evaluation.isFailed ? undefined : this.#retryDelay(task, error);
@@ -1153,7 +1159,7 @@ export class Steps {
 
   /** Keeps what the attempt says of how far it is; the last of an activation counts. */
   report(task: Task, attempt: number, value: unknown): void {
-    const bytes = encodeFor(value, "the progress");
+    const bytes = encodeFor(value, "the progress of a step");
     if (bytes.length > progressBytesMax) {
       throw new GuestError(`progress would take ${bytes.length} bytes, of ${progressBytesMax}`, {
         code: "value-too-large",
@@ -1220,18 +1226,6 @@ class Forward implements Waiter {
 
   upstream(cell: Cell): void {
     this.#owner.forward(cell, this.#into);
-  }
-}
-
-function encodeFor(value: unknown, what: string): Uint8Array {
-  try {
-    return encode(value);
-  } catch (error) {
-    if (error instanceof SerialisationError) {
-      const reason = error.message.slice(error.path.length + 2);
-      throw new SerialisationError(error.path, `${reason} (in ${what} of a step)`);
-    }
-    throw error;
   }
 }
 

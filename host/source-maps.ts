@@ -106,17 +106,21 @@ const packagePath = /(?:^|\/)node_modules\//;
 const bundleFrame =
   /^(\s*at )(?:(.*) \()?[^\s()]*?(?:user\.js|bundle\.js|module):(\d{1,9}):(\d{1,9})\)?$/;
 
-type Frame =
-  | {
-      readonly kind: "own";
-      readonly line: string;
-      readonly found: Found;
-      readonly text: string;
-      /** Of the function. */
-      readonly name: string;
-    }
-  | { readonly kind: "inner"; readonly line: string }
-  | { readonly kind: "other"; readonly line: string };
+/** What the SDK puts below a stack: the step, workflow or handler that an error came out of. */
+const originName = /^(?:step|workflow|query|update|method|constructor of) /;
+const nativeFrame = /\(native\)$/;
+
+interface PlacedFrame {
+  /** `origin` says where to look where there is no frame that says it better. */
+  readonly kind: "own" | "origin";
+  readonly line: string;
+  readonly found: Found;
+  readonly text: string;
+  /** Of the function. */
+  readonly name: string;
+}
+
+type Frame = PlacedFrame | { readonly kind: "inner" | "other"; readonly line: string };
 
 /** As in the map: the line from 1, the column from 0. */
 interface Found {
@@ -151,14 +155,18 @@ export class SourceMapper {
    */
   explain(stack: string, errorName = ""): ExplainedStack {
     const lines = stack.slice(0, stackLimits.charactersMax).split("\n", stackLimits.framesMax);
-    const frames = lines.filter((line) => line !== "").map((line) => this.#frameOf(line));
-    const lastOwn = frames.findLastIndex(({ kind }) => kind === "own");
+    const all = lines.filter((line) => line !== "").map((line) => this.#frameOf(line));
+    const wanted = all.some(({ kind }) => kind === "own") ? "own" : "origin";
+    const frames = all.filter(
+      ({ kind }) => kind === wanted || kind === "inner" || kind === "other",
+    );
+    const lastOwn = frames.findLastIndex(({ kind }) => kind === wanted);
     if (lastOwn < 0) return { stack: this.mapStack(stack) };
     const shown = frames.filter(({ kind }, at) => kind !== "inner" && at <= lastOwn);
     const folded = frames.length - shown.length;
-    const texts = shown.map((frame) => (frame.kind === "own" ? frame.text : frame.line));
+    const texts = shown.map((frame) => ("text" in frame ? frame.text : frame.line));
     if (folded > 0) texts.push(`    … ${folded} inside sporeflow`);
-    const own = frames.filter((frame) => frame.kind === "own");
+    const own = frames.filter((frame): frame is PlacedFrame => frame.kind === wanted);
     const thrown = own.slice(
       Math.max(
         0,
@@ -171,10 +179,12 @@ export class SourceMapper {
 
   #frameOf(line: string): Frame {
     const frame = bundleFrame.exec(line);
-    if (frame === null) return { kind: "other", line };
+    if (frame === null) return { kind: nativeFrame.test(line) ? "inner" : "other", line };
     const found = this.#find(Number(frame[3]), Number(frame[4]));
     if (found === undefined || sdkPath.test(found.source)) return { kind: "inner", line };
-    return { kind: "own", line, found, text: this.#mapFrame(line), name: frame[2] ?? "" };
+    const name = frame[2] ?? "";
+    const kind = originName.test(name) ? "origin" : "own";
+    return { kind, line, found, text: this.#mapFrame(line), name };
   }
 
   #errorFrame(found: Found): ErrorFrame {

@@ -2,8 +2,10 @@
  * Writing answers: JSON or CBOR as the client asked, the same headers on all, and how users'
  * values and errors appear in them.
  */
+import type { Encoded } from "../../guest/protocol.ts";
 import { encodeCbor, jsonOfValue, rawValue, shownValue } from "../values.ts";
 import type { Exchange } from "./exchange.ts";
+import { explainErrors, mayHoldError } from "./value-errors.ts";
 import * as views from "./views.ts";
 
 /** Fixed on every answer: the API is for programs, a browser shall do nothing with it by itself. */
@@ -75,7 +77,18 @@ export async function explainedIn(
     return { show }; // Deleted meanwhile: its last error is worth more than its lines.
   }
   const mapper = await maps.mapper(exchange.caller.tenant, component);
-  return { show, mapper };
+  if (mapper === undefined) return { show };
+  return { show: (encoded) => show(explainErrors(encoded, mapper)), mapper };
+}
+
+/** A user's value; errors in it have their author's lines. */
+export async function valueIn(
+  exchange: Exchange,
+  encoded: Encoded,
+  componentOf: () => Promise<string>,
+): Promise<unknown> {
+  if (!mayHoldError(encoded)) return shownIn(exchange)(encoded);
+  return (await explainedIn(exchange, componentOf)).show(encoded);
 }
 
 export const showTagged: views.Show = (encoded) => {

@@ -8,7 +8,7 @@ import type { SporeError } from "../../runtime/errors.ts";
 import type { CallResult } from "../../runtime/index.ts";
 import { ProblemError } from "../problems.ts";
 import { encodeCbor } from "../values.ts";
-import { explainedIn, send, shownIn } from "./answers.ts";
+import { explainedIn, send, valueIn } from "./answers.ts";
 import type { Exchange } from "./exchange.ts";
 import { value } from "./fields.ts";
 import * as views from "./views.ts";
@@ -57,7 +57,7 @@ export async function resultValue(
     readonly componentOf: Callee["componentOf"];
   },
 ): Promise<unknown> {
-  if (outcome.kind === "ok") return shownIn(exchange)(outcome.value);
+  if (outcome.kind === "ok") return valueIn(exchange, outcome.value, how.componentOf);
   const shower = await explainedIn(exchange, how.componentOf);
   throw callFailed(outcome.error, how.members, shower);
 }

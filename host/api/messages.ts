@@ -3,7 +3,7 @@
  */
 import { z } from "@hono/zod-openapi";
 import { encodeCbor } from "../values.ts";
-import { send, shownIn } from "./answers.ts";
+import { send, valueIn } from "./answers.ts";
 import { callAnswer, callAnswers, encodedArgs, resultValue } from "./calls.ts";
 import { args, id, name, status, value, wait } from "./fields.ts";
 import { optionalId } from "./requests.ts";
@@ -36,7 +36,8 @@ export const messageRoutes = {
         return send(exchange, 202, { id, status: published.status }, { headers });
       }
       const at = new Date(published.atMs).toISOString();
-      return send(exchange, 200, { value: shownIn(exchange)(published.value), at });
+      const value = await valueIn(exchange, published.value, componentOfRun(exchange, id));
+      return send(exchange, 200, { value, at });
     },
   }),
   signal: route({

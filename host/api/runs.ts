@@ -3,9 +3,9 @@
  */
 import { z } from "@hono/zod-openapi";
 import type { Outcome } from "../../guest/protocol.ts";
-import type { RunFilter, RunView, TenantHost } from "../../runtime/index.ts";
+import type { RunFilter, RunView, StepView, TenantHost } from "../../runtime/index.ts";
 import { ProblemError } from "../problems.ts";
-import { explainedIn, noContent, send, shownIn } from "./answers.ts";
+import { explainedIn, noContent, send, shownIn, valueIn } from "./answers.ts";
 import type { Exchange } from "./exchange.ts";
 import {
   componentPrefix,
@@ -21,6 +21,7 @@ import {
 } from "./fields.ts";
 import { event, eventsAnswer, historyAnswer } from "./history.ts";
 import { type Route, route } from "./route.ts";
+import { mayHoldError } from "./value-errors.ts";
 import * as views from "./views.ts";
 
 const run = z
@@ -188,7 +189,7 @@ export const runRoutes = {
     async handle(exchange) {
       const { id } = exchange.params;
       const steps = await exchange.tenant.steps(id, exchange.query);
-      const shower = steps.some((step) => step.error !== undefined)
+      const shower = steps.some(hasErrors)
         ? await explainedIn(exchange, componentOfRun(exchange, id))
         : { show: shownIn(exchange) };
       return send(exchange, 200, { steps: steps.map((step) => views.stepView(step, shower)) });
@@ -388,6 +389,11 @@ function control<Body extends z.ZodObject>(
   });
 }
 
+/** A caught error is in the step's value. */
+function hasErrors({ error, value }: StepView): boolean {
+  return error !== undefined || (value !== undefined && mayHoldError(value));
+}
+
 function tagOf(pair: string | undefined): RunFilter["tag"] {
   if (pair === undefined) return undefined;
   const colon = pair.indexOf(":");
@@ -428,7 +434,9 @@ export async function outputValue(
   output: { readonly outcome: Outcome; readonly status: string },
   step?: string,
 ): Promise<unknown> {
-  if (output.outcome.kind === "ok") return shownIn(exchange)(output.outcome.value);
+  if (output.outcome.kind === "ok") {
+    return valueIn(exchange, output.outcome.value, componentOfRun(exchange, id));
+  }
   const { error } = output.outcome;
   const code = output.status === "CANCELED" ? "run-canceled" : "run-failed";
   const verb = output.status === "CANCELED" ? "was canceled" : "failed";

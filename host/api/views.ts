@@ -13,6 +13,7 @@ import type {
 } from "../../runtime/index.ts";
 import type { ExplainedStack, SourceMapper } from "../source-maps.ts";
 import { encodeCbor, shownValue } from "../values.ts";
+import { mayHoldError } from "./value-errors.ts";
 
 /** Makes a user value of its bytes, in the answer's format. */
 export type Show = (encoded: Encoded) => unknown;
@@ -270,7 +271,8 @@ function shownData({ type, data }: HistoryEvent, shower: Shower): object {
 
 /** Whether showing it takes a source map. */
 export function hasStack({ type, data }: HistoryEvent): boolean {
-  return type === "log" || isErrorValue("error", data.error);
+  if (type === "log" || isErrorValue("error", data.error)) return true;
+  return Object.values(data).some((value) => value instanceof Uint8Array && mayHoldError(value));
 }
 
 function isErrorValue(key: string, value: unknown): value is ErrorValue {

@@ -17,7 +17,7 @@ import {
   until,
 } from "./kit.ts";
 
-const source = `import { actor, query, signal, step, workflow } from "sporeflow/guest";
+const source = `import { actor, publish, query, signal, step, workflow } from "sporeflow/guest";
 import { declined } from "./card";
 
 export const charge = step("charge", (amount: number): number => {
@@ -45,6 +45,22 @@ export const logged = workflow("logged", () => {
   console.error(new Error("look here"));
 });
 export const packed = workflow("packed", async () => charge({ deep: { er: [Symbol("s")] } } as never));
+class Card {}
+export const caught = workflow("caught", async () => {
+  const [, error] = await charge.options({ catchErrors: true })(500);
+  publish("error", error);
+  query("error", () => ({ in: new Map([["a", [error]]]) }));
+  return { error };
+});
+export const unstorable = workflow("unstorable", async () => ({ cards: [new Card()] }));
+export const unstorableStep = step("unstorableStep", () => new Card());
+export const lateSignal = workflow("lateSignal", async () => {
+  await signal("end", { timeout: 1 });
+});
+export const parent = workflow("parent", () => pay(500));
+export const Wallet = actor("Wallet", class {
+  card() { return new Card(); }
+});
 `;
 const card = `export class CardError extends Error {
   override name = "CardError";
@@ -243,6 +259,65 @@ describe("an error", () => {
       code: "actor-init-failed",
       error: { frame: { file: "index.ts", line: 22 } },
     });
+  });
+
+  it("that is made while no line of the author's runs has that of what it came out of", async () => {
+    const lineOf = (text: string): number =>
+      source.split("\n").findIndex((line) => line.includes(text)) + 1;
+    const failed = [
+      ["unstorable", "$.cards[0]: an instance of Card can't be stored (in the value of"],
+      ["lateSignal", "no signal end came within 1 ms"],
+      ["parent", /^workflow pay \(run [^ ]+\) failed: 500 is too much$/],
+    ] as const;
+    for (const [name, message] of failed) {
+      await run(name, [], name);
+      const { error } = (await ask(server, "GET", `/v1/runs/${name}`)).body as {
+        error: { message: string; stack: string };
+      };
+      expect(error.message).toMatch(message);
+      const frame = { file: "index.ts", line: lineOf(`workflow("${name}"`) };
+      expect(error).toMatchObject({ frame });
+      expect(error.stack.split("\n")[0]).toContain(`at workflow ${name} (index.ts:${frame.line}:`);
+    }
+    const { cause } = (await ask(server, "GET", "/v1/runs/parent")).body.error as {
+      cause: object;
+    };
+    expect(cause).toMatchObject({ name: "CardError", frame: { file: "card.ts", line: 6 } });
+    const unstorable = { $step: "unstorableStep", args: [] } as unknown as Runnable<unknown>;
+    const step = await server.client.start(unstorable, { id: "unstorable-step" });
+    await step.result().catch(() => undefined);
+    expect((await step.info()).error).toMatchObject({
+      frame: { file: "index.ts", line: lineOf('step("unstorableStep"') },
+    });
+    const card = await ask(server, "POST", "/v1/actors/Wallet/a/card", { json: {} });
+    expect(card.body).toMatchObject({ error: { frame: { line: lineOf("card() {") } } });
+    await ask(server, "POST", "/v1/workflows/asked", { json: { id: "canceled", args: [] } });
+    await ask(server, "POST", "/v1/runs/canceled/cancel", { json: {} });
+    const canceled = await ask(server, "GET", "/v1/runs/canceled/output?wait=30s");
+    expect(canceled.body).toMatchObject({
+      detail: "run canceled was canceled: the run was canceled",
+      error: { name: "CancelledError", frame: { line: lineOf('workflow("asked"') } },
+    });
+  });
+
+  it("within a value has the author's lines wherever that is shown", async () => {
+    await run("caught", [], "caught");
+    const stackIn = (body: unknown): unknown =>
+      /"\$error":\{.*?"stack":("(?:[^"\\]|\\.)*")/.exec(JSON.stringify(body))?.[1];
+    const answers = [
+      ["GET", "/output"],
+      ["GET", "/steps"],
+      ["GET", "/history"],
+      ["GET", "/published/error"],
+      ["POST", "/queries/error"],
+    ] as const;
+    for (const [method, path] of answers) {
+      const { body } = await ask(server, method, `/v1/runs/caught${path}`);
+      expectStack(JSON.parse(String(stackIn(body))));
+    }
+    const { error } = (await server.client.getOutput("caught")) as { error: Error };
+    expect([error.name, error.message]).toEqual(["CardError", "500 is too much"]);
+    expectStack(error.stack);
   });
 
   it("that is only logged has the author's line in the history", async () => {
