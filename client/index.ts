@@ -389,7 +389,8 @@ export interface Client {
 
   /**
    * Calls are executed in the order in which they are made, also when they are not awaited. The
-   * first one creates the actor, without arguments, if it isn't there: `getOrCreate` gives some.
+   * first one that doesn't only read creates the actor, without arguments, if it isn't there:
+   * `getOrCreate` gives some.
    */
   actor<Args extends readonly unknown[], Instance>(
     actor: Actor<Args, Instance>,

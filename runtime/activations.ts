@@ -17,7 +17,7 @@
  * - V4 A large result, and a large value that is put, has its durable row before it is stored, and its name before it is committed.
  */
 import { decode, encode } from "../guest/cbor.ts";
-import type { Drained, Input } from "../guest/protocol.ts";
+import type { Drained, Input, TurnInput } from "../guest/protocol.ts";
 import { activationsAhead, componentOf } from "./actor.ts";
 import { isSameBytes } from "./bytes.ts";
 import { assert } from "./errors.ts";
@@ -223,6 +223,18 @@ export class Activations {
     const rebuild = rebuildOf(entity.image, { activation, journal, version });
     const first = await ports.sandbox.activate({ ...request, from: { kind: "resident", version } });
     return first.kind === "absent" ? ports.sandbox.activate({ ...request, from: rebuild }) : first;
+  }
+
+  /** The same for a run or an actor that asks: what it is answered may become an object (V4). */
+  async read(entity: Entity, input: TurnInput): Promise<ActivateResult> {
+    try {
+      await this.#parts.loadComponent(entity.head.component);
+    } catch (error) {
+      return { kind: "fault", fault: "component-not-found", message: messageOf(error) };
+    }
+    const ran = await this.peek(entity, input);
+    if (ran.kind !== "ok" || ran.drained.length <= this.#parts.limits.storeBytes) return ran;
+    return this.#parts.isOwned() ? this.#storeResults(entity, ran) : ran;
   }
 
   #quiet(entity: Entity): Promise<void> {

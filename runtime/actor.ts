@@ -7,6 +7,8 @@
  * - A2 State, reply, timers and sends of a turn's activation are staged in one transition:
  *   they commit together or not at all.
  * - A3 A turn that throws stages no state.
+ * - A4 A read is no turn: it runs on the state between two of them, and stages its answer alone.
+ *   It comes after what its caller called before it (I4), and waits for nothing else.
  */
 import {
   type Command,
@@ -54,18 +56,23 @@ export const remindersMax = 1000;
 export const sessionsMax = 256;
 
 export function createActor(key: EntityKey, component: string, sink: Sink): Entity {
+  const entity = imaginedActor(key, component, sink.nowMs);
+  addHostEvent(entity, sink, "actor.created", { component });
+  return entity;
+}
+
+/** An actor as it would be if it were created now: no partition knows it, and it has no rows. */
+export function imaginedActor(key: EntityKey, component: string, nowMs: number): Entity {
   const head: ActorHead = {
-    ...newMachine(component, sink.nowMs),
+    ...newMachine(component, nowMs),
     kind: "actor",
-    createdAtMs: sink.nowMs,
+    createdAtMs: nowMs,
     turns: 0,
     nextMail: 1,
     nextCall: 1,
     stateBytes: 0,
   };
-  const entity = newEntity(key, head, sink.nowMs);
-  addHostEvent(entity, sink, "actor.created", { component });
-  return entity;
+  return newEntity(key, head, nowMs);
 }
 
 /** An actor that begins with another one's state. */
@@ -81,7 +88,7 @@ export function forkOf(
   return actor;
 }
 
-export interface Call extends Pick<Mail, "upgradeTo" | "chain" | "caller" | "trace"> {
+export interface Call extends Pick<Mail, "upgradeTo" | "isRead" | "chain" | "caller" | "trace"> {
   readonly method: string;
   readonly args: Encoded;
   readonly callId: string;
@@ -93,9 +100,9 @@ export interface Call extends Pick<Mail, "upgradeTo" | "chain" | "caller" | "tra
 }
 
 /** Puts a call into the mailbox. A known call id changes nothing. */
-export function acceptCall(entity: Entity, sink: Sink, call: Call): void {
+export function acceptCall(entity: Entity, sink: Sink, call: Call): Mail | undefined {
   const head = actorHead(entity);
-  if (call.isRemembered && entity.calls.has(call.callId)) return;
+  if (call.isRemembered && entity.calls.has(call.callId)) return undefined;
   const most = call.caller === undefined ? mailMax : mailFromEntitiesMax;
   if (entity.mail.length >= most && call.upgradeTo === undefined) {
     throw new SporeError(
@@ -118,6 +125,7 @@ export function acceptCall(entity: Entity, sink: Sink, call: Call): void {
     ...(call.replyTo === undefined ? {} : { replyTo: call.replyTo }),
     ...(call.session === undefined ? {} : { session: call.session.id }),
     ...(call.upgradeTo === undefined ? {} : { upgradeTo: call.upgradeTo }),
+    ...(call.isRead === undefined ? {} : { isRead: call.isRead }),
     ...(call.chain === undefined ? {} : { chain: call.chain }),
     ...(call.caller === undefined ? {} : { caller: call.caller }),
     ...(call.trace === undefined ? {} : { trace: call.trace }),
@@ -125,6 +133,7 @@ export function acceptCall(entity: Entity, sink: Sink, call: Call): void {
   entity.mail.push(mail);
   sink.changes.putFresh(rowKeys.mail(entity.key, mail.index), () => encodeRow(mail));
   sink.changes.touch(entity);
+  return mail;
 }
 
 /**
@@ -148,23 +157,23 @@ export function keepCall(entity: Entity, sink: Sink, callId: string): boolean {
 }
 
 /**
- * Takes a session's turn for a read-only call: undefined while earlier calls of the session
- * are under way, else the state that it reads. Only the session's count is noted (I6): the
- * next call of the session must find no gap, also after a crash.
+ * Takes a session's turn for a read-only call; false while earlier calls of the session are
+ * under way. Only the session's count is noted (I6): the next call of the session must find no
+ * gap, also after a crash.
  */
 export function readInSession(
   entity: Entity,
   sink: Sink,
   session: { readonly id: string; readonly seq: number },
-): { readonly state: Encoded | undefined } | undefined {
+): boolean {
   const { turn } = actorHead(entity);
   const isBusy = turn?.session === session.id;
-  if (isBusy || entity.mail.some((mail) => mail.session === session.id)) return undefined;
+  if (isBusy || entity.mail.some((mail) => mail.session === session.id)) return false;
   if (session.seq > (entity.sessions.get(session.id) ?? 0)) {
     rememberSession(entity, sink, session);
     sink.notify(entity);
   }
-  return { state: entity.state };
+  return true;
 }
 
 function rememberSession(entity: Entity, sink: Sink, session: { id: string; seq: number }): void {
@@ -187,8 +196,83 @@ export function beginTurn(entity: Entity, sink: Sink): boolean {
   if (mail === undefined) return false;
   sink.changes.delete(rowKeys.mail(entity.key, mail.index));
   head.turn = mail;
-  pushInput(entity, sink, turnInput(entity, mail));
+  // New code may say of a method that it only reads: a turn of it changes nothing, either.
+  pushInput(
+    entity,
+    sink,
+    turnInput(entity, mail, { isRead: onlyReads(entity, sink, mail.method) }),
+  );
   return true;
+}
+
+/** Whether the actor's component says that the method only reads, as far as that is known. */
+export function onlyReads(entity: Entity, sink: Sink, method: string): boolean {
+  const { methods } = sink.actorDefinition(actorHead(entity).component, refOf(entity).type) ?? {};
+  return methods?.some(({ name, readonly }) => readonly && name === method) === true;
+}
+
+/**
+ * Reads of runs and actors that may run now (A4). One that new code takes for a change isn't a
+ * read any more: it waits for its turn like any other call.
+ */
+export function readsNow(entity: Entity, sink: Sink): readonly Mail[] {
+  if (!entity.mail.some((mail) => mail.isRead === true)) return [];
+  const { component } = actorHead(entity);
+  const isKnown = sink.actorDefinition(component, refOf(entity).type) !== undefined;
+  for (const [at, mail] of entity.mail.entries()) {
+    if (mail.isRead !== true || !isKnown || onlyReads(entity, sink, mail.method)) continue;
+    const { isRead: _none, ...change } = mail;
+    entity.mail[at] = change;
+    sink.changes.put(rowKeys.mail(entity.key, mail.index), encodeRow(change));
+    sink.changes.touch(entity);
+  }
+  return freeReads(entity);
+}
+
+function freeReads(entity: Entity): readonly Mail[] {
+  const { turn, nested = [] } = actorHead(entity);
+  if (entity.state === undefined || turn?.upgradeTo !== undefined) return [];
+  const isUpgrading = entity.mail.some((mail) => mail.upgradeTo !== undefined);
+  if (turn === undefined && isUpgrading) return [];
+  const callers = new Set([turn, ...nested].map((call) => call?.caller));
+  const free: Mail[] = [];
+  for (const mail of entity.mail) {
+    if (mail.isRead !== true) callers.add(mail.caller);
+    else if (!callers.has(mail.caller)) free.push(mail);
+  }
+  return free;
+}
+
+/** Whether somebody waits with this call for the turn that goes on. */
+export function waitsForTurn(entity: Entity, mail: Mail): boolean {
+  return mail.isRead !== true || !freeReads(entity).includes(mail);
+}
+
+/** What a read-only method is given: the state as it is between turns. */
+export function readingTurn(
+  actor: Entity,
+  state: Encoded,
+  { method, args, caller }: Pick<Mail, "method" | "args" | "caller">,
+): TurnInput {
+  return {
+    kind: "turn",
+    run: runInfo(actor),
+    actor: refOf(actor),
+    method,
+    args,
+    state,
+    id: "read",
+    readonly: true,
+    ...(caller === undefined ? {} : { caller }),
+  };
+}
+
+/** Answers a read, unless it was answered or its actor has gone. */
+export function endRead(entity: Entity, sink: Sink, read: Mail, outcome: Outcome): void {
+  const mail = entity.mail.find(({ index }) => index === read.index);
+  if (mail === undefined) return;
+  takeBackMail(entity, sink, mail);
+  answer(sink, mail.replyTo, outcome);
 }
 
 /** At a turn's boundary an actor of an older component moves to the current one by itself. */
@@ -207,7 +291,9 @@ export function movesByItself(definition: Definition | undefined): boolean {
 function takeMail(entity: Entity): Mail | undefined {
   const at = entity.mail.findIndex((mail) => mail.upgradeTo !== undefined);
   if (at >= 0) return entity.mail.splice(at, 1)[0];
-  return actorHead(entity).isStopped === true ? undefined : entity.mail.shift();
+  if (actorHead(entity).isStopped === true) return undefined;
+  const next = entity.mail.findIndex((mail) => mail.isRead !== true);
+  return next > 0 ? entity.mail.splice(next, 1)[0] : next === 0 ? entity.mail.shift() : undefined;
 }
 
 /** Turns that are computed ahead, and how large the state may be that each is given. */
@@ -223,15 +309,19 @@ export function activationsAhead(entity: Entity): Uint8Array[] {
   const { state } = entity;
   if (state === undefined || state.length > aheadStateBytesMax) return [];
   if (head.turn?.upgradeTo !== undefined) return [];
-  const mails = entity.mail.slice(0, aheadMax);
+  const mails = entity.mail.slice(0, aheadMax).filter((mail) => mail.isRead !== true);
   if (mails.some((mail) => mail.upgradeTo !== undefined)) return [];
   return mails.map((mail, index) =>
-    encodeActivation(entity, head.lastNowMs, [turnInput(entity, mail, index + 1)]),
+    encodeActivation(entity, head.lastNowMs, [turnInput(entity, mail, { turnsAhead: index + 1 })]),
   );
 }
 
 /** The input of the next turn, or of the one that comes so many turns after it. */
-function turnInput(entity: Entity, mail: Mail, turnsAhead = 0): TurnInput {
+function turnInput(
+  entity: Entity,
+  mail: Mail,
+  { turnsAhead = 0, isRead = false }: { turnsAhead?: number; isRead?: boolean } = {},
+): TurnInput {
   return {
     kind: "turn",
     run: runInfo(entity, turnsAhead),
@@ -240,7 +330,7 @@ function turnInput(entity: Entity, mail: Mail, turnsAhead = 0): TurnInput {
     args: mail.args,
     ...(entity.state === undefined ? {} : { state: entity.state }),
     id: mail.callId,
-    readonly: false,
+    readonly: isRead,
     ...(mail.caller === undefined ? {} : { caller: mail.caller }),
   };
 }
@@ -273,7 +363,7 @@ export function takeReturning(
   call: Call,
   chain: readonly string[],
 ): void {
-  if (!canNest(entity, sink)) {
+  if (!canNest(entity, sink, call)) {
     const message = `a call would wait for itself: ${chain.join(" → ")}`;
     answer(sink, call.replyTo, failed(hostError("call-deadlock", message)));
     return;
@@ -285,10 +375,10 @@ export function takeReturning(
   pushInput(entity, sink, turnInput(entity, mail));
 }
 
-/** Whether a returning call runs within the turn that is going on. */
-export function canNest(entity: Entity, sink: Sink): boolean {
+/** Whether a returning call runs within the turn that is going on; a read never does (A4). */
+export function canNest(entity: Entity, sink: Sink, { isRead }: Pick<Call, "isRead">): boolean {
   const { component, turn } = actorHead(entity);
-  if (turn === undefined || turn.upgradeTo !== undefined) return false;
+  if (isRead === true || turn === undefined || turn.upgradeTo !== undefined) return false;
   return sink.actorDefinition(component, refOf(entity).type)?.reentrant === true;
 }
 
@@ -333,7 +423,7 @@ function seedOf(text: string): Uint8Array {
   return seed;
 }
 
-export function refOf(entity: Entity): { type: string; key: string } {
+export function refOf(entity: Pick<Entity, "key">): { type: string; key: string } {
   const name = nameOf(entity.key);
   const slash = name.indexOf("/");
   return { type: name.slice(0, slash), key: name.slice(slash + 1) };

@@ -3,15 +3,24 @@
  * actor's partition and waits until it is durable. Keeps the calls of a session in order.
  */
 import { encode } from "../guest/cbor.ts";
-import type { Definition, Encoded, ErrorValue, Input, Manifest } from "../guest/protocol.ts";
+import type {
+  Definition,
+  Encoded,
+  ErrorValue,
+  Manifest,
+  Outcome,
+  TurnInput,
+} from "../guest/protocol.ts";
 import {
   acceptCall,
   actorHead,
   editState,
   forkOf,
+  imaginedActor,
   keepCall,
   movesByItself,
   readInSession,
+  readingTurn,
   refOf,
   requestUpgrade,
   resumeActor,
@@ -22,6 +31,7 @@ import {
   ask,
   callWaitMsMax,
   type EventPage,
+  type PeekPlace,
   peek,
   readEvents,
   refuseInterrupted,
@@ -44,6 +54,7 @@ import type {
   SessionCall,
 } from "./index.ts";
 import { listActorNames } from "./listing.ts";
+import { peeked } from "./machine.ts";
 import { newActor } from "./messages.ts";
 import type { Partition } from "./partition.ts";
 import type { Ports } from "./ports.ts";
@@ -71,11 +82,15 @@ export interface CallOnItsWay extends CallRequest {
 
 /** How long a call waits for the earlier ones of its session. */
 const sessionWaitMs = 30_000;
+/** Sessions of which it is known how far they have read actors that weren't there. */
+const readsOfAbsentMax = 10_000;
 
 export class Actors {
   readonly #parts: ActorsParts;
   readonly #waits: Waits;
   readonly #gates = new Map<string, Set<() => void>>();
+  /** How far sessions have read actors that weren't there; the latest last. */
+  readonly #readsOfAbsent = new Map<string, number>();
 
   constructor(parts: ActorsParts) {
     this.#parts = parts;
@@ -373,8 +388,10 @@ export class Actors {
 
   /** The component of an existing actor, else the current one if it defines the type. */
   async #actorComponent(partition: Partition, key: EntityKey, type: string): Promise<string> {
-    const existing = await ask(partition, key, (actor) => actor?.head.component);
-    if (existing !== undefined) return existing;
+    return (await ask(partition, key, (actor) => actor?.head.component)) ?? this.#currentOf(type);
+  }
+
+  async #currentOf(type: string): Promise<string> {
     const { id, manifest } = await this.#parts.deployments.resolve(undefined);
     definitionOf(manifest, "actor", type);
     return id;
@@ -450,23 +467,47 @@ export class Actors {
     key: EntityKey,
     request: CallRequest,
   ): Promise<CallResult> {
-    const { type, session } = request;
-    let actor = await ask(partition, key, (found) => found);
-    if (actor?.state === undefined) {
-      await this.ensure(type, request.key, encode([]));
-      await this.#waits.until(partition, key, callWaitMsMax, async () => {
-        actor = await ask(partition, key, (found) => found);
-        return actor?.state === undefined ? { kind: "pending" } : { kind: "ready" };
-      });
-      if (actor?.state === undefined) refuseInterrupted(partition);
+    const { session } = request;
+    if (session !== undefined) await this.#awaitTurnOf(partition, key, session);
+    const found = await this.#waits.until(partition, key, callWaitMsMax, () =>
+      ask(partition, key, (actor, sink) => readable(actor, sink, session)),
+    );
+    if (found.kind === "pending") {
+      refuseInterrupted(partition);
+      throw new SporeError("host-busy", `what was called before on ${nameOf(key)} isn't over`);
     }
-    if (actor === undefined) throw actorNotFound(type, request.key);
-    const state =
-      session === undefined ? actor.state : await this.#stateInTurn(partition, key, session);
-    if (state === undefined) throw actorNotFound(type, request.key);
-    const outcome = await peek(partition, actor, readingTurn(actor, state, request));
+    if (session !== undefined) {
+      if (found.kind === "absent") this.#noteRead(key, session);
+      this.#openGate(key, session);
+    }
+    const outcome =
+      found.kind === "absent"
+        ? await this.#readAbsent(partition, key, request)
+        : await peek(partition, found.actor, readingTurn(found.actor, found.state, request));
     await partition.durable();
     return { kind: "done", callId: "", outcome };
+  }
+
+  /**
+   * An actor that isn't there reads as one that is made now, without arguments. Nothing of it is
+   * kept, and nothing that its constructor asks for is done (I6).
+   */
+  async #readAbsent(
+    place: PeekPlace<TurnInput>,
+    key: EntityKey,
+    request: CallRequest,
+  ): Promise<Outcome> {
+    const { type } = request;
+    const component = await this.#currentOf(type);
+    // It was there when its own component was asked whether the method only reads.
+    const method = await this.#method(component, type, request.method);
+    if (!method.readonly) throw actorNotFound(type, request.key);
+    const actor = imaginedActor(key, component, this.#parts.ports.clock.nowMs());
+    const made = peeked(await place.peek(actor, constructorTurn(actor)), newId);
+    if (made.outcome.kind === "error") throw initFailed(type, request.key, made.outcome.error);
+    const state = made.commands.find((command) => command.kind === "state")?.value;
+    if (state === undefined) throw actorNotFound(type, request.key);
+    return peek(place, actor, readingTurn(actor, state, request));
   }
 
   /**
@@ -481,8 +522,17 @@ export class Actors {
     // Its turn is after calls that only the owner knows of.
     if (request.session !== undefined) return undefined;
     const key = this.#actorKey(request.type, request.key);
-    const actor = await followers.look(partition, key);
-    if (actor?.state === undefined) return undefined;
+    const looked = await followers.look(partition, key);
+    if (looked === undefined) return undefined;
+    const actor = looked.entity;
+    if (actor === undefined) {
+      const component = await this.#currentOf(request.type);
+      const method = await this.#method(component, request.type, request.method);
+      if (!method.readonly) return undefined;
+      const outcome = await this.#readAbsent(followers, key, request);
+      return { kind: "done", callId: "", outcome };
+    }
+    if (actor.state === undefined) return undefined;
     const { component } = actor.head;
     const { failedUpgrade } = actorHead(actor);
     const upgradeTo = await this.#upgradeFor(key, component, (to) => to === failedUpgrade);
@@ -493,23 +543,6 @@ export class Actors {
     return { kind: "done", callId: "", outcome };
   }
 
-  async #stateInTurn(
-    partition: Partition,
-    key: EntityKey,
-    session: SessionCall,
-  ): Promise<Encoded | undefined> {
-    await this.#awaitTurnOf(partition, key, session);
-    const read = await this.#waits.until(partition, key, callWaitMsMax, async () => {
-      const found = await ask(partition, key, (actor, sink) =>
-        actor === undefined ? { state: undefined } : readInSession(actor, sink, session),
-      );
-      return found === undefined ? { kind: "pending" } : { kind: "ready", state: found.state };
-    });
-    if (read.kind === "pending") refuseInterrupted(partition);
-    this.#openGate(key, session);
-    return read.kind === "ready" ? read.state : undefined;
-  }
-
   /** Waits for the earlier calls of the session to arrive: a client sends them in one go. */
   async #awaitTurnOf(partition: Partition, key: EntityKey, session: SessionCall): Promise<void> {
     checkId(session.id, "session");
@@ -518,7 +551,8 @@ export class Actors {
     const forget = this.#addGate(gateName(key, session.id, session.seq), () => gate.resolve(true));
     try {
       const known = await ask(partition, key, (actor) => actor?.sessions.get(session.id) ?? 0);
-      const last = Math.max(known, session.answered ?? 0);
+      const read = this.#readsOfAbsent.get(placeName(key, session.id)) ?? 0;
+      const last = Math.max(known, read, session.answered ?? 0);
       if (session.seq <= last + 1) return;
       if (await this.#waits.within(partition, gate.promise, sessionWaitMs)) return;
       refuseInterrupted(partition);
@@ -532,6 +566,21 @@ export class Actors {
         hint: "Send the calls of a session in order, numbered from 1.",
       },
     );
+  }
+
+  /**
+   * An actor that isn't there has no row for how far a session is. Who crashes in between knows
+   * it from `answered`, or gets the read again.
+   */
+  #noteRead(key: EntityKey, session: SessionCall): void {
+    const name = placeName(key, session.id);
+    const seq = Math.max(this.#readsOfAbsent.get(name) ?? 0, session.seq);
+    this.#readsOfAbsent.delete(name);
+    this.#readsOfAbsent.set(name, seq);
+    for (const oldest of this.#readsOfAbsent.keys()) {
+      if (this.#readsOfAbsent.size <= readsOfAbsentMax) break;
+      this.#readsOfAbsent.delete(oldest);
+    }
   }
 
   /** Calls that came before their predecessors, each woken when it is its turn. */
@@ -551,20 +600,35 @@ export class Actors {
   }
 }
 
-function readingTurn(
-  actor: Entity,
-  state: Encoded,
-  { method, args }: CallRequest,
-): Extract<Input, { kind: "turn" }> {
+type Readable =
+  | { readonly kind: "ready"; readonly actor: Entity; readonly state: Encoded }
+  | { readonly kind: "pending" }
+  | { readonly kind: "absent" };
+
+/** What a read-only method is to run on: no actor before its constructor's turn is over. */
+function readable(
+  actor: Entity | undefined,
+  sink: Sink,
+  session: SessionCall | undefined,
+): Readable {
+  if (actor === undefined) return { kind: "absent" };
+  const { state } = actor;
+  if (state === undefined) return { kind: "pending" };
+  const isItsTurn = session === undefined || readInSession(actor, sink, session);
+  return isItsTurn ? { kind: "ready", actor, state } : { kind: "pending" };
+}
+
+const newId = "new";
+
+function constructorTurn(actor: Entity): TurnInput {
   return {
     kind: "turn",
     run: runInfo(actor),
     actor: refOf(actor),
-    method,
-    args,
-    state,
-    id: "read",
-    readonly: true,
+    method: "",
+    args: encode([]),
+    id: newId,
+    readonly: false,
   };
 }
 
@@ -604,7 +668,11 @@ function refuseOldSession(
 }
 
 function gateName(key: EntityKey, session: string, seq: number): string {
-  return `${key} ${session} ${seq}`;
+  return `${placeName(key, session)} ${seq}`;
+}
+
+function placeName(key: EntityKey, session: string): string {
+  return `${key} ${session}`;
 }
 
 function actorNotFound(type: string, key: string): SporeError {

@@ -2,14 +2,13 @@
  * How a client's request meets an entity: a transition is asked for, a guest's read-only
  * answer is peeked at, and commits are waited for.
  */
-import { decode } from "../guest/cbor.ts";
-import type { Drained, Encoded, Input, Outcome } from "../guest/protocol.ts";
+import type { Encoded, Input, Outcome } from "../guest/protocol.ts";
 import { acceptSignal } from "./commands.ts";
-import { assert, SporeError } from "./errors.ts";
+import { SporeError } from "./errors.ts";
 import { readHistory } from "./history.ts";
 import type { EntityKey } from "./ids.ts";
 import type { CallResult, HistoryEvent } from "./index.ts";
-import { failed, hostError, rememberCall } from "./machine.ts";
+import { peeked, rememberCall } from "./machine.ts";
 import type { Partition } from "./partition.ts";
 import type { ActivateResult, Clock } from "./ports.ts";
 import type { Entity, Sink } from "./state.ts";
@@ -40,18 +39,15 @@ export async function ask<T>(
 
 /** What a query or a read-only method answers; the guest's memory is as before. */
 export async function peek<Asked extends Input & { readonly id: string }>(
-  place: { readonly peek: (entity: Entity, input: Asked) => Promise<ActivateResult> },
+  place: PeekPlace<Asked>,
   entity: Entity,
   input: Asked,
 ): Promise<Outcome> {
-  const result = await place.peek(entity, input);
-  if (result.kind === "fault") return failed(hostError(result.fault, result.message));
-  assert(result.kind === "ok", "a peek is answered");
-  const drained = decode(result.drained) as Drained; // written by the SDK
-  for (const command of drained.commands) {
-    if (command.kind === "reply" && command.id === input.id) return command.outcome;
-  }
-  return failed(hostError("guest-output", "the guest gave no answer"));
+  return peeked(await place.peek(entity, input), input.id).outcome;
+}
+
+export interface PeekPlace<Asked> {
+  readonly peek: (entity: Entity, input: Asked) => Promise<ActivateResult>;
 }
 
 /** Delivers the signal unless a message of that id was there before. */

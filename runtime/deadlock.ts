@@ -15,7 +15,7 @@
  * Whoever waits is taken to need all that it waits for: that a call is raced by a timer, or
  * that nobody looks at its result, can't be seen from here.
  */
-import { canNest, takeBackMail, takeReturning } from "./actor.ts";
+import { canNest, takeBackMail, takeReturning, waitsForTurn } from "./actor.ts";
 import { type Mail, type Probe, type ReplyTo, rowKeys, type Wait } from "./format.ts";
 import { nameOf } from "./ids.ts";
 import { answer, failed, hostError, replyTo } from "./machine.ts";
@@ -101,24 +101,26 @@ function endCircle(entity: Entity, sink: Sink, probe: Probe & { readonly origin:
  */
 function rankOf(entity: Entity, sink: Sink, asker: ReplyTo): string | undefined {
   const suffix = `${entity.key} ${asker.key} ${asker.id}`;
-  if (mailOf(entity, asker) !== undefined) {
-    return `${canNest(entity, sink) ? "c" : "b"} ${suffix}`;
-  }
+  const mail = mailOf(entity, asker);
+  if (mail !== undefined) return `${canNest(entity, sink, mail) ? "c" : "b"} ${suffix}`;
   const isWatched = entity.watchers.some((each) => isFrom(each.replyTo, asker));
   return isWatched ? `a ${suffix}` : undefined;
 }
 
 function isWaitedFor(entity: Entity, asker: ReplyTo): boolean {
   const { head } = entity;
-  const calls = head.kind === "actor" ? [head.turn, ...(head.nested ?? []), ...entity.mail] : [];
+  const calls = head.kind === "actor" ? [head.turn, ...(head.nested ?? [])] : [];
   return (
     calls.some((call) => call?.replyTo !== undefined && isFrom(call.replyTo, asker)) ||
+    mailOf(entity, asker) !== undefined ||
     entity.watchers.some((each) => isFrom(each.replyTo, asker))
   );
 }
 
+/** A call that waits for its turn; a read that is free waits for nobody. */
 function mailOf(entity: Entity, asker: ReplyTo): Mail | undefined {
-  return entity.mail.find((mail) => mail.replyTo !== undefined && isFrom(mail.replyTo, asker));
+  const mail = entity.mail.find(({ replyTo }) => replyTo !== undefined && isFrom(replyTo, asker));
+  return mail !== undefined && waitsForTurn(entity, mail) ? mail : undefined;
 }
 
 function isSame(left: Wait, right: Wait): boolean {

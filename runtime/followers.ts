@@ -45,6 +45,11 @@ interface Place {
   isUsed: boolean;
 }
 
+/** What was found under a key; `entity` is undefined if nothing is there. */
+export interface Looked {
+  readonly entity: Entity | undefined;
+}
+
 export class Followers {
   readonly #parts: FollowersParts;
   /** In the order of their last use. */
@@ -63,10 +68,10 @@ export class Followers {
   }
 
   /**
-   * An actor's head and state as they are at some moment of the call (follower.ts F1); undefined
-   * if there is none, or if that can't be said here and now.
+   * An actor's head and state, or that there is none, as it is at some moment of the call
+   * (follower.ts F1); undefined if that can't be said here and now.
    */
-  async look(partition: number, key: EntityKey): Promise<Entity | undefined> {
+  async look(partition: number, key: EntityKey): Promise<Looked | undefined> {
     const place = this.#places.get(partition);
     if (place?.follower === undefined) {
       if (place === undefined && !this.#resting.has(partition)) this.#open(partition);
@@ -76,9 +81,10 @@ export class Followers {
     this.#places.delete(partition);
     this.#places.set(partition, place);
     try {
-      const found = await this.#inTime(place.follower.look(key, this.#parts.ports.clock.nowMs()));
+      const looking = place.follower.look(key, this.#parts.ports.clock.nowMs());
+      const looked = await this.#inTime(looking.then((entity) => ({ entity })));
       this.#trim();
-      return found;
+      return looked;
     } catch (error) {
       this.#failed(partition, place, error);
       return undefined;

@@ -440,6 +440,8 @@ export interface Mail {
   readonly session?: string | undefined;
   /** An upgrade to this component instead of a call. */
   readonly upgradeTo?: string | undefined;
+  /** It only reads: it runs beside the turns, not as one of them. */
+  readonly isRead?: true | undefined;
   /** Entities that wait for this call, outermost first. */
   readonly chain?: readonly string[] | undefined;
   /** Who called, if an entity did. */

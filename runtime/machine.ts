@@ -14,6 +14,7 @@ import { decode, encode } from "../guest/cbor.ts";
 import type {
   Activation,
   Command,
+  Drained,
   Encoded,
   ErrorValue,
   Input,
@@ -29,6 +30,7 @@ import {
   type ReplyTo,
   rowKeys,
 } from "./format.ts";
+import type { ActivateResult } from "./ports.ts";
 import { hashOfName, refsIn } from "./refs.ts";
 import type { Entity, Sink } from "./state.ts";
 import { ownStored } from "./stored.ts";
@@ -462,3 +464,20 @@ function nextCallIndex(entity: Entity): number {
 }
 
 export type CommandOf<K extends Command["kind"]> = Extract<Command, { kind: K }>;
+
+/** What a throw-away activation answered, and all else that it asked for: nobody is to do it. */
+export function peeked(
+  result: ActivateResult,
+  id: string,
+): { readonly outcome: Outcome; readonly commands: readonly Command[] } {
+  if (result.kind === "fault") {
+    return { outcome: failed(hostError(result.fault, result.message)), commands: [] };
+  }
+  assert(result.kind === "ok", "a peek is answered");
+  const { commands } = decode(result.drained) as Drained; // written by the SDK
+  for (const command of commands) {
+    if (command.kind === "reply" && command.id === id)
+      return { outcome: command.outcome, commands };
+  }
+  return { outcome: failed(hostError("guest-output", "the guest gave no answer")), commands };
+}

@@ -10,7 +10,9 @@ import {
   type Call,
   createActor,
   isReturning,
+  onlyReads,
   takeReturning,
+  waitsForTurn,
 } from "./actor.ts";
 import { acceptSignal } from "./commands.ts";
 import { beginProbe, takeProbe } from "./deadlock.ts";
@@ -175,25 +177,33 @@ function applyCall(
     answer(sink, message.replyTo, ok(undefined));
     return;
   }
+  const isRead = onlyReads(actor, sink, message.method);
+  if (isRead && message.isOneWay) {
+    answer(sink, message.replyTo, ok(undefined)); // nobody would see what it reads
+    return;
+  }
   const call: Call = {
     method: message.method,
     args: message.args,
     callId: `.${actorHead(actor).nextMail}`,
     isRemembered: false,
+    ...(isRead ? { isRead } : {}),
     caller: message.caller,
     chain: message.chain,
     trace: message.trace,
     ...(message.isOneWay || message.replyTo === undefined ? {} : { replyTo: message.replyTo }),
   };
-  if (message.chain !== undefined && isReturning(actor, message.chain)) {
+  if (!isRead && message.chain !== undefined && isReturning(actor, message.chain)) {
     actorHead(actor).nextMail += 1; // its call id is used up
     takeReturning(actor, sink, call, [...message.chain, nameOf(message.to)]);
     return;
   }
   try {
-    acceptCall(actor, sink, call);
+    const mail = acceptCall(actor, sink, call);
     if (message.isOneWay) answer(sink, message.replyTo, ok(undefined));
-    else if (call.replyTo !== undefined) beginProbe(actor, sink, call.replyTo);
+    else if (call.replyTo !== undefined && mail !== undefined && waitsForTurn(actor, mail)) {
+      beginProbe(actor, sink, call.replyTo);
+    }
   } catch (error) {
     if (!(error instanceof SporeError)) throw error;
     answer(sink, message.replyTo, failed(hostError(error.code, error.message, true)));

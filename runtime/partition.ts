@@ -19,17 +19,27 @@
  *   the cursor rises in the same batch as the effect (I4).
  */
 import { encode } from "../guest/cbor.ts";
-import { type Definition, type Input, type Outcome, objectBytesMax } from "../guest/protocol.ts";
+import {
+  type Definition,
+  type Input,
+  type Outcome,
+  objectBytesMax,
+  type TurnInput,
+} from "../guest/protocol.ts";
 import { type ActivationLimits, Activations, decodeDrained } from "./activations.ts";
 import {
   applyTurn,
   beginTurn,
   componentOf,
   dropTimers,
+  endRead,
   failTurn,
   fireReminder,
   isExpired,
   isUnborn,
+  readingTurn,
+  readsNow,
+  refOf,
   refuseCalls,
 } from "./actor.ts";
 import { Alarms } from "./alarms.ts";
@@ -42,6 +52,7 @@ import {
   decodeRow,
   encodeRow,
   isEffect,
+  type Mail,
   type Message,
   rowKeys,
   type StartMessage,
@@ -65,6 +76,7 @@ import {
   hold,
   hostError,
   ok,
+  peeked,
   repeatActivation,
   resolveCommand,
 } from "./machine.ts";
@@ -754,7 +766,11 @@ export class Partition {
 
   /** Starts the entity's next activation if it has something to do and may. */
   #kick(entity: Entity, sink: Sink): void {
-    if (entity.isActive || entity.isDeleted) return;
+    if (!entity.isActive && !entity.isDeleted) this.#activateNext(entity, sink);
+    if (entity.head.kind === "actor" && !entity.isDeleted) this.#startReads(entity, sink);
+  }
+
+  #activateNext(entity: Entity, sink: Sink): void {
     const { head } = entity;
     const isIdle = head.kind === "run" && head.status !== "RUNNING";
     if (head.kind === "schedule" || head.kind === "queue" || isIdle) {
@@ -793,6 +809,27 @@ export class Partition {
       this.#applyResult(entity, sink, result);
     });
     if (this.#activations.atWork === 0) this.#commits.gathered();
+  }
+
+  /** Reads of runs and actors go on beside a turn; each stays in the mailbox until it is answered. */
+  #startReads(entity: Entity, sink: Sink): void {
+    for (const mail of readsNow(entity, sink)) {
+      const { state } = entity;
+      if (state === undefined || entity.reading.has(mail.index)) continue;
+      entity.reading.add(mail.index);
+      const turn = readingTurn(entity, state, mail);
+      void this.#background(this.#read(entity, mail, turn));
+    }
+  }
+
+  async #read(entity: Entity, mail: Mail, turn: TurnInput): Promise<void> {
+    const result = await this.#activations.read(entity, turn);
+    if (this.#state !== "owned") return;
+    const { outcome } = peeked(result, turn.id);
+    this.#transition(entity.key, (resident, sink) => {
+      entity.reading.delete(mail.index);
+      if (resident === entity && !entity.isDeleted) endRead(entity, sink, mail, outcome);
+    });
   }
 
   /** Resolves when the rows that stand for the objects are durable, if the entity is still there. */
@@ -987,7 +1024,8 @@ export class Partition {
 
   /**
    * What the transition has to know: which queues a new run passes; for a call, which component
-   * is current, and whether the actor that it finds waiting takes calls within its turn.
+   * is current, whether the method only reads, and whether the actor that it finds waiting takes
+   * calls within its turn.
    */
   async #prepared(message: Message): Promise<Message> {
     if (message.kind === "start") {
@@ -999,14 +1037,24 @@ export class Partition {
     if (!isActorKey(message.to)) return message;
     if (message.kind === "call") await this.#neighbours.currentComponent(tenantOf(message.to));
     const resident = this.#residents.get(message.to);
-    if (resident === undefined || resident.pending.size > 0) await this.#knowComponent(message.to);
+    if (message.kind === "call") await this.#load(message.component, message.to);
+    const isKnown = resident !== undefined && this.#isKnown(resident.head.component, message.to);
+    if (!isKnown || resident.pending.size > 0) await this.#knowComponent(message.to);
     return message;
+  }
+
+  #isKnown(component: string, actor: EntityKey): boolean {
+    return this.#neighbours.actorDefinition(component, refOf({ key: actor }).type) !== undefined;
   }
 
   /** So that the next transition knows what the entity's component says of it. */
   async #knowComponent(key: EntityKey): Promise<void> {
     const component = await this.request(key, (entity) => entity && componentOf(entity));
-    if (component === undefined) return;
+    if (component !== undefined) await this.#load(component, key);
+  }
+
+  async #load(component: string, key: EntityKey): Promise<void> {
+    if (isActorKey(key) && this.#isKnown(component, key)) return;
     try {
       await this.#neighbours.loadComponent(component);
     } catch (error) {

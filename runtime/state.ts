@@ -95,6 +95,8 @@ export interface Entity {
   ahead?: Ahead[] | undefined;
   /** Actors: guest time of the last turn that was over at once. */
   turnMs?: number | undefined;
+  /** Actors: reads in the mailbox that are being answered now, by their index. */
+  readonly reading: Set<number>;
   /** Effects that are being performed now, each with its abort. */
   readonly inFlight: Map<number, () => void>;
   /** Run when the current activation is over (queries on a quiet memory). */
@@ -129,6 +131,7 @@ export function newEntity(key: EntityKey, head: Head, nowMs: number): Entity {
     hasAttention: false,
     dirtyIn: 0,
     usedAtMs: nowMs,
+    reading: new Set(),
     inFlight: new Map(),
     whenQuiet: [],
   };

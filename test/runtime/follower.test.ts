@@ -507,15 +507,15 @@ describe("the partitions that a host follows", () => {
     }
     for (let n = 0; n < 3; n += 1) {
       expect(await followers.look(1, key)).toBeUndefined();
-      expect((await followers.look(2, key))?.key).toBe(key);
-      expect((await followers.look(3, key))?.key).toBe(key);
+      expect((await followers.look(2, key))?.entity?.key).toBe(key);
+      expect((await followers.look(3, key))?.entity?.key).toBe(key);
       await settled();
       expect(followers.count).toBe(2);
     }
     await hours.pass(60_000);
     await followers.look(1, key);
     await settled();
-    expect((await followers.look(1, key))?.key).toBe(key);
+    expect((await followers.look(1, key))?.entity?.key).toBe(key);
     expect(followers.count).toBe(2);
     followers.close();
   });
@@ -534,7 +534,7 @@ describe("the partitions that a host follows", () => {
     expect(await slow).toBeUndefined();
     store.beforeGet = undefined;
     resolve();
-    expect((await followers.look(1, key))?.key).toBe(key);
+    expect((await followers.look(1, key))?.entity?.key).toBe(key);
 
     store.beforeGet = () => Promise.reject(new Error("out of order"));
     expect(await followers.look(1, key)).toBeUndefined();
@@ -544,7 +544,7 @@ describe("the partitions that a host follows", () => {
     await hours.pass(1000);
     await followers.look(1, key);
     await settled();
-    expect((await followers.look(1, key))?.key).toBe(key);
+    expect((await followers.look(1, key))?.entity?.key).toBe(key);
     followers.close();
   });
 });

@@ -251,6 +251,43 @@ export const Counter = actor(
   { readonly: ["value", "faults", "cheat"] },
 );
 
+/** Of a counter that nobody else knows: reads after what it sent, and tries to change it. */
+export const spy = workflow("spy", async (key: string, n: number) => {
+  const counter = Counter.getOrCreate(key);
+  const seen: number[] = [];
+  for (let i = 0; i < n; i++) {
+    void counter.send.add("", 0);
+    seen.push(...(await Promise.all([counter.value(), counter.cheat()])));
+  }
+  return seen;
+});
+
+/** Whose constructor does all that a constructor can; `ghosts` reads it before it is made. */
+export const Ghost = actor(
+  "Ghost",
+  class {
+    n = 0;
+    constructor() {
+      const { key } = self().ref;
+      remind("haunt", { after: 1000 }, this.haunt);
+      void Counter.getOrCreate(`${key}-haunted`).send.add("", 0);
+      void start(timed.with(), { id: `${key}-started` });
+    }
+    haunt(): number {
+      this.n += 1;
+      return this.n;
+    }
+    value(): number {
+      return this.n;
+    }
+    cheat(): number {
+      this.n += 1000;
+      return this.n;
+    }
+  },
+  { readonly: ["value", "cheat"] },
+);
+
 /** Calls another actor within its turn. */
 export const Relay = actor(
   "Relay",

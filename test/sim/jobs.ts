@@ -484,6 +484,60 @@ const watching: Job = async (client, id) => {
   await Promise.all(readers);
 };
 
+/** A run's reads come after what it sent, and change nothing, whatever their code does (I6). */
+const spying: Job = async (client, id) => {
+  const n = client.random.between(1, 8);
+  await client.start(id, "spy", [id, n]);
+  const wanted = Array.from({ length: n }, (_, i) => [i + 1, i + 1001]).flat();
+  same(client, "I6 a run's reads change nothing", await client.value(id), wanted, id);
+  same(
+    client,
+    "I6 a run's reads change nothing",
+    await client.call("Counter", id, "value", []),
+    n,
+    id,
+  );
+};
+
+/**
+ * An actor that was never made reads as a new one, and nothing of that gets into the log (L-ghost),
+ * until somebody makes it: who reads after that sees it.
+ */
+const haunting: Job = async (client, id) => {
+  const { random, world } = client;
+  const { ghosts } = world.laws;
+  const law = "I6 a read makes no actor";
+  const own = [`a/Ghost/${id}`, `a/Counter/${id}-haunted`, `r/${id}-started`];
+  for (const name of own) ghosts.add(`${client.tenant}/${name}`);
+  const look = async (reader: Client, least: number, most: number): Promise<void> => {
+    const [method, lie] = random.pick([["value", 0] as const, ["cheat", 1000] as const]);
+    const n = Number(await reader.call("Ghost", id, method, [])) - lie;
+    world.laws.check(n >= least && n <= most, law, `${id}.${method} is ${n} of ${least}..${most}`);
+  };
+  for (let reads = random.between(1, 6); reads > 0; reads -= 1) {
+    await look(client, 0, 0);
+    if (random.chance(0.3)) await world.sleep(random.latency(random.pick([5, 200, 3000])));
+  }
+  const view = client.ask(`view ${id}`, (tenant) => tenant.getActor("Ghost", id));
+  same(client, law, await forgiving(view, "actor-not-found"), undefined, id);
+  if (random.chance(0.5)) return;
+  for (const name of own) ghosts.delete(`${client.tenant}/${name}`);
+  let told = 0;
+  const watch = async (name: string): Promise<void> => {
+    const reader = new Client(world, `${client.name}.${name}`, client.tenant);
+    for (let reads = random.between(2, 10); reads > 0; reads -= 1) {
+      await look(reader, told, 2); // its reminder calls it once
+      await world.sleep(random.latency(random.pick([1, 20])));
+    }
+  };
+  const make = async (): Promise<void> => {
+    await world.sleep(random.latency(20));
+    await client.call("Ghost", id, "haunt", [], { callId: id });
+    told = 1;
+  };
+  await Promise.all([watch("w1"), watch("w2"), make()]);
+};
+
 const banking: Job = async (client, id) => {
   const shared = sharedOf(client);
   const counter = counterOf(client);
@@ -954,4 +1008,9 @@ export const jobs: Readonly<Record<string, Job>> = {
 };
 
 /** Only where hosts share the partitions, so that the others keep their seeds. */
-export const jobsOfMany: Readonly<Record<string, Job>> = { nameless, watching };
+export const jobsOfMany: Readonly<Record<string, Job>> = {
+  nameless,
+  watching,
+  spying,
+  haunting,
+};

@@ -77,6 +77,8 @@ export class Laws {
   readonly #lives = new Map<string, number>();
   /** Times that steps were seen for L-once, per prefix. */
   staleEffects = 0;
+  /** Keys of entities that nobody makes: L-ghost. */
+  readonly ghosts = new Set<string>();
   readonly #queues = new QueueLaws(this);
 
   constructor(world: World) {
@@ -221,6 +223,10 @@ export class Laws {
 
   #row(truth: Truth, rowKey: string, value: Uint8Array | undefined): void {
     this.#queues.row(truth.rows.get(rowKey), rowKey, value);
+    for (const ghost of this.ghosts) {
+      const isIts = rowKey.startsWith(`e/${ghost}/`) || rowKey.startsWith(`h/${ghost}/`);
+      this.check(!isIts, "L-ghost", `${rowKey} is written, and nobody made ${ghost}`);
+    }
     if (value === undefined) truth.rows.delete(rowKey);
     else truth.rows.set(rowKey, value.slice());
     if (rowKey.startsWith("h/") && value !== undefined) this.#history(rowKey, value);

@@ -4,6 +4,7 @@
  * that are public between its modules; the product has no switch for any of it.
  */
 import { Compensations } from "../../guest/compensations.ts";
+import { Activations } from "../../runtime/activations.ts";
 import { Cursors } from "../../runtime/cursors.ts";
 import { Entries } from "../../runtime/entries.ts";
 import { SporeError } from "../../runtime/errors.ts";
@@ -13,6 +14,8 @@ import { type Message, type Probe, rowKeys } from "../../runtime/format.ts";
 import { Generations } from "../../runtime/generations.ts";
 import type { EntityKey } from "../../runtime/ids.ts";
 import { Log } from "../../runtime/log.ts";
+import { peeked } from "../../runtime/machine.ts";
+import { newActor } from "../../runtime/messages.ts";
 import { Outbox } from "../../runtime/outbox.ts";
 import { Partition } from "../../runtime/partition.ts";
 import { QueueMembers } from "../../runtime/queue-members.ts";
@@ -589,6 +592,45 @@ export const mutants: readonly Mutant[] = [
     job: "watching",
     isShared: true,
     patch: () => replace(Entries.prototype, "isPassed", () => () => Promise.resolve(false)),
+  },
+  {
+    name: "a read makes the actor that it doesn't find",
+    seedsMax: 5,
+    law: "L-ghost",
+    job: "haunting",
+    patch: () =>
+      replace(
+        Partition.prototype,
+        "peek",
+        (original) =>
+          function (this: Partition, entity, input) {
+            const { key, head } = entity;
+            const making = this.request(key, (found, sink) => {
+              if (found === undefined) newActor(this, key, head.component, undefined, sink);
+            });
+            making.catch(() => undefined);
+            return original.call(this, entity, input);
+          },
+      ),
+  },
+  {
+    name: "what a run's read does to the actor's state stays",
+    seedsMax: 5,
+    law: "I6 a run's reads change nothing",
+    job: "spying",
+    patch: () =>
+      replace(
+        Activations.prototype,
+        "read",
+        (original) =>
+          async function (this: Activations, entity, input) {
+            const result = await original.call(this, entity, { ...input, readonly: false });
+            for (const command of peeked(result, input.id).commands) {
+              if (command.kind === "state") entity.state = command.value;
+            }
+            return result;
+          },
+      ),
   },
   {
     name: "no base is marked as passed",
