@@ -709,6 +709,7 @@ export function createClient(options: ClientOptions = {}): Client {
       readonly update?: object | undefined;
     } = {},
   ) {
+    checkRunnable(what);
     const { wait, signal, update } = how;
     const { id, ifExists, component, tags, metadata, retentionMs, queue } = start;
     const startAt = start.startAt?.toISOString();
@@ -1489,4 +1490,19 @@ function pause(delayMs: number, signal: AbortSignal | undefined): Promise<void> 
     };
     signal?.addEventListener("abort", onAbort, { once: true });
   });
+}
+
+/** What comes from code that isn't typed: an error of ours would say less. */
+function checkRunnable(what: unknown): void {
+  const isObject = (typeof what === "object" || typeof what === "function") && what !== null;
+  if (isObject && ("$workflow" in what || "$step" in what)) return;
+  const { workflowName, stepName } = (isObject ? what : {}) as Record<string, unknown>;
+  const remedy =
+    typeof workflowName === "string"
+      ? `of workflow ${workflowName} the arguments are missing: give .with(…)`
+      : typeof stepName === "string"
+        ? `of step ${stepName} the arguments are missing: give .step(…)`
+        : "give a workflow with its arguments, order.with(…), or a node, add.step(…)";
+  const given = isObject ? "" : `${String(what)} can't be run: `;
+  throw new TypeError(`${given}${remedy}`);
 }

@@ -383,6 +383,17 @@ export function checkName(kind: string, name: unknown): asserts name is string {
   }
 }
 
+/** As the host has it (PROTOCOL 2.4): a wait for any other name would be for ever. */
+const signalNamePattern = /^[A-Za-z_$][A-Za-z0-9_$.-]{0,127}$/;
+
+export function checkSignal(name: unknown): asserts name is string {
+  if (typeof name === "string" && signalNamePattern.test(name)) return;
+  throw new TypeError(
+    `signal ${JSON.stringify(name)}: a signal's name is a letter, _ or $, then up to 127 letters, ` +
+      "digits, _ $ . or -",
+  );
+}
+
 function checkFree(kind: string, name: string, parts: { known: unknown; fn: Callable }): void {
   if (parts.known === undefined || parts.known === parts.fn) return;
   const title = (fn: unknown): string => {

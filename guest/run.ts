@@ -8,6 +8,7 @@ import type { Caught, Resolved } from "./define.ts";
 import {
   checkName,
   checkQueue,
+  checkSignal,
   GraphNode,
   type Invocation,
   runOutside,
@@ -75,7 +76,7 @@ export async function signal(
 ): Promise<unknown> {
   const names = typeof what === "string" ? [what] : [...new Set(what)];
   if (names.length === 0) throw new TypeError("a wait for signals needs the name of one");
-  for (const name of names) checkName("signal", name);
+  for (const name of names) checkSignal(name);
   const { name, value } = await receive(currentMachine(), names, options);
   const decoded = decode(value);
   return typeof what === "string" ? decoded : { name, value: decoded };
@@ -357,7 +358,7 @@ export function handle<Out = unknown>(runId: string): Handle<Out> {
       };
     },
     signal: (name, value) => {
-      checkName("signal", name);
+      checkSignal(name);
       const encoded = encode(value);
       return currentMachine().message(
         (id) => ({ kind: "signal", id, runId, name, value: encoded }),
@@ -378,7 +379,7 @@ export function signalActor(
   name: string,
   value?: unknown,
 ): Promise<void> {
-  checkName("signal", name);
+  checkSignal(name);
   const { type, key } = actor.ref;
   const encoded = encode(value);
   return currentMachine().message(

@@ -103,6 +103,24 @@ describe("running", () => {
     });
   });
 
+  it.each([
+    [
+      0,
+      "0 can't be run: give a workflow with its arguments, order.with(…), or a node, add.step(…)",
+    ],
+    [undefined, "undefined can't be run: give a workflow"],
+    [{}, "give a workflow with its arguments"],
+    [boom, "of workflow boom the arguments are missing: give .with(…)"],
+    [add, "of step add the arguments are missing: give .step(…)"],
+  ])("says what to give instead of %s", async (what, message) => {
+    const { client, requests } = connect();
+    const error = await client.run(what as never).catch((thrown: unknown) => thrown);
+    expect(error).toBeInstanceOf(TypeError);
+    expect((error as Error).message).toContain(message);
+    await expect(client.start(what as never)).rejects.toThrow(message);
+    expect(requests).toEqual([]);
+  });
+
   it("rejects with the user's own error when the run failed", async () => {
     const { client } = connect();
     const error: unknown = await client.run(boom.with()).catch((thrown: unknown) => thrown);

@@ -135,6 +135,11 @@ test("several signals that don't come in time throw, and all waits are given up"
   expect(host.error().message).toBe("no signal a or b came within 1000 ms");
 });
 
+test("a wait for a signal that nobody could send is refused", async () => {
+  await begin(() => guest.signal("a b"));
+  expect(host.error().message).toContain('signal "a b": a signal\'s name is a letter');
+});
+
 test("a wait for no signal at all is refused", async () => {
   await begin(() => guest.signal([]));
   expect(host.error().message).toContain("needs the name of one");
