@@ -328,5 +328,7 @@ function assignDetails(error: Error, details: Uint8Array): void {
 /** False for errors that say themselves that a retry can't help. */
 export function isRetryableKind(error: unknown): boolean {
   if (error instanceof SerialisationError) return false;
+  // Its own code gave it up. A limit of time (AbortSignal.timeout) is a TimeoutError.
+  if ((error as { name?: unknown } | null | undefined)?.name === "AbortError") return false;
   return (error as { retryable?: unknown } | null | undefined)?.retryable !== false;
 }

@@ -32,6 +32,8 @@ import { type Entity, newEntity, type Sink } from "./state.ts";
 export const waitingMax = 1000;
 /** Runs of one schedule that go on at a time. */
 export const runningMax = 1000;
+/** No timer is on time to the millisecond: by so much a slot is late and not missed. */
+const lateMsMax = 10_000;
 /** Slots taken in one transition; more are taken in the next. */
 export const slotsPerTick = 100;
 /** Missed slots of a cron expression that are counted one by one. */
@@ -263,7 +265,7 @@ function slotsLeft({ remaining, waiting }: ScheduleHead): number {
 function skipMissed(entity: Entity, sink: Sink): void {
   const head = scheduleHead(entity);
   const { spec } = head;
-  const untilMs = sink.nowMs - spec.catchUpMs;
+  const untilMs = sink.nowMs - Math.max(spec.catchUpMs, lateMsMax);
   if (spec.everyMs !== undefined) {
     const first = nextSlot(spec, head.cursorMs, sink.nextCron);
     // Up to here no jitter brings a slot into the window.

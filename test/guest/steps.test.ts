@@ -172,6 +172,13 @@ test("a later attempt gets the arguments as they were", async () => {
 
 test.each<[string, guest.StepOptions, () => Error, number]>([
   ["NonRetryableError", {}, () => new guest.NonRetryableError("stop"), 1],
+  ["an AbortError", {}, () => AbortSignal.abort().reason as Error, 1],
+  [
+    "an error that is no AbortError",
+    {},
+    () => new DOMException("late", "TimeoutError") as Error,
+    5,
+  ],
   ["a class", { nonRetryable: RangeError }, () => new RangeError("r"), 1],
   ["a name", { nonRetryable: ["TypeError"] }, () => new TypeError("t"), 1],
   ["a code", { nonRetryable: "E1" }, () => new guest.GuestError("c", { code: "E1" }), 1],

@@ -230,6 +230,17 @@ describe("after an absence", () => {
     }
   });
 
+  it("without a window a timer that is a little late misses nothing", () => {
+    const given = { overlap: "allow-all", everyMs: minute, catchUpMs: 0 } as const;
+    const { starts, head, sleep, advance } = bench(given);
+    sleep(minute + 9000);
+    advance(0);
+    expect([starts(), head.missed]).toEqual([[slot(1)], 0]);
+    sleep(2 * minute + 2000);
+    advance(0);
+    expect([starts(), head.missed]).toEqual([[slot(1)], 2]);
+  });
+
   it("of a year it doesn't count for a year", () => {
     const { starts, head, sleep, advance } = bench({ cron: "* * * * * *", catchUpMs: 3000 });
     sleep(365 * 86_400_000);
