@@ -48,8 +48,15 @@ export interface ReshardOptions {
 }
 
 const pageRows = 1000;
-const batchBytes = 1024 * 1024;
-const checkpointBytes = 16 * 1024 * 1024;
+const pageBytes = 1024 * 1024;
+/** Partitions that are copied at once, each with pages and blocks in memory. */
+const copiesAtOnce = 4;
+const cacheBytesMax = 1024 * 1024;
+/** Of rows that wait in memory, all new partitions together; a Worker has 128 MB for everything. */
+const writersBytes = 32 * 1024 * 1024;
+/** Of one new partition: between these, and a batch is a sixteenth. */
+const checkpointBytesMin = 256 * 1024;
+const checkpointBytesMax = 16 * 1024 * 1024;
 const compactionsMax = 8;
 /** Rounds of following while owners append; the last one is behind the seals. */
 const roundsMax = 20;
@@ -103,9 +110,15 @@ class Move {
       this.#writers.push(await Writer.open(this.#options, this.#to, index));
     }
     const sources = await Promise.all(indexes.map((index) => this.#replica(index)));
-    await Promise.all(sources.map((source) => this.#copy(source)));
+    const left = sources.values();
+    const copyLeft = async (): Promise<void> => {
+      for (const source of left) await this.#copy(source);
+    };
+    await Promise.all(Array.from({ length: copiesAtOnce }, copyLeft));
     for (let round = 0; round < roundsMax; round += 1) {
       this.#changes = 0;
+      // What is large is done before the logs end, and what comes meanwhile is the next round's.
+      await Promise.all(this.#writers.map((writer) => writer.checkpoint()));
       await Promise.all(sources.map((source) => this.#follow(source)));
       this.#report("following");
       if (this.#changes <= changesFew) break;
@@ -120,7 +133,7 @@ class Move {
     }
     await this.#putMessages();
     await this.#putIndexedFrom();
-    await Promise.all(this.#writers.map((writer) => writer.finish()));
+    await Promise.all(this.#writers.map((writer) => writer.write()));
     const layout = await this.#options.layouts.change(this.#from, this.#to);
     if (layout.folder !== this.#to.folder) throw changing("the hosts didn't wait for it");
     this.#report("done");
@@ -136,6 +149,7 @@ class Move {
       ...this.#options,
       prefix: `${this.#options.prefix}${this.#from.folder}/${index}`,
       partition: index,
+      cacheBytesMax,
     });
   }
 
@@ -145,7 +159,8 @@ class Move {
     for (;;) {
       let page: Awaited<ReturnType<Replica["scan"]>>;
       try {
-        page = await source.scan({ limit: pageRows, ...(after === undefined ? {} : { after }) });
+        const range = { limit: pageRows, bytesMax: pageBytes };
+        page = await source.scan(after === undefined ? range : { ...range, after });
       } catch (error) {
         const isDamage = error instanceof SporeError && error.kind === "corrupt";
         if (!isDamage || !(await source.isStale())) throw error;
@@ -252,15 +267,17 @@ class Move {
 class Writer {
   readonly #log: Log;
   readonly #table: Table;
+  readonly #checkpointBytes: number;
   #batch = new Map<string, Uint8Array | undefined>();
   #batchBytes = 0;
   #bytesSinceCheckpoint = 0;
   #writing: Promise<void> = Promise.resolve();
   rows = 0;
 
-  constructor(log: Log, table: Table) {
+  constructor(log: Log, table: Table, checkpointBytes: number) {
     this.#log = log;
     this.#table = table;
+    this.#checkpointBytes = checkpointBytes;
   }
 
   static async open(options: ReshardOptions, layout: Layout, index: number): Promise<Writer> {
@@ -268,20 +285,22 @@ class Writer {
     const log = new Log({ ...options, prefix, partition: index });
     const claim = await log.claim(encodeRow({ hostId: options.hostId }));
     assert(claim.kind === "claimed", "nobody else knows the folder");
-    return new Writer(log, Table.open({ ...options, prefix, epoch: claim.epoch }));
+    const bytes = Math.max(checkpointBytesMin, writersBytes / layout.partitions);
+    const table = Table.open({ ...options, prefix, epoch: claim.epoch });
+    return new Writer(log, table, Math.min(bytes, checkpointBytesMax));
   }
 
   async put(key: string, value: Uint8Array | undefined): Promise<void> {
     this.#batch.set(key, value);
     this.#batchBytes += key.length + (value?.length ?? 0);
     this.rows += 1;
-    if (this.#batchBytes >= batchBytes) await this.#write();
+    if (this.#batchBytes >= this.#checkpointBytes / 16) await this.write();
   }
 
   /** Everything is durable, and little has to be read by who opens the partition. */
-  async finish(): Promise<void> {
-    await this.#write();
-    await this.#checkpoint();
+  async checkpoint(): Promise<void> {
+    await this.write();
+    if (this.#bytesSinceCheckpoint > 0) await this.#checkpoint();
   }
 
   close(): void {
@@ -289,8 +308,8 @@ class Writer {
     this.#table.close();
   }
 
-  /** One write at a time: a log takes its entries one after the other. */
-  #write(): Promise<void> {
+  /** Everything is durable. One write at a time: a log takes its entries one after the other. */
+  write(): Promise<void> {
     this.#writing = this.#writing.then(() => this.#writeNow());
     return this.#writing;
   }
@@ -304,7 +323,7 @@ class Writer {
     await this.#append("batch", payload);
     this.#table.apply(batch);
     this.#bytesSinceCheckpoint += payload.length;
-    if (this.#bytesSinceCheckpoint >= checkpointBytes) await this.#checkpoint();
+    if (this.#bytesSinceCheckpoint >= this.#checkpointBytes) await this.#checkpoint();
   }
 
   async #checkpoint(): Promise<void> {

@@ -50,8 +50,10 @@ const rowBytes = 80;
 const placeBytes = 250;
 /** A range in so few blocks is read at once: most entities, where they lie across an end. */
 const wholeBlocksMax = 4;
-/** A longer scan asks for 1, 4, 16 … blocks at once, up to here (1 MiB). */
+/** A longer scan asks for 1, 4, 16 … blocks at once, up to here. */
 const readAheadMax = 64;
+/** And for no more than this, unless one block is larger. */
+const readAheadBytes = 1024 * 1024;
 
 export interface RowsRange {
   readonly start: string;
@@ -124,7 +126,8 @@ export class SegmentCache {
         const { from, end } = blocksIn(footer, range);
         next ??= from;
         if (next < end) {
-          const to = end - next <= wholeBlocksMax ? end : Math.min(end, next + ahead);
+          const most = end - next <= wholeBlocksMax ? end : Math.min(end, next + ahead);
+          const to = fitting(footer, next, most);
           read = await this.#blocksOf(info, footer, { from: next, end: to, isOnce });
           ahead = Math.min(ahead * 4, readAheadMax);
           next = to;
@@ -292,6 +295,17 @@ function blocksIn(
     from: Math.max(0, blockFor(footer, start)),
     end: end === undefined ? footer.blocks.length : lowerBound(footer.firstKeys, end),
   };
+}
+
+/** Up to which block, of those up to `end`, they are read at once. */
+function fitting({ blocks }: Footer, from: number, end: number): number {
+  let bytes = blocks[from]?.length ?? 0;
+  let to = from + 1;
+  for (; to < end; to += 1) {
+    bytes += blocks[to]?.length ?? 0;
+    if (bytes > readAheadBytes) break;
+  }
+  return to;
 }
 
 function rowIn(block: Block, key: string): { value: Uint8Array | undefined } | undefined {

@@ -83,6 +83,8 @@ export interface Range {
   readonly to?: string;
   /** Rows at most in this page; default 1000. */
   readonly limit?: number;
+  /** The page ends with the row that makes it as large as this; default: no matter how large. */
+  readonly bytesMax?: number;
 }
 
 export interface Page {
@@ -198,20 +200,22 @@ export class Table {
    * without `apply` meanwhile all are of one moment.
    */
   async scan(range: Range = {}): Promise<Page> {
-    const limit = range.limit ?? pageRowsDefault;
+    const { limit = pageRowsDefault, bytesMax = Number.POSITIVE_INFINITY } = range;
     const { start, isAfter, end } = boundsOf(range);
     const folder = folderOf(range.prefix ?? "");
     return this.#reading(async () => {
       const entries: [string, Uint8Array][] = [];
       const merge = new Merge(this.#sourcesOf({ start, isAfter, end, folder }));
+      let bytes = 0;
       for (;;) {
         const row = (await merge.fill()) ? merge.take() : undefined;
         if (row === undefined || (end !== undefined && row.key >= end)) {
           return { entries, isDone: true };
         }
         if (row.value === undefined) continue;
-        if (entries.length === limit) return { entries, isDone: false };
+        if (entries.length === limit || bytes >= bytesMax) return { entries, isDone: false };
         entries.push([row.key, row.value]);
+        bytes += row.key.length + row.value.length;
       }
     });
   }

@@ -234,6 +234,24 @@ test("a change whose host dies behind the seals is given up, and the old layout 
   expect(host.status().partitions.length).toBe(2);
 });
 
+test("behind the seals little is written, however much there is", async () => {
+  for (const id of ids(40, "w")) {
+    await finished(begin(host, id, "move.waits", id.repeat(60_000)));
+  }
+  let sealedAt = Number.NaN;
+  const layout = await finished(
+    host.repartition(3, ({ phase }) => {
+      if (phase === "sealed") sealedAt = world.bucket.putBytes;
+    }),
+  );
+  const behind = world.bucket.putBytes - sealedAt;
+  expect(layout.partitions).toBe(3);
+  expect(world.bucket.putBytes).toBeGreaterThan(10_000_000);
+  expect(behind).toBeLessThan(50_000);
+  await finished(host.tenant("t").signalRun("w7", "go", encode(1)));
+  expect(await finished(output(host, "w7"))).toEqual([`${"w7".repeat(60_000)} began`, 1]);
+});
+
 test("nobody serves the old layout while it isn't decided that it goes on", async () => {
   const first = host;
   const mover = world.hosts.at(-1);

@@ -387,6 +387,28 @@ describe("a table", () => {
     expect(store.reads.length).toBeLessThanOrEqual(3);
   });
 
+  test("scans large rows with a page and reads of a bounded size", async () => {
+    const store = new CountingStore();
+    const table = openTable({ store, limits: { cacheBytesMax: 0 } });
+    const large = new Map(
+      Array.from({ length: 40 }, (_, index) => [`row/${index}`, new Uint8Array(300_000)]),
+    );
+    table.apply(large);
+    await table.flush();
+    const keys: string[] = [];
+    for (let isDone = false; !isDone; ) {
+      const after = keys.at(-1);
+      const range = { bytesMax: 1_000_000, ...(after !== undefined && { after }) };
+      const page = await table.scan(range);
+      expect(page.entries.length).toBeLessThanOrEqual(4);
+      keys.push(...page.entries.map(([key]) => key));
+      isDone = page.isDone;
+    }
+    expect(keys).toEqual([...large.keys()].sort());
+    const most = Math.max(...store.reads.map(({ range }) => range?.length ?? 1e9));
+    expect(most).toBeLessThanOrEqual(1024 * 1024);
+  });
+
   test("asks one segment per level for a row, in a table of many segments", async () => {
     const store = new CountingStore();
     const limits = { ...small, cacheBytesMax: 0, footerBytesMax: 1e6 };
