@@ -15,7 +15,8 @@
  * are never used again: an object's name ends with the generation in which it was stored.
  *
  * C1 A collection begins by beginning a generation g (one create-if-absent). A `put` asks for
- *    the current generation after its command is durable, and stores into that.
+ *    the current generation after its command is durable, and stores into that. What objects
+ *    there are is listed before: all of them are of earlier generations.
  * C2 Then the collector marks: all rows of all partitions, read after that (Replica R1), and
  *    every entry that was appended since (R2), up to a moment T after the last row was read.
  * C3 It deletes only objects of generations before g whose hash wasn't marked.
@@ -71,14 +72,21 @@ export interface CollectorOptions {
   readonly isDryRun?: boolean | undefined;
   /** C5. Default one hour. */
   readonly condemnedMs?: number | undefined;
+  /** Default 100,000. */
+  readonly candidatesMax?: number | undefined;
 }
 
-/** Names judged in one collection, which bounds its memory; the next takes the rest. */
-const candidatesMax = 200_000;
+/** Objects judged in one collection, which bounds its memory; the next goes on after them. */
+const candidatesMaxDefault = 100_000;
+/** Other names, of which there are fewer. */
+const namesMax = 100_000;
 /** Deployments of a tenant whose components stay, so that it can go back to them. */
 const deploymentsKept = 10;
 const condemnedMsDefault = 3_600_000;
 const rowsPerPage = 1000;
+const pageBytes = 1024 * 1024;
+/** Rows are read once, and of all partitions in turn. */
+const cacheBytesMax = 1024 * 1024;
 /** Rows between two looks at what was appended meanwhile. */
 const rowsPerLook = 10_000;
 const rescansMax = 10;
@@ -148,12 +156,7 @@ class Collection {
 
   async run(): Promise<GarbageReport> {
     const { prefix } = this.#options;
-    const generation = await this.#begin();
-    await this.#eachListed(`${prefix}objects/`, (key, bytes) => {
-      const name = key.slice(key.lastIndexOf("/") + 1);
-      const isOld = isObjectName(name) && generationOfName(name) < generation; // C3
-      if (isOld) this.#objects.add(hashOfName(name), { key, bytes });
-    });
+    await this.#begin();
     await this.#eachListed(`${prefix}components/`, (key, bytes) => {
       const name = componentNameOf(key.slice(`${prefix}components/`.length));
       if (name !== undefined) this.#components.add(name.id, { key, bytes });
@@ -181,14 +184,33 @@ class Collection {
   }
 
   /** C1. A dry run begins none, and judges what a run that begins now would. */
-  async #begin(): Promise<number> {
+  async #begin(): Promise<void> {
     const generations = new Generations({ ...this.#ports, prefix: this.#options.prefix });
-    if (this.#options.isDryRun === true) return (await generations.current()) + 1;
-    const begun = await generations.advance();
-    if (begun !== undefined) return begun;
+    const newest = await generations.newest();
+    const upTo = await this.#listObjects(newest.generation, newest.upTo);
+    if (this.#options.isDryRun === true) return;
+    if (await generations.advance(newest.generation, upTo)) return;
     throw new SporeError("host-busy", "another collection has just begun", {
       hint: "Let it finish, then try again.",
     });
+  }
+
+  /** Those up to a generation (C3), after a key; where it stopped if there may be more. */
+  async #listObjects(generation: number, from: string | undefined): Promise<string | undefined> {
+    const { prefix, candidatesMax = candidatesMaxDefault } = this.#options;
+    let upTo: string | undefined;
+    const after = from === undefined ? undefined : prefix + from;
+    const isWhole = await this.#eachListed(
+      `${prefix}objects/`,
+      (key, bytes) => {
+        upTo = key.slice(prefix.length);
+        const name = key.slice(key.lastIndexOf("/") + 1);
+        const isOld = isObjectName(name) && generationOfName(name) <= generation;
+        if (isOld) this.#objects.add(hashOfName(name), { key, bytes });
+      },
+      { after, isEnough: () => this.#objects.count >= candidatesMax },
+    );
+    return isWhole ? undefined : upTo;
   }
 
   // ---------------------------------------------------------------- marking
@@ -201,9 +223,8 @@ class Collection {
     this.#layout = layout.number;
     const replicas: Replica[] = [];
     for (let partition = 0; partition < layout.partitions; partition += 1) {
-      replicas.push(
-        await Replica.open({ ...this.#ports, prefix: `${this.#folder}/${partition}`, partition }),
-      );
+      const place = { prefix: `${this.#folder}/${partition}`, partition, cacheBytesMax };
+      replicas.push(await Replica.open({ ...this.#ports, ...place }));
     }
     const behind = new Set<Replica>();
     const look = async (): Promise<void> => {
@@ -237,8 +258,9 @@ class Collection {
     let after: string | undefined;
     let sinceLook = 0;
     for (;;) {
-      const range = { limit: rowsPerPage, ...(after === undefined ? {} : { after }) };
-      const page = await replica.scan(range).catch(async (error: unknown) => {
+      const range = { limit: rowsPerPage, bytesMax: pageBytes };
+      const rest = after === undefined ? range : { ...range, after };
+      const page = await replica.scan(rest).catch(async (error: unknown) => {
         const isDamage = error instanceof SporeError && error.kind === "corrupt";
         if (!isDamage || !(await replica.isStale())) throw error;
         // What was changed in the rows before `after` is in the entries that are followed.
@@ -392,9 +414,15 @@ class Collection {
     return found;
   }
 
-  async #eachListed(prefix: string, found: (key: string, bytes: number) => void): Promise<void> {
+  /** Page by page, until there are no more or, at the end of one, it is enough: false. */
+  async #eachListed(
+    prefix: string,
+    found: (key: string, bytes: number) => void,
+    range: { readonly after?: string | undefined; readonly isEnough?: () => boolean } = {},
+  ): Promise<boolean> {
     let count = 0;
-    for (let after: string | undefined; ; ) {
+    const { isEnough = () => count >= namesMax } = range;
+    for (let { after } = range; ; ) {
       const options = after === undefined ? {} : { after };
       const page = await this.#retrier.run("collector list", () =>
         this.#ports.store.list(prefix, options),
@@ -402,7 +430,8 @@ class Collection {
       for (const { key, size } of page.keys) found(key, size);
       count += page.keys.length;
       after = page.keys.at(-1)?.key;
-      if (!page.isTruncated || after === undefined || count >= candidatesMax) return;
+      if (!page.isTruncated || after === undefined) return true;
+      if (isEnough()) return false;
     }
   }
 

@@ -28,9 +28,20 @@ const collectionEveryMs = 86_400_000;
 export async function collectionDue(options: GenerationsOptions): Promise<boolean> {
   const latest = await registerOf(options).readLatest();
   if (latest === undefined) return true;
-  const { atMs } = decode(latest.value) as { atMs: number }; // written by `advance`
+  const { atMs } = begunOf(latest.value);
   // Also one of a day ahead: who began it had a wrong clock, and that must not last.
   return Math.abs(options.clock.nowMs() - atMs) >= collectionEveryMs;
+}
+
+/** What a collection says when it begins. */
+interface Begun {
+  readonly atMs: number;
+  /** Below the namespace's prefix: it judges objects up to this key; absent: all that are left. */
+  readonly upTo?: string | undefined;
+}
+
+function begunOf(value: Uint8Array): Begun {
+  return decode(value) as Begun; // written by `advance`
 }
 
 function registerOf(options: GenerationsOptions): Register {
@@ -64,14 +75,20 @@ export class Generations {
     return this.#next;
   }
 
-  /** Begins a generation; undefined if another collector did so first. */
-  async advance(): Promise<number | undefined> {
-    const before = await this.current();
-    const value = encode({ atMs: this.#options.clock.nowMs() });
-    const result = await this.#register.append(value, before);
-    if (result.kind === "lost") return undefined;
+  /** The newest one, and where the objects begin that the collection which began it left out. */
+  async newest(): Promise<{ readonly generation: number; readonly upTo: string | undefined }> {
+    const latest = await this.#register.readLatest();
+    if (latest === undefined) return { generation: 0, upTo: undefined };
+    return { generation: latest.seq, upTo: begunOf(latest.value).upTo };
+  }
+
+  /** Begins the generation after `before`; false if another collector did so first. */
+  async advance(before: number, upTo: string | undefined): Promise<boolean> {
+    const begun: Begun = { atMs: this.#options.clock.nowMs(), ...(upTo !== undefined && { upTo }) };
+    const result = await this.#register.append(encode(begun), before);
+    if (result.kind === "lost") return false;
     this.#known = result.seq;
-    return result.seq;
+    return true;
   }
 
   #begin(): Promise<number> {

@@ -79,7 +79,9 @@ function portsApart(): Omit<Ports, "sandbox" | "calendar" | "outbound"> {
 /** As if a collection had begun then. */
 async function begin(atMs: number): Promise<void> {
   const clock = { nowMs: () => epochMs + atMs, after: () => () => undefined };
-  await new Generations({ ...portsApart(), clock, prefix: "" }).advance();
+  const generations = new Generations({ ...portsApart(), clock, prefix: "" });
+  const { generation } = await generations.newest();
+  await generations.advance(generation, undefined);
 }
 
 function isDue(): Promise<boolean> {

@@ -492,7 +492,7 @@ export const mutants: readonly Mutant[] = [
     patch: () => {
       const undo = [
         replace(Generations.prototype, "current", () => () => Promise.resolve(0)),
-        replace(Generations.prototype, "advance", () => () => Promise.resolve(1000)),
+        replace(Generations.prototype, "advance", () => () => Promise.resolve(true)),
       ];
       return () => {
         for (const each of undo) each();
