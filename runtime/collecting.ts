@@ -50,12 +50,12 @@ export class Collecting {
   #lookAfter(delayMs: number): void {
     if (this.#isStopped) return;
     this.#cancel = this.#ports.clock.after(delayMs, () => {
-      void this.#look().finally(() => this.#lookAfter(lookMs));
+      void this.look().finally(() => this.#lookAfter(lookMs));
     });
   }
 
-  /** Never throws. */
-  async #look(): Promise<void> {
+  /** Looks now, and makes a collection if one is due: for who has a clock of its own. Never throws. */
+  async look(): Promise<void> {
     const { clock, observer } = this.#ports;
     const beganMs = clock.nowMs();
     try {

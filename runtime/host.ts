@@ -325,7 +325,8 @@ export class EngineHost {
   }
 
   collect(options: { readonly isDryRun?: boolean | undefined }): Promise<GarbageReport> {
-    return collect(this.#ports, {
+    const ports = { ...this.#ports, store: this.#ports.upkeepStore ?? this.#ports.store };
+    return collect(ports, {
       prefix: this.#prefix,
       layouts: this.#layouts,
       isDryRun: options.isDryRun,

@@ -126,6 +126,7 @@ class MovingHost implements Host {
     const engine = this.#engine;
     const layout = await reshard({
       ...ports,
+      store: ports.upkeepStore ?? ports.store,
       prefix,
       layouts,
       partitions,

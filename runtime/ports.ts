@@ -243,6 +243,11 @@ export interface EndedSpan {
 
 export interface Ports {
   readonly store: Store;
+  /**
+   * The same, for what reads or copies a whole namespace: its calls MAY wait as long as the host
+   * likes, which is how a platform with limits gets such work in pieces. Default: `store`.
+   */
+  readonly upkeepStore?: Store | undefined;
   readonly sandbox: Sandbox;
   readonly clock: Clock;
   readonly calendar: Calendar;

@@ -76,9 +76,10 @@ export function defineWorker(bundled: BundledEngine): EdgeWorker {
           return problemResponse(new SporeError("peer-unavailable", message, { cause }), request);
         }
       },
-      /** Brings back objects that lost their alarm. */
+      /** Brings back objects that lost their alarm, and has garbage collected. */
       async scheduled(_event, env) {
         await round(env, false);
+        await stubOf(env, objectName(0)).upkeep();
       },
     },
     SporePartition: partitionObject(bundled),

@@ -11,12 +11,14 @@
  * O1 while anything is under way there is an alarm at most `guardMs` ahead, so an object
  *    that is lost in the middle of it is started again, and recovers from the log;
  * O2 an object at rest has its alarm at the next durable timer, or none;
- * O3 a partition that another host has taken over isn't taken back by alarms and rounds,
+ * O3 work that is too long for one invocation has an alarm at once for its next piece
+ *    (pieces.ts). If the object is lost, so is the work: nothing rests on half of it;
+ * O4 a partition that another host has taken over isn't taken back by alarms and rounds,
  *    only by requests, and not before `heldMs` have passed.
  */
 import { DurableObject } from "cloudflare:workers";
 import { assert, SporeError } from "../../runtime/errors.ts";
-import { createHost, type Host, partitionsMax } from "../../runtime/index.ts";
+import { Collecting, createHost, type Host, partitionsMax } from "../../runtime/index.ts";
 import type { Peers, Sandbox } from "../../runtime/ports.ts";
 import { createApi } from "../api/index.ts";
 import { calendar } from "../calendar.ts";
@@ -38,6 +40,7 @@ import {
   random,
 } from "./engine.ts";
 import { createIsolateSandbox } from "./isolates.ts";
+import { Pieces } from "./pieces.ts";
 import {
   type Awake,
   type Env,
@@ -72,6 +75,7 @@ const engineLimits = Object.freeze({
 
 interface Running {
   readonly host: Host;
+  readonly collecting: Collecting;
   readonly fetch: (request: Request) => Response | Promise<Response>;
   readonly activity: Activity;
 }
@@ -107,6 +111,8 @@ export function partitionObject(bundled: BundledEngine): PartitionClass {
     readonly #log = jsonLog(this.env);
     readonly #suspects = new Suspects(this.ctx.storage);
     #running: Promise<Running> | undefined;
+    /** Of the host that runs. */
+    #pieces: Pieces | undefined;
     #alarmAtMs: number | undefined;
     #isBusy = false;
     #movedAtMs: number | undefined;
@@ -161,6 +167,14 @@ export function partitionObject(bundled: BundledEngine): PartitionClass {
       return { partitions, isServed: running?.host.isReady === true };
     }
 
+    async upkeep(): Promise<void> {
+      if (this.#movedAtMs !== undefined) return;
+      await this.#guard();
+      const { collecting } = await this.#run();
+      // Not awaited: it may take longer than a cron trigger may wait, and alarms carry it on.
+      void collecting.look();
+    }
+
     async alarm(): Promise<void> {
       this.#alarmAtMs = undefined;
       if (this.#movedAtMs !== undefined) return;
@@ -171,15 +185,31 @@ export function partitionObject(bundled: BundledEngine): PartitionClass {
         this.#log("error", "the object can't start", { error });
         return undefined;
       });
-      if (running === undefined || !(await settled(running.activity))) return;
+      if (running === undefined || !(await this.#settled(running.activity))) return;
       await this.#rest();
       const atMs = nextTimerOf(running.host);
       if (atMs === undefined) await this.ctx.storage.deleteAlarm();
       else await this.#setAlarm(Math.max(atMs, clock.nowMs()));
     }
 
-    /** O1. Rarely more than once in `guardMs`: what is written here is paid for by the row. */
+    /** True when nothing has been under way for a moment; false if that took too long, or for O3. */
+    async #settled(activity: Activity): Promise<boolean> {
+      const endMs = clock.nowMs() + settleMsMax;
+      let before = -1;
+      for (;;) {
+        if (this.#pieces?.isHeld === true || clock.nowMs() >= endMs) return false;
+        if (!activity.isBusy && activity.total === before) return true;
+        before = activity.total;
+        await new Promise<void>((resolve) => clock.after(settleLookMs, resolve));
+      }
+    }
+
+    /**
+     * An invocation begins. O1: its alarm is set rarely more than once in `guardMs`, as what is
+     * written here is paid for by the row.
+     */
     async #guard(): Promise<void> {
+      this.#pieces?.begin();
       const nowMs = clock.nowMs();
       const isSet = this.#alarmAtMs !== undefined && this.#alarmAtMs > nowMs;
       if (isSet && this.#isBusy && (this.#alarmAtMs ?? 0) <= nowMs + guardMs) return;
@@ -200,7 +230,7 @@ export function partitionObject(bundled: BundledEngine): PartitionClass {
       await this.ctx.storage.setAlarm(atMs);
     }
 
-    /** O3. Why nothing is done here for now, if so. */
+    /** O4. Why nothing is done here for now, if so. */
     #heldBy(): SporeError | undefined {
       if (this.#movedAtMs === undefined) return undefined;
       if (clock.nowMs() - this.#movedAtMs >= heldMs) return undefined;
@@ -226,12 +256,16 @@ export function partitionObject(bundled: BundledEngine): PartitionClass {
       const metrics = createMetrics();
       const observer = { log: this.#log, count: metrics.count, observe: metrics.observe };
       const store = activity.store(await openEdgeStore(env));
+      const pieces = new Pieces(() => void this.#setAlarm(clock.nowMs()));
+      this.#pieces = pieces;
       const sandbox = activity.sandbox(this.#suspects.sandbox(sandboxOf(bundled, env)));
       const keys = env.SPORE_KEYS === undefined ? [] : parseTenantKeys(env.SPORE_KEYS);
       const grants = keys.length === 0 ? undefined : createGrants(keys);
       const outbound = activity.outbound(createOutbound({ grants }));
       const peers = peersOf(env);
-      const ports = { store, sandbox, clock, calendar, random, digest, outbound, observer, peers };
+      const own = { clock, calendar, random, digest, observer };
+      const upkeepStore = pieces.store(store);
+      const ports = { ...own, store, upkeepStore, sandbox, outbound, peers };
       const host = await createHost(ports, {
         hostId: `worker-${this.ctx.id.toString().slice(0, 12)}`,
         address: objectName(index),
@@ -258,7 +292,12 @@ export function partitionObject(bundled: BundledEngine): PartitionClass {
       await host.start();
       await this.#keep(host);
       if (index === 0) await this.#deployBundled(host);
-      return { host, activity, fetch: (request) => app.fetch(request) };
+      const collecting = new Collecting({
+        ports: { ...own, store: upkeepStore },
+        prefix: "",
+        isServed: () => host.isReady,
+      });
+      return { host, collecting, activity, fetch: (request) => app.fetch(request) };
     }
 
     /** An alarm may come without the name that the object was addressed by. */
@@ -281,6 +320,7 @@ export function partitionObject(bundled: BundledEngine): PartitionClass {
     async #leave(host: Host): Promise<void> {
       this.#movedAtMs = clock.nowMs();
       this.#running = undefined;
+      this.#pieces?.close(new SporeError("host-stopping", "another host has this partition"));
       await this.ctx.storage.put(stored.movedAtMs, this.#movedAtMs);
       await host.stop();
     }
@@ -338,16 +378,4 @@ function nextTimerOf(host: Host): number | undefined {
   const times = host.status().partitions.map(({ nextTimerAtMs }) => nextTimerAtMs);
   const known = times.filter((atMs) => atMs !== undefined);
   return known.length === 0 ? undefined : Math.min(...known);
-}
-
-/** True when nothing has been under way for a moment, false if that took too long. */
-async function settled(activity: Activity): Promise<boolean> {
-  const endMs = clock.nowMs() + settleMsMax;
-  let before = -1;
-  while (activity.isBusy || activity.total !== before) {
-    if (clock.nowMs() >= endMs) return false;
-    before = activity.total;
-    await new Promise<void>((resolve) => clock.after(settleLookMs, resolve));
-  }
-  return true;
 }

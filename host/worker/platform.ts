@@ -61,6 +61,8 @@ export interface PartitionStub {
    * over only if `takesOver`.
    */
   wake(takesOver: boolean): Promise<Awake>;
+  /** Begins what is to be done once for a namespace now and then, and doesn't wait for it. */
+  upkeep(): Promise<void>;
 }
 
 export interface Awake {

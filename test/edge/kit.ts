@@ -49,8 +49,16 @@ export interface EdgeHost {
    * it, or with the answer lost. Answers what it was asked for since the last time.
    */
   disturb(plan: FaultPlan): Promise<BucketUse>;
+  /** Makes so many small objects in the bucket. */
+  strew(keys: readonly string[]): Promise<void>;
   /** Ends a partition's object in the middle of whatever it does. */
   crash(index: number): Promise<void>;
+  /** The next alarms of a partition's object fail so, one after the other. */
+  failAlarms(index: number, faults: readonly ("throw" | "die")[]): Promise<void>;
+  /** How many of them are still to come. */
+  alarmsLeft(index: number): Promise<number>;
+  /** What a cron trigger does. */
+  scheduled(): Promise<void>;
   stop(): Promise<void>;
 }
 
@@ -59,6 +67,14 @@ export interface BucketUse {
   readonly calls: Readonly<Record<"head" | "get" | "put" | "delete" | "list", number>>;
   /** How often the host waited for it: calls that are under way at once count once. */
   readonly rounds: number;
+  /** Of objects, each with CPU time and subrequests of its own. */
+  readonly invocations: number;
+  /** What was asked for from the beginning of an invocation to that of the next, at most. */
+  readonly most: { readonly calls: number; readonly bytes: number };
+}
+
+interface ScheduledWorker {
+  scheduled(event: { readonly cron: string }): Promise<unknown>;
 }
 
 export interface FaultPlan {
@@ -66,6 +82,8 @@ export interface FaultPlan {
   readonly after?: number;
   readonly delayMs?: number;
   readonly seed?: number;
+  /** Only what comes before the PUT of a key that begins so counts for `most`. */
+  readonly until?: string;
 }
 
 export interface EdgeSetup {
@@ -130,8 +148,22 @@ export async function startEdge(setup: EdgeSetup = {}): Promise<EdgeHost> {
       const answer = await fetch(`${url}/disturb`, { method: "POST", body });
       return (await answer.json()) as BucketUse; // of our own faulty-bucket.js
     },
+    async strew(keys) {
+      await fetch(`${url}/strew`, { method: "POST", body: JSON.stringify(keys) });
+    },
     async crash(index) {
       await (await fetch(`${url}/crash/${index}`)).text();
+    },
+    async failAlarms(index, faults) {
+      await fetch(`${url}/alarms/${index}`, { method: "POST", body: JSON.stringify(faults) });
+    },
+    async alarmsLeft(index) {
+      return (await (await fetch(`${url}/alarms/${index}`)).json()) as number; // crashing-entry.js
+    },
+    async scheduled() {
+      // Its types are those of a Request's own `fetch`, which know of no events.
+      const worker = (await miniflare.getWorker("spore")) as unknown as ScheduledWorker;
+      await worker.scheduled({ cron: "*/5 * * * *" });
     },
     async stop() {
       if (!started.delete(host)) return;
