@@ -9,7 +9,8 @@
  * - Between beats hosts greet each other directly. A refused greeting (nobody listens there,
  *   or another host) is death at once, unless the counter goes on rising after it.
  * - Who should have a partition (shares.ts) asks its living owner for it; what nobody living
- *   has, it claims. Who has lost one to a claim waits before it wants it back.
+ *   has, it claims. What another one is just taking, it asks for when that has it. Who has lost
+ *   one to a claim waits before it wants it back.
  */
 import { decode, encode } from "../guest/cbor.ts";
 import { SporeError } from "./errors.ts";
@@ -50,6 +51,8 @@ const greetingMsMax = 3000;
 const patienceMs = 10_000;
 /** A hand-over ends what is going on, and commits. */
 const handOverMsMax = 20_000;
+/** So long others leave a partition to a host that is taking it. */
+const takeMsMax = 30_000;
 /** A start waits so long for everything to be served by somebody. */
 const startMsMax = 20_000;
 const membersMax = 1000;
@@ -65,6 +68,8 @@ interface Member {
   risesSinceRefusal: number | undefined;
   /** By partition: the epoch in which it has it. Undefined until it was heard. */
   owned: Map<number, number> | undefined;
+  /** Partitions that it is taking just now. */
+  taking: ReadonlySet<number>;
   /** The first greeting has been answered, or wasn't in time. */
   isSettled: boolean;
   greeting: "none" | "sent" | "again";
@@ -77,6 +82,8 @@ export class Members {
   readonly #members = new Map<string, Member>();
   /** Partitions that are being taken over or given away. */
   readonly #moving = new Set<number>();
+  /** Of those, what others are told to leave to this host. */
+  readonly #taking = new Set<number>();
   readonly #unwanted = new Set<number>();
   readonly #timers = new Set<Cancel>();
   #beat = 0;
@@ -251,8 +258,15 @@ export class Members {
     for (const [partition, id] of this.#shares().entries()) {
       if (id !== hostId || seats.has(partition) || this.#moving.has(partition)) continue;
       if (this.#unwanted.has(partition)) continue;
+      if (this.#live().some(({ taking }) => taking.has(partition))) continue;
       this.#moving.add(partition);
-      void this.#take(partition).finally(() => this.#moving.delete(partition));
+      this.#taking.add(partition);
+      const cancel = this.#after(takeMsMax, () => this.#taking.delete(partition));
+      void this.#take(partition).finally(() => {
+        cancel();
+        this.#moving.delete(partition);
+        this.#taking.delete(partition);
+      });
     }
   }
 
@@ -267,6 +281,7 @@ export class Members {
       }
       if (this.#isDraining) return;
       await seats.open(partition);
+      this.#taking.delete(partition);
       this.greetAll();
     } catch (error) {
       // The next look at things decides anew.
@@ -365,6 +380,7 @@ export class Members {
       looks: 0,
       risesSinceRefusal: undefined,
       owned: undefined,
+      taking: new Set(),
       isSettled: false,
       greeting: "none",
       underway: new Set(),
@@ -394,6 +410,7 @@ export class Members {
       isGone: this.#isStopped,
       layout: this.#parts.layout,
       owned: this.#isStopped ? [] : seats.owned,
+      taking: [...this.#taking],
     };
   }
 
@@ -418,7 +435,8 @@ export class Members {
         // Written by `greeted` on a host that was let in.
         this.#hear((await this.#ask(member, this.#greeting(), greetingMsMax)) as HostNews);
       } catch {
-        // A refusal has been noted; who doesn't answer is judged by its counter.
+        // A refusal has been noted; who doesn't answer is judged by its counter, and isn't waited for.
+        member.taking = new Set();
       }
       member.isSettled = true;
       // What has changed meanwhile has to be told, too.
@@ -431,7 +449,7 @@ export class Members {
   }
 
   #hear(news: HostNews): void {
-    const { id, address, isDraining, isGone, owned } = news;
+    const { id, address, isDraining, isGone, owned, taking = [] } = news;
     const { seats } = this.#parts;
     if (id === this.#parts.hostId || this.#isStopped) return;
     if (isGone) {
@@ -451,6 +469,7 @@ export class Members {
     const isOfLayout = news.layout === this.#parts.layout;
     if (news.layout > this.#parts.layout) this.#parts.onNewerLayout();
     member.owned = new Map(isOfLayout ? owned : []);
+    member.taking = new Set(isOfLayout ? taking : []);
     for (const [partition, epoch] of member.owned) {
       // A later claim than ours: this host has slept, and doesn't know yet.
       if (epoch > (seats.epochOf(partition) ?? epoch)) seats.verify(partition);
@@ -471,13 +490,17 @@ export class Members {
     });
   }
 
-  #after(ms: number, work: () => void): void {
-    if (this.#isStopped) return;
+  #after(ms: number, work: () => void): Cancel {
+    if (this.#isStopped) return () => undefined;
     const cancel = this.#parts.clock.after(ms, () => {
       this.#timers.delete(cancel);
       if (!this.#isStopped) work();
     });
     this.#timers.add(cancel);
+    return () => {
+      cancel();
+      this.#timers.delete(cancel);
+    };
   }
 
   #sleep(ms: number): Promise<void> {

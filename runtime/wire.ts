@@ -41,6 +41,8 @@ export interface HostNews extends Peer {
   readonly layout: number;
   /** Partitions that it serves, each with the epoch of its claim. */
   readonly owned: readonly (readonly [partition: number, epoch: number])[];
+  /** Partitions that it is taking, and hasn't yet. */
+  readonly taking?: readonly number[] | undefined;
 }
 
 export type PeerRequest =

@@ -129,6 +129,22 @@ test("a host that joins gets its share within two seconds, by hand-over", async 
   expect(world.counts.get("moved") ?? 0).toBe(moved);
 });
 
+test("a host that joins while another takes its partitions gets its share by hand-over, too", async () => {
+  const count = (line: RegExp): number => world.lines.filter((each) => line.test(each)).length;
+  for (const seed of [1, 4, 7]) {
+    for (let afterMs = 0; afterMs < 500; afterMs += 50) {
+      world = new World({ ...world.options, seed, storeMs: 20, isVerbose: true });
+      const first = world.startHost();
+      await world.runUntil(() => false, afterMs);
+      const second = world.startHost();
+      await until(() => isShared([first, second]), 10_000);
+      const again = count(/ PUT p\/\d+\/log\/\S+ {2}created/) - partitions;
+      const handedOver = count(/ partition \d goes to /);
+      expect({ seed, afterMs, again }).toEqual({ seed, afterMs, again: handedOver });
+    }
+  }
+});
+
 test("requests to any host work while hosts join and leave, and none fails", async () => {
   const [first] = await started(1);
   await finished(tenantOf(first).deploy({ kind: "javascript", code: "export {};" }));
