@@ -142,6 +142,7 @@ export class Residents {
       !entity.isActive &&
       entity.dirtyIn <= this.#parts.durableNumber() &&
       entity.inFlight.size === 0 &&
+      entity.reading.size === 0 &&
       entity.whenQuiet.length === 0 &&
       // Read anew with all who wait, it would be slow where many do.
       (entity.members?.waiting ?? 0) === 0 &&

@@ -85,6 +85,7 @@ const needs: Readonly<Record<string, (entity: Entity) => void>> = {
     entity.dirtyIn = durableNumber + 1;
   },
   "has an effect under way": (entity) => void entity.inFlight.set(1, () => undefined),
+  "has a read under way": (entity) => void entity.reading.add(1),
   "is waited for": (entity) => void entity.whenQuiet.push(() => undefined),
   "is watched": (entity) => void residents.watch(entity.key, () => undefined),
 };
