@@ -390,12 +390,15 @@ export interface Client {
   /**
    * Calls are executed in the order in which they are made, also when they are not awaited. The
    * first one that doesn't only read creates the actor, without arguments, if it isn't there:
-   * `getOrCreate` gives some.
+   * `getOrCreate` gives some. With `{ ifMissing: "fail" }` calls of one that isn't there, reads as
+   * well, reject with actor-not-found, as they do by `Counter.get(key)` in a guest.
    */
   actor<Args extends readonly unknown[], Instance>(
     actor: Actor<Args, Instance>,
     key: string,
+    options?: { readonly ifMissing?: "create" | "fail" },
   ): ActorHandle<Instance>;
+  /** The actor as it is now, made with these arguments if it wasn't there: then it is durable. */
   getOrCreate<Args extends readonly unknown[], Instance>(
     actor: Actor<Args, Instance>,
     key: string,
@@ -970,7 +973,7 @@ export function createClient(options: ClientOptions = {}): Client {
   ): Promise<Answer> {
     const actor = actorPath(ref.type, ref.key);
     const path = `${actor}/${encodeURIComponent(ref.method)}${how.isAsync ? "?async=1" : ""}`;
-    const body = { args, callId: randomId() };
+    const body = present({ args, callId: randomId(), ifMissing: ref.ifMissing });
     let answer = await ask<Answer>("POST", path, { body, attempt: how.attempt });
     if (answer.callId !== "") how.take?.();
     while (!how.isAsync && answer[statusKey] === 202) {
@@ -985,7 +988,11 @@ export function createClient(options: ClientOptions = {}): Client {
     return isAsync ? answer.callId : answer.result;
   };
 
-  function actorHandle<Instance>(type: string, key: string): ActorHandle<Instance> {
+  function actorHandle<Instance>(
+    type: string,
+    key: string,
+    ifMissing?: MethodRef["ifMissing"],
+  ): ActorHandle<Instance> {
     const methods = (isAsync: boolean, own: object): object =>
       new Proxy(own, {
         get(target, method) {
@@ -993,7 +1000,7 @@ export function createClient(options: ClientOptions = {}): Client {
           const known: unknown = Reflect.get(target, method);
           if (known !== undefined || Object.hasOwn(target, method)) return known;
           return async (...args: unknown[]) => {
-            const result = await ordered({ type, key, method }, args, isAsync);
+            const result = await ordered({ type, key, method, ifMissing }, args, isAsync);
             return isAsync ? undefined : result;
           };
         },
@@ -1027,7 +1034,7 @@ export function createClient(options: ClientOptions = {}): Client {
     },
     updateWithStart,
     handle,
-    actor: (actor, key) => actorHandle(actor.actorName, key),
+    actor: (actor, key, { ifMissing } = {}) => actorHandle(actor.actorName, key, ifMissing),
     async getOrCreate(actor, key, ...args) {
       await createActor(actor.actorName, key, args);
       return actorHandle(actor.actorName, key);
@@ -1262,6 +1269,7 @@ interface MethodRef {
   readonly type: string;
   readonly key: string;
   readonly method: string;
+  readonly ifMissing?: "create" | "fail" | undefined;
 }
 
 function ignore(): undefined {

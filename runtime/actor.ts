@@ -555,6 +555,9 @@ export function requestUpgrade(
   if (head.component === component || entity.state === undefined) return false;
   if (head.failedUpgrade === component && !isForced) return false;
   if ([head.turn, ...entity.mail].some((mail) => mail?.upgradeTo === component)) return false;
+  // Who asks again shall see what becomes of this attempt.
+  head.failedUpgrade = undefined;
+  head.upgradeError = undefined;
   const args = encodeRow([]);
   const callId = `.upgrade.${head.nextMail}`;
   acceptCall(entity, sink, { method: "", args, callId, isRemembered: false, upgradeTo: component });

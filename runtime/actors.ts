@@ -149,6 +149,9 @@ export class Actors {
     const reply = partition.reply(entityKey, callId);
     try {
       const known = await ask(partition, entityKey, (found, sink) => {
+        if (found === undefined && request.ifMissing === "fail") {
+          throw actorNotFound(request.type, request.key);
+        }
         const actor = found ?? newActor(partition, entityKey, component, undefined, sink);
         const seen = actor.calls.get(callId);
         if (seen !== undefined) return seen.outcome;
@@ -498,6 +501,7 @@ export class Actors {
     request: CallRequest,
   ): Promise<Outcome> {
     const { type } = request;
+    if (request.ifMissing === "fail") throw actorNotFound(type, request.key);
     const component = await this.#currentOf(type);
     // It was there when its own component was asked whether the method only reads.
     const method = await this.#method(component, type, request.method);

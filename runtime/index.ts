@@ -435,6 +435,8 @@ export interface CallRequest {
   readonly isAsync?: boolean | undefined;
   /** Makes the call safe to repeat. */
   readonly callId?: string | undefined;
+  /** What to do about an actor that isn't there. Default: create, unless the method only reads. */
+  readonly ifMissing?: "create" | "fail" | undefined;
   /** Calls with one session id to one actor are executed in the order of `seq` (dense from 1). */
   readonly session?: SessionCall | undefined;
 }

@@ -245,7 +245,11 @@ export const actorRoutes = {
     tag: "actors",
     params: z.object({ type: name, key: id, method: name }),
     query: z.object({ async: flag, wait }),
-    body: z.strictObject({ args, callId: id.optional() }),
+    body: z.strictObject({
+      args,
+      callId: id.optional(),
+      ifMissing: z.enum(["create", "fail"]).optional(),
+    }),
     answers: callAnswers(),
     handle: callActor,
   }),
@@ -269,18 +273,29 @@ export const actorRoutes = {
 function calleeOf(exchange: Exchange<ActorParams>, callId: string): Callee {
   const { type, key } = exchange.params;
   return {
-    componentOf: async () => (await exchange.tenant.getActor(type, key)).component,
+    componentOf: async () => {
+      try {
+        return (await exchange.tenant.getActor(type, key)).component;
+      } catch (error) {
+        // A read of what isn't there, or a call of what was deleted since.
+        if (error instanceof SporeError && error.kind === "missing") return currentOf(exchange);
+        throw error;
+      }
+    },
     location: callLocation(exchange.params, callId),
   };
+}
+
+async function currentOf(exchange: Exchange): Promise<string> {
+  return (await exchange.tenant.currentComponent())?.id ?? "";
 }
 
 /** An actor that wasn't born: its error is of the code that is current. */
 async function throwInitFailure(exchange: Exchange, thrown: unknown): Promise<never> {
   const isInit = thrown instanceof SporeError && thrown.code === "actor-init-failed";
   if (!isInit || !isErrorValue(thrown.cause)) throw thrown;
-  const componentOf = async (): Promise<string> =>
-    (await exchange.tenant.currentComponent())?.id ?? "";
-  const error = views.errorView(thrown.cause, await explainedIn(exchange, componentOf));
+  const explained = await explainedIn(exchange, () => currentOf(exchange));
+  const error = views.errorView(thrown.cause, explained);
   throw new ProblemError(thrown.code, thrown.message, { cause: thrown, members: { error } });
 }
 
@@ -297,7 +312,11 @@ async function callActor(
   exchange: Exchange<
     ActorParams & { readonly method: string },
     { readonly async?: boolean | undefined; readonly wait?: number | undefined },
-    { readonly args?: unknown; readonly callId?: string | undefined }
+    {
+      readonly args?: unknown;
+      readonly callId?: string | undefined;
+      readonly ifMissing?: "create" | "fail" | undefined;
+    }
   >,
 ): Promise<Response> {
   const { type, key, method } = exchange.params;
@@ -308,11 +327,14 @@ async function callActor(
     method,
     args: encodedArgs(body.args),
     callId: body.callId ?? optionalId(exchange, `${type}\0${key}\0${method}`),
+    ifMissing: body.ifMissing,
     session: session(exchange),
     trace: exchange.trace?.self,
   };
   const isAsync = query.async === true || query.wait !== undefined;
-  const result = await tenant.callActor({ ...request, isAsync });
+  const result = await tenant
+    .callActor({ ...request, isAsync })
+    .catch((error: unknown) => throwInitFailure(exchange, error));
   const callee = calleeOf(exchange, result.callId);
   if (result.kind === "done" || query.async === true || query.wait === undefined) {
     return callAnswer(exchange, result, callee);

@@ -2,7 +2,7 @@
  * Verbs of actors: creating, calling, looking and changing.
  */
 import pc from "picocolors";
-import type { ActorInfo } from "../../client/index.ts";
+import type { ActorInfo, Client, UpgradeRequest } from "../../client/index.ts";
 import { inputOptions, readArgs, wholeNumber } from "./arguments.ts";
 import { usage } from "./failures.ts";
 import { action, type CliPorts, noun, type Verb } from "./verb.ts";
@@ -146,12 +146,18 @@ function addActorChangeVerbs(sub: Verb, ports: CliPorts): void {
     .option("--prefix <prefix>", "those whose keys begin so")
     .option("--component <id>", "default: the current one")
     .action(
-      action(ports, async ({ options, print, client }, type: string, key?: string) => {
+      action(ports, async ({ options, print, client, spin }, type: string, key?: string) => {
         const prefix = options.prefix as string | undefined;
         if (prefix !== undefined && key !== undefined) throw usage("a key or a prefix, not both");
-        const component = options.component as string | undefined;
-        const asked = await client().upgradeActors({ type, key, prefix, component });
-        print.result(asked, () => [`${pc.green("✓")} ${asked.requested} asked to upgrade`]);
+        const given = options.component as string | undefined;
+        const component = given ?? (await client().currentComponent()).id;
+        const { requested } = await client().upgradeActors({ type, key, prefix, component });
+        const upgrades = await spin(`${requested} asked to upgrade`, (say) =>
+          awaitUpgrades(client(), { type, key, prefix, component }, say),
+        );
+        print.result({ requested, component, ...upgrades }, () => linesOf(upgrades, component));
+        const { failed } = upgrades.counts;
+        if (failed > 0) throw new Error(`${failed} stayed as they were: their migration failed`);
       }),
     );
   sub("rollback <type> <key>", "back to what it was before its last upgrade").action(
@@ -161,4 +167,65 @@ function addActorChangeVerbs(sub: Verb, ports: CliPorts): void {
       print.result(actor, () => [`${pc.green("✓")} ${back}`]);
     }),
   );
+}
+
+interface Upgrades {
+  readonly counts: { readonly moved: number; readonly failed: number; readonly waiting: number };
+  /** The first of those that couldn't be moved, and of those that are in a turn. */
+  readonly failed: readonly { readonly key: string; readonly error: string }[];
+  readonly waiting: readonly string[];
+}
+
+/** A turn that waits for somebody may take for ever: then it is said how many wait. */
+const upgradesWaitMs = 30_000;
+const shownMax = 20;
+
+async function awaitUpgrades(
+  client: Client,
+  asked: UpgradeRequest & { readonly component: string },
+  say: (detail: string) => void,
+): Promise<Upgrades> {
+  const endMs = Date.now() + upgradesWaitMs;
+  for (let pauseMs = 50; ; pauseMs = Math.min(pauseMs * 2, 2000)) {
+    const upgrades = await upgradesOf(client, asked);
+    const { moved, failed, waiting } = upgrades.counts;
+    if (waiting === 0 || Date.now() + pauseMs > endMs) return upgrades;
+    say(`${moved} moved, ${failed} failed, ${waiting} to go`);
+    await new Promise((resolve) => setTimeout(resolve, pauseMs));
+  }
+}
+
+async function upgradesOf(
+  client: Client,
+  { type, key, prefix, component }: UpgradeRequest & { readonly component: string },
+): Promise<Upgrades> {
+  const counts = { moved: 0, failed: 0, waiting: 0 };
+  const failed: { key: string; error: string }[] = [];
+  const waiting: string[] = [];
+  const look = (actor: ActorInfo): void => {
+    const { failedUpgrade } = actor;
+    if (actor.component === component) counts.moved += 1;
+    else if (failedUpgrade?.component === component) {
+      const { name, message } = failedUpgrade.error;
+      counts.failed += 1;
+      if (failed.length < shownMax) failed.push({ key: actor.key, error: `${name}: ${message}` });
+    } else {
+      counts.waiting += 1;
+      if (waiting.length < shownMax) waiting.push(actor.key);
+    }
+  };
+  if (key === undefined) for await (const each of client.listActors({ type, prefix })) look(each);
+  else look(await client.getActor(type, key));
+  return { counts, failed, waiting };
+}
+
+function linesOf({ counts, failed, waiting }: Upgrades, component: string): string[] {
+  const lines = [`${pc.green("✓")} ${counts.moved} on ${component.slice(0, 16)}`];
+  if (counts.waiting > 0) {
+    const some = waiting.slice(0, 3).join(", ");
+    lines.push(`${counts.waiting} move when their turn is over: ${some} (see spore actor get)`);
+  }
+  for (const { key, error } of failed) lines.push(`${pc.red("✗")} ${key}: ${error}`);
+  if (failed.length < counts.failed) lines.push(`and ${counts.failed - failed.length} more`);
+  return lines;
 }

@@ -194,6 +194,14 @@ it("actors move to a new component by a call, by a read, in bulk and on a canary
   expect(eve.failedUpgrade?.error.message).not.toBe("");
   const shown = await spore(["actor", "get", "Profile", "eve", "--url", server.url]);
   expect(shown.out).toContain(eve.failedUpgrade?.error.message);
+  const tried = await spore(["actor", "upgrade", "Profile", "eve", "--url", server.url]);
+  expect([tried.code, tried.out]).toEqual([1, expect.stringContaining("eve: ")]);
+  expect(tried.out).toContain(eve.failedUpgrade?.error.message);
+  const bulk = await spore(["actor", "upgrade", "Profile", "--json", "--url", server.url]);
+  expect([bulk.code, JSON.parse(bulk.out)]).toMatchObject([
+    1,
+    { requested: 1, counts: { moved: 4, failed: 1, waiting: 0 }, failed: [{ key: "eve" }] },
+  ]);
   expect(await call("eve", "title")).toBe("v1 Eve");
   expect(await call("eve", "old")).toBe("v1 Eve");
   await call("eve", "rename", "Eve Adams");

@@ -10,7 +10,9 @@ import {
   inquire,
   Long,
   listen,
+  Named,
   Payer,
+  prying,
   Relay,
   Session,
   Shop,
@@ -113,6 +115,53 @@ describe("reading", () => {
       code: "actor-not-found",
     });
     expect((await client.getActor("Counter", "watched")).turns).toBe(2);
+  });
+});
+
+describe("an actor that was never made", () => {
+  const read = (method: string, json: object = {}) =>
+    ask(server, "POST", `/v1/actors/Counter/nobody/${method}`, { json: { args: [], ...json } });
+
+  it("reads as a new one, and isn't there afterwards", async () => {
+    expect((await read("value")).body).toEqual({ callId: "", result: 0 });
+    expect((await read("sneakNow")).body.result).toBe(666);
+    expect(await client.actor(Counter, "nobody").notes()).toEqual([]);
+    const failing = await read("sneak");
+    expect([failing.status, failing.body.code]).toEqual([409, "call-failed"]);
+    expect(failing.body.error).toMatchObject({ message: expect.stringMatching(/read-only/) });
+    const page = await client.listActorsPage({ type: "Counter", prefix: "nobody" });
+    expect(page.actors).toEqual([]);
+    for (const path of ["", "/state", "/history"]) {
+      expect((await ask(server, "GET", `/v1/actors/Counter/nobody${path}`)).status).toBe(404);
+    }
+  });
+
+  it("is refused by who says that it must be there, to read and to change", async () => {
+    const missing = { status: 404, body: { code: "actor-not-found" } };
+    for (const method of ["value", "incr"]) {
+      expect(await read(method, { ifMissing: "fail" })).toMatchObject(missing);
+    }
+    const known = client.actor(Counter, "nobody", { ifMissing: "fail" });
+    await expect(known.value()).rejects.toMatchObject({ code: "actor-not-found" });
+    await expect(known.incr()).rejects.toMatchObject({ code: "actor-not-found" });
+    await client.actor(Counter, "nobody").incr(2);
+    expect([await known.incr(), await known.value()]).toEqual([3, 3]);
+    await client.deleteActor("Counter", "nobody");
+    expect(await client.actor(Counter, "nobody").value()).toBe(0);
+  });
+
+  it("whose constructor throws says so, with the author's line", async () => {
+    const answer = await ask(server, "POST", "/v1/actors/Named/x/title", { json: { args: [] } });
+    expect([answer.status, answer.body.code]).toEqual([409, "actor-init-failed"]);
+    expect(answer.body.error).toMatchObject({ message: "a name is needed" });
+    const named = await client.getOrCreate(Named, "x", "Ada");
+    expect(await named.title()).toBe("Ada");
+  });
+
+  it("and a read-only method that a workflow calls changes nothing, either", async () => {
+    expect(await client.run(prying.with("pried"))).toBe(666);
+    const { state, turns } = await client.actorState<{ n: number }>("Counter", "pried");
+    expect([state.n, turns]).toEqual([0, 1]);
   });
 });
 
@@ -327,9 +376,9 @@ describe("workflows and other actors", () => {
 describe("time", () => {
   it("reminders come once or again and again, never early, and can be forgotten", async () => {
     const clock = await client.getOrCreate(Clock, "wall");
-    const onceMs = await clock.once("once", 300);
+    const onceMs = await clock.once("once", 1000);
     const everyMs = await clock.every("every", 1000);
-    await clock.once("forgotten", 400);
+    await clock.once("forgotten", 1100);
     await clock.hourly("hourly");
     await expect(clock.failing()).rejects.toThrow("no reminder of this");
     await clock.cancel("forgotten");

@@ -82,6 +82,25 @@ export const Counter = actor(
   { readonly: ["value", "notes", "sneak", "sneakNow"] },
 );
 
+/** Can't begin without a name; reads fail by themselves as well. */
+export const Named = actor(
+  "Named",
+  class {
+    name: string;
+    constructor(name?: string) {
+      if (name === undefined) throw new RangeError("a name is needed");
+      this.name = name;
+    }
+    title(): string {
+      return this.name;
+    }
+  },
+  { readonly: ["title"] },
+);
+
+/** A workflow that calls what says that it only reads. */
+export const prying = workflow("prying", (key: string) => Counter.getOrCreate(key).sneakNow());
+
 export const Careful = actor(
   "Careful",
   class {

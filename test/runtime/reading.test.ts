@@ -290,7 +290,13 @@ test("a read that would wait for itself is refused like any call", async () => {
   expect(await call(first, "value", [], hub)).toBe(1);
 });
 
-test("a run that gets an actor which was never made is told so, and makes none", async () => {
+test("who says that an actor must be there is told that it isn't, and makes none", async () => {
   expect(await ran("looks", "h")).toBe("actor-not-found");
+  for (const host of [first, second]) {
+    for (const method of ["value", "add", "value"]) {
+      const asked = { ...hub, method, args: encode([]), ifMissing: "fail" as const };
+      expect(await codeOf(at(host).callActor(asked))).toBe("actor-not-found");
+    }
+  }
   expect(await finished(at(first).listActors({}))).toEqual({ actors: [] });
 });
