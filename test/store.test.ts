@@ -357,6 +357,32 @@ test.skipIf(s3Uri === undefined)(
   },
 );
 
+test("a bucket that looks first and then writes is refused, though most races have one winner", async () => {
+  const there = new Set<string>();
+  const server = http.createServer(async (request, response) => {
+    const path = (request.url ?? "").split("?")[0] ?? "";
+    request.resume();
+    const isThere = there.has(path);
+    // Slow where it matters, and fast elsewhere.
+    if (request.method === "PUT" && path.endsWith("-race-9"))
+      await new Promise((resolve) => setTimeout(resolve, 50));
+    if (request.method === "PUT" && !isThere) there.add(path);
+    if (request.method === "DELETE") there.delete(path);
+    if (request.method === "PUT" && isThere) response.writeHead(412);
+    response.end(request.method === "GET" ? Buffer.from([1]) : undefined);
+  });
+  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+  const { port } = server.address() as AddressInfo;
+  try {
+    const uri = `s3://id:secret@hasty/x?endpoint=http://127.0.0.1:${port}&pathStyle=true`;
+    await expect(openStore(uri)).rejects.toThrow(/If-None-Match.*: [234] of 4 creators won/);
+    expect([...there]).toEqual([]);
+  } finally {
+    server.closeAllConnections();
+    server.close();
+  }
+});
+
 describe("a storage URI", () => {
   test("names the store and its options", () => {
     expect(parseStorageUri("memory:")).toEqual({ kind: "memory" });

@@ -8,6 +8,8 @@ import { parseStorageUri, redactStorageUri } from "./uri.ts";
 
 /** How long a host that starts waits for its store. */
 const patienceMs = 60_000;
+/** 64 small writes at once: found an S3 server that looks before it writes each time of twenty. */
+const races = 16;
 
 /**
  * Opens what the URI names; the caller closes it. A bucket is asked to prove that it has
@@ -19,7 +21,7 @@ export async function openStore(uri: string): Promise<Store> {
   if (!(store instanceof S3Store)) return store;
   try {
     const name = redactStorageUri(uri);
-    await proveCreates(store, { name, patienceMs, isFinal: isFinalRefusal });
+    await proveCreates(store, { name, races, patienceMs, isFinal: isFinalRefusal });
     return store;
   } catch (error) {
     await store.close();

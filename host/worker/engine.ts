@@ -102,6 +102,7 @@ async function openS3(uri: string, env: Env): Promise<Store> {
   const store = new S3Store({ ...credentials, ...parsed.options, region });
   await proveCreates(store, {
     name: redactStorageUri(uri),
+    races: 1, // a Worker has six connections, and starts often
     patienceMs,
     isFinal: isFinalRefusal,
   });
