@@ -252,7 +252,7 @@ export class Commits {
     try {
       return !(await this.#confirm());
     } catch {
-      return false; // stopped meanwhile, or the log itself is damaged
+      return !this.#parts.isOwned(); // let go meanwhile, as above; or the log itself is damaged
     } finally {
       this.#isCommitting = false;
     }

@@ -12,6 +12,8 @@ let isOwned: boolean;
 /** Alarms that are set. */
 let alarms: Set<() => void>;
 let commits: Commits;
+let store: MemoryStore;
+let log: Log;
 
 const observer = { log: () => undefined, count: () => undefined, observe: () => undefined };
 const error = new SporeError("host-stopping", "the host is stopping");
@@ -26,13 +28,10 @@ const clock: Clock = {
 beforeEach(() => {
   isOwned = true;
   alarms = new Set();
-  const random = new SeededRandom(1);
-  const digest = {
-    sha256: (bytes: Uint8Array) => new Uint8Array(createHash("sha256").update(bytes).digest()),
-  };
-  const store = new MemoryStore();
+  store = new MemoryStore();
+  log = newLog(1);
   commits = new Commits({
-    log: new Log({ store, prefix: "p", partition: 0, random, digest, clock, observer }),
+    log,
     clock,
     observer,
     limits: { lingerMs: 0, gatherMs: 0, checkpointBytes: 1000, checkpointEntries: 10 },
@@ -45,8 +44,17 @@ beforeEach(() => {
   });
 });
 
+function newLog(seed: number): Log {
+  const digest = {
+    sha256: (bytes: Uint8Array) => new Uint8Array(createHash("sha256").update(bytes).digest()),
+  };
+  const random = new SeededRandom(seed);
+  return new Log({ store, prefix: "p", partition: 0, random, digest, clock, observer });
+}
+
 function close(): void {
   isOwned = false;
+  log.close();
   commits.close(error);
 }
 
@@ -80,4 +88,16 @@ test("who waits for a commit after the end is told of it", () => {
     (reason) => told.push(reason),
   );
   expect(told).toEqual([error]);
+});
+
+// Simulation seed 620905: a segment that the successor had freed was called damaged by a host that
+// stopped while it read the successor's claim.
+test("who is let go of while it looks for a successor calls nothing damaged", async () => {
+  await log.claim(new Uint8Array());
+  await newLog(2).claim(new Uint8Array());
+  store.get = () => {
+    close();
+    return Promise.reject(new SporeError("storage-unavailable", "the store doesn't answer"));
+  };
+  expect(await commits.isFenced()).toBe(true);
 });
