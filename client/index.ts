@@ -1395,7 +1395,10 @@ function unreachableHost(base: string, cause: unknown): ClientError {
 
 function timedOut(path: string, timeoutMs: number | undefined): ClientError {
   const problem = { code: "timeout", hint: "the run goes on; ask for its result later" };
-  return new ClientError(`no output of ${path} within ${timeoutMs} ms`, problem);
+  const [, id, what = "output"] = /^\/v1\/runs\/([^/?]+)(?:\/(\w+))?/.exec(path) ?? [];
+  const from = id === undefined ? path : `run ${decodeURIComponent(id)}`;
+  const sought = what === "published" ? "published value" : what;
+  return new ClientError(`no ${sought} of ${from} within ${timeoutMs} ms`, problem);
 }
 
 async function failureOf(response: Response): Promise<Error> {

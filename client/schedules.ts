@@ -93,6 +93,7 @@ export interface ScheduleInfo {
   readonly backfills: number;
   /** The last ten, newest first. */
   readonly runs: readonly ScheduledRunInfo[];
+  /** Slots and triggers that were begun, a slot that a backfill repeats each time. */
   readonly started: number;
   /** Given up because of an earlier run. */
   readonly skipped: number;

@@ -428,10 +428,9 @@ function start(entity: Entity, sink: Sink, item: ScheduledItem): void {
   const watch = head.nextWatch++;
   head.started += 1;
   head.running = [...head.running, { runId, watch, slotMs, cause }];
-  head.recent = [
-    ...head.recent.slice(1 - recentMax),
-    { runId, slotMs, cause, startedAtMs: sink.nowMs },
-  ];
+  // A slot that is run once more has the run that it has.
+  const others = head.recent.filter((each) => each.runId !== runId);
+  head.recent = [...others.slice(1 - recentMax), { runId, slotMs, cause, startedAtMs: sink.nowMs }];
   sink.send({
     kind: "start",
     to,

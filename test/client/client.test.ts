@@ -156,7 +156,10 @@ describe("running", () => {
   it("gives up waiting after its timeout, while the run goes on", async () => {
     const { client } = connect();
     const handle = await client.start(wait.with(), { id: "a" });
-    await expect(handle.result({ timeoutMs: 1 })).rejects.toMatchObject({ code: "timeout" });
+    await expect(handle.result({ timeoutMs: 1 })).rejects.toMatchObject({
+      code: "timeout",
+      message: "no output of run a within 1 ms",
+    });
     expect(await handle.status()).toBe("RUNNING");
   });
 

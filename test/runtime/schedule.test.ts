@@ -337,6 +337,9 @@ it("a backfill runs the slots of the past by its own policy", () => {
   backfillSchedule(schedule, sink(), { nextMs, toMs: begin, overlap: "allow-all" });
   advance(0);
   expect(head.running).toHaveLength(4);
+  // Each of them has the run that it had.
+  const shown = head.recent.map(({ runId }) => runId);
+  expect(shown).toEqual([slot(-3), slot(-2), slot(-1), slot(0)]);
 });
 
 it("a change holds from now on, and an old timer has no effect", () => {
