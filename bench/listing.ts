@@ -1,8 +1,15 @@
-/** Does a page of a list take the same time beside a million finished runs? */
+/**
+ * Does a page of a list take the same time beside a million finished runs? Asked of both in turns,
+ * beside the many and beside 10,000.
+ */
+import { cpSync } from "node:fs";
 import { makeCopies } from "./copies.ts";
 import { type Bench, type Engine, type Figure, median, type Question, runWorkflow } from "./kit.ts";
 
 const sizes = [10_000, 100_000, 1_000_000] as const;
+const pages = 100;
+/** Until the code is compiled. */
+const pagesBefore = 100;
 
 export const listing: Question = {
   name: "listing",
@@ -16,28 +23,29 @@ export const listing: Question = {
     const partitions = first.host.status().partitions.length;
     await first.stop();
     const figures: Figure[] = [];
-    const base = new Map<string, number>();
+    const smallest = sizes[0];
+    const smallFolder = bench.folder();
     let made = 0;
     for (const size of bench.sizes(sizes)) {
       const idOf = (index: number): string => `r${String(index).padStart(8, "0")}`;
       await makeCopies({ folder, partitions, template, from: made, to: size, idOf });
       made = size;
-      const engine = await bench.open({ folder, isDeployed: true });
-      for (const [, look] of looks) await pageMs(engine, look, 5);
+      if (size === smallest) cpSync(folder, smallFolder, { recursive: true });
+      const many = await bench.open({ folder, isDeployed: true });
+      const few = await bench.open({ folder: smallFolder, isDeployed: true });
+      for (const [, look] of looks) await pageMs([many, few], look, pagesBefore);
       for (const [name, look] of looks) {
-        const value = await pageMs(engine, look);
-        if (!base.has(name)) base.set(name, value);
-        const control = base.get(name) ?? value;
-        const first = bench.sizes(sizes)[0];
+        const [value, control] = await pageMs([many, few], look, pages);
         figures.push({
           name: `${name} of ${size}`,
           value,
           unit: "ms",
-          target: size === first ? undefined : { below: control * 1.2 },
-          control: { name: `of ${first}`, value: control, unit: "ms" },
+          target: size === smallest ? undefined : { below: control * 1.2 },
+          control: { name: `of ${smallest}`, value: control, unit: "ms" },
         });
       }
-      await engine.stop();
+      await many.stop();
+      await few.stop();
     }
     return figures;
   },
@@ -53,14 +61,24 @@ const looks: readonly (readonly [string, Look])[] = [
   ["a page of a rare name", { names: ["napper"] }],
 ];
 
-async function pageMs(engine: Engine, look: Look, pages = 60): Promise<number> {
-  const times: number[] = [];
-  let cursor: string | undefined;
-  for (let at = 0; at < pages; at++) {
-    const startMs = performance.now();
-    const page = await engine.tenant.listRuns({ ...look, limit: 100, cursor });
-    times.push(performance.now() - startMs);
-    cursor = page.cursor;
+async function pageMs(
+  engines: readonly [Engine, Engine],
+  look: Look,
+  count: number,
+): Promise<readonly [number, number]> {
+  const sides = engines.map((engine) => ({
+    engine,
+    times: [] as number[],
+    cursor: undefined as string | undefined,
+  }));
+  for (let at = 0; at < count; at++) {
+    for (const side of sides) {
+      const startMs = performance.now();
+      const page = await side.engine.tenant.listRuns({ ...look, limit: 100, cursor: side.cursor });
+      side.times.push(performance.now() - startMs);
+      side.cursor = page.cursor;
+    }
   }
-  return median(times);
+  const [many = Number.NaN, few = Number.NaN] = sides.map(({ times }) => median(times));
+  return [many, few];
 }

@@ -1,4 +1,9 @@
-/** What does a host pay for a million runs that sleep: memory, waking one, taking them over? */
+/**
+ * What does a host pay for a million runs that sleep: memory, waking one, taking them over?
+ * Waking is asked of both in turns, the many and the 10,000: what the machine, the heap and the
+ * compiler do in the minutes that the many take to make is the same for both.
+ */
+import { cpSync } from "node:fs";
 import { setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
 import { encode } from "../guest/cbor.ts";
@@ -6,7 +11,11 @@ import { makeCopies } from "./copies.ts";
 import { type Bench, type Engine, type Figure, median, type Question, valueIn } from "./kit.ts";
 
 const sizes = [10_000, 100_000, 1_000_000] as const;
-const wakes = 300;
+const wakes = 600;
+/** In one turn. */
+const wakesInTurn = 25;
+/** Until the code is compiled, and the footers of all segments have been read. */
+const wakesBefore = 600;
 const dayMs = 86_400_000;
 
 export const sleeping: Question = {
@@ -23,6 +32,8 @@ export const sleeping: Question = {
     const partitions = first.host.status().partitions.length;
     await first.stop();
     const figures: Figure[] = [];
+    const smallest = sizes[0];
+    const smallFolder = bench.folder();
     let made = 0;
     let base: Found | undefined;
     for (const size of bench.sizes(sizes)) {
@@ -33,16 +44,26 @@ export const sleeping: Question = {
         makeCopies({ folder, partitions, template, from: made, to: size, idOf, atMs }),
       );
       made = size;
-      const found = await look(bench, folder, size);
+      if (size === smallest) cpSync(folder, smallFolder, { recursive: true });
+      const found = await look(bench, folder);
       base ??= found;
-      const smallest = sizes[0];
+      const [many, few] = await inTurns(bench, [
+        { folder, size },
+        { folder: smallFolder, size: smallest },
+      ]);
       const flat = (value: number, unit: string) => ({
         unit,
         target: size === smallest ? undefined : { below: value * 1.2 },
         control: { name: `with ${smallest}`, value, unit },
       });
       figures.push(
-        { name: `to wake one of ${size}`, value: found.wakeUs, ...flat(base.wakeUs, "us") },
+        { name: `to wake one of ${size}`, value: many.wakeUs, ...flat(few.wakeUs, "us") },
+        {
+          name: `reads of the store to wake one of ${size}`,
+          value: many.reads,
+          unit: "",
+          control: { name: `with ${smallest}`, value: few.reads, unit: "" },
+        },
         {
           name: `to take over, for each of ${size}`,
           value: found.recoverUs / size,
@@ -65,13 +86,13 @@ export const sleeping: Question = {
 interface Found {
   /** Processor time, which other work on the machine disturbs less than the clock. */
   readonly recoverUs: number;
-  readonly wakeUs: number;
   /** Of this process, once it serves. */
   readonly heap: number;
 }
 
-async function look(bench: Bench, folder: string, size: number): Promise<Found> {
-  const limits = { residentMax: 100 };
+const limits = { residentMax: 100 };
+
+async function look(bench: Bench, folder: string): Promise<Found> {
   const open = (): Promise<Engine> => bench.open({ folder, isDeployed: true, limits });
   const taken: number[] = [];
   for (let round = 0; round < 3; round++) {
@@ -83,18 +104,50 @@ async function look(bench: Bench, folder: string, size: number): Promise<Found> 
   const before = heapBytes();
   const engine = await open();
   const heap = heapBytes() - before;
-  const wake = async (at: number): Promise<void> => {
-    const id = `s${(at * 7919 + 13) % size}`;
-    const called = await engine.tenant.updateRun(id, "poke", encode([]));
-    if (called.kind !== "done") throw new Error(`${id} did not wake`);
-    valueIn(called.outcome, id);
-  };
-  for (let at = 0; at < 50; at++) await wake(at);
-  const cpu = process.cpuUsage();
-  for (let at = 50; at < 50 + wakes; at++) await wake(at);
-  const wakeUs = sum(process.cpuUsage(cpu)) / wakes;
   await engine.stop();
-  return { recoverUs: median(taken), wakeUs, heap };
+  return { recoverUs: median(taken), heap };
+}
+
+interface Sleepers {
+  readonly folder: string;
+  readonly size: number;
+}
+
+interface Woken {
+  readonly wakeUs: number;
+  readonly reads: number;
+}
+
+/** Wakes some of the one, some of the other, and so on. */
+async function inTurns(
+  bench: Bench,
+  both: readonly [Sleepers, Sleepers],
+): Promise<readonly [Woken, Woken]> {
+  const open = async ({ folder, size }: Sleepers) => {
+    const engine = await bench.open({ folder, isDeployed: true, limits });
+    return { engine, size, next: 0, us: 0, reads: 0 };
+  };
+  const sides = [await open(both[0]), await open(both[1])] as const;
+  const turn = async (side: (typeof sides)[number]): Promise<void> => {
+    const { gets } = side.engine.traffic;
+    const cpu = process.cpuUsage();
+    for (let at = 0; at < wakesInTurn; at++) await wake(side, side.next++);
+    side.us += sum(process.cpuUsage(cpu)) / wakes;
+    side.reads += (side.engine.traffic.gets - gets) / wakes;
+  };
+  for (let at = 0; at < wakesBefore; at += wakesInTurn) for (const side of sides) await turn(side);
+  for (const side of sides) Object.assign(side, { us: 0, reads: 0 });
+  for (let at = 0; at < wakes; at += wakesInTurn) for (const side of sides) await turn(side);
+  const found = (side: (typeof sides)[number]) => ({ wakeUs: side.us, reads: side.reads });
+  for (const { engine } of sides) await engine.stop();
+  return [found(sides[0]), found(sides[1])];
+}
+
+async function wake(side: { readonly engine: Engine; size: number }, at: number): Promise<void> {
+  const id = `s${(at * 7919 + 13) % side.size}`;
+  const called = await side.engine.tenant.updateRun(id, "poke", encode([]));
+  if (called.kind !== "done") throw new Error(`${id} did not wake`);
+  valueIn(called.outcome, id);
 }
 
 function sum({ user, system }: NodeJS.CpuUsage): number {

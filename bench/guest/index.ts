@@ -1,5 +1,15 @@
 /** What the benchmarks run. */
-import { actor, type Graph, map, signal, sleep, step, update, workflow } from "sporeflow/guest";
+import {
+  actor,
+  type Graph,
+  map,
+  query,
+  signal,
+  sleep,
+  step,
+  update,
+  workflow,
+} from "sporeflow/guest";
 
 export const increment = step("increment", (n: number) => n + 1);
 
@@ -90,7 +100,9 @@ export const napper = workflow("napper", async (ms: number) => {
 
 /** Takes `count` signals. */
 export const taker = workflow("taker", async (count: number) => {
-  for (let i = 0; i < count; i++) await signal<number>("item");
+  let taken = 0;
+  query("taken", () => taken);
+  for (; taken < count; taken++) await signal<number>("item");
   return count;
 });
 
