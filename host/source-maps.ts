@@ -108,7 +108,6 @@ const bundleFrame =
 
 /** What the SDK puts below a stack: the step, workflow or handler that an error came out of. */
 const originName = /^(?:step|workflow|query|update|method|constructor of) /;
-const nativeFrame = /\(native\)$/;
 
 interface PlacedFrame {
   /** `origin` says where to look where there is no frame that says it better. */
@@ -157,9 +156,9 @@ export class SourceMapper {
     const lines = stack.slice(0, stackLimits.charactersMax).split("\n", stackLimits.framesMax);
     const all = lines.filter((line) => line !== "").map((line) => this.#frameOf(line));
     const wanted = all.some(({ kind }) => kind === "own") ? "own" : "origin";
-    const frames = all.filter(
-      ({ kind }) => kind === wanted || kind === "inner" || kind === "other",
-    );
+    // Above an origin nothing is the author's: what the engine has there itself says nothing.
+    const unwanted = wanted === "own" ? "origin" : "other";
+    const frames = all.filter(({ kind }) => kind !== unwanted);
     const lastOwn = frames.findLastIndex(({ kind }) => kind === wanted);
     if (lastOwn < 0) return { stack: this.mapStack(stack) };
     const shown = frames.filter(({ kind }, at) => kind !== "inner" && at <= lastOwn);
@@ -179,7 +178,7 @@ export class SourceMapper {
 
   #frameOf(line: string): Frame {
     const frame = bundleFrame.exec(line);
-    if (frame === null) return { kind: nativeFrame.test(line) ? "inner" : "other", line };
+    if (frame === null) return { kind: "other", line };
     const found = this.#find(Number(frame[3]), Number(frame[4]));
     if (found === undefined || sdkPath.test(found.source)) return { kind: "inner", line };
     const name = frame[2] ?? "";

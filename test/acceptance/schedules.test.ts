@@ -132,8 +132,9 @@ it("a backfill is previewed and then runs each slot of the past once", async () 
   expect(await client.schedules.backfill("past", range)).toEqual(found);
   await client.schedules.backfill("past", range);
   await until("both backfills are through", async () => {
-    const { backfills, runs } = await client.schedules.get("past");
-    return backfills === 0 && runs.length === 6 && runs.every(({ result }) => result !== undefined);
+    const { backfills, runs, started } = await client.schedules.get("past");
+    const isShown = runs.length === 3 && runs.every(({ result }) => result !== undefined);
+    return backfills === 0 && started === 6 && isShown;
   });
   const ids = (await client.listAll({ prefix: "past." })).map(({ id }) => id).toSorted();
   expect(ids).toEqual([2021, 2022, 2023].map((year) => `past.${year}0101T000000Z`));
