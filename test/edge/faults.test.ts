@@ -58,6 +58,19 @@ describe("an object that is lost", () => {
     expect(await edge.client.handle("long").result()).toBe("/woke");
   });
 
+  it("is started again if its alarm throws, or dies with it, and its timers fire all the same", async () => {
+    const edge = await startEdge({ env: { SPORE_PARTITIONS: "1" } });
+    await edge.client.deploy(await codeOf("test/edge/journey.ts"));
+    const before = outside.calls.get("/woke") ?? 0;
+    await edge.client.start(sleeper.with(outside.url, 2000), { id: "short" });
+    // From here on nobody asks for anything: there is an alarm and nothing else, and it fails.
+    await edge.failAlarms(0, ["throw", "throw", "die"]);
+    await edge.crash(0);
+    await until("it woke", () => outside.calls.get("/woke") === before + 1, 180_000);
+    expect(await edge.alarmsLeft(0)).toBe(0);
+    expect(await edge.client.handle("short").result()).toBe("/woke");
+  });
+
   it("loses nothing in the middle of commits, over a bucket that fails one call in five", async () => {
     const seed = Number(process.env.SPORE_TEST_SEED ?? 20_261_121);
     console.log(`SPORE_TEST_SEED=${seed}`);
