@@ -97,7 +97,7 @@ test("who is let go of while it looks for a successor calls nothing damaged", as
   await newLog(2).claim(new Uint8Array());
   store.get = () => {
     close();
-    return Promise.reject(new SporeError("storage-unavailable", "the store doesn't answer"));
+    return Promise.reject(new SporeError("store-unavailable", "the store doesn't answer"));
   };
   expect(await commits.isFenced()).toBe(true);
 });
