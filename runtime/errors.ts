@@ -70,6 +70,7 @@ export const errorCodes = {
   "actor-init-failed": "conflict",
   "actor-busy": "conflict",
   "state-changed": "conflict",
+  "upgrade-failed": "conflict",
   "call-deadlock": "conflict",
   "idempotency-mismatch": "conflict",
   "body-too-large": "limit",

@@ -3,6 +3,7 @@
  */
 import pc from "picocolors";
 import type { ActorInfo, Client, UpgradeRequest } from "../../client/index.ts";
+import { SporeError } from "../../runtime/errors.ts";
 import { inputOptions, readArgs, wholeNumber } from "./arguments.ts";
 import { usage } from "./failures.ts";
 import { action, type CliPorts, noun, type Verb } from "./verb.ts";
@@ -157,7 +158,10 @@ function addActorChangeVerbs(sub: Verb, ports: CliPorts): void {
         );
         print.result({ requested, component, ...upgrades }, () => linesOf(upgrades, component));
         const { failed } = upgrades.counts;
-        if (failed > 0) throw new Error(`${failed} stayed as they were: their migration failed`);
+        if (failed === 0) return;
+        throw new SporeError("upgrade-failed", `${failed} stayed as they were`, {
+          hint: "mend `static upgrade`, deploy and ask again",
+        });
       }),
     );
   sub("rollback <type> <key>", "back to what it was before its last upgrade").action(
@@ -220,7 +224,8 @@ async function upgradesOf(
 }
 
 function linesOf({ counts, failed, waiting }: Upgrades, component: string): string[] {
-  const lines = [`${pc.green("✓")} ${counts.moved} on ${component.slice(0, 16)}`];
+  const isOver = counts.moved > 0 || counts.waiting + counts.failed === 0;
+  const lines = isOver ? [`${pc.green("✓")} ${counts.moved} on ${component.slice(0, 16)}`] : [];
   if (counts.waiting > 0) {
     const some = waiting.slice(0, 3).join(", ");
     lines.push(`${counts.waiting} move when their turn is over: ${some} (see spore actor get)`);

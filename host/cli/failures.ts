@@ -84,7 +84,7 @@ function isSystemError(error: unknown): error is NodeJS.ErrnoException {
 export function exitCodeOf(error: unknown): number {
   if (isSystemError(error)) return exitCodes.usage;
   if (!(error instanceof ClientError) && !(error instanceof SporeError)) return exitCodes.runFailed;
-  const failures = ["run-canceled", "build-failed", "storage-damaged"];
+  const failures = ["run-canceled", "build-failed", "storage-damaged", "upgrade-failed"];
   if (failures.includes(error.code)) return exitCodes.runFailed;
   switch (error.kind) {
     case "invalid":
