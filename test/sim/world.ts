@@ -106,6 +106,8 @@ export class World {
   /** No host reaches another; all reach the bucket. */
   isCut = false;
   nowMs = 0;
+  /** How far jumps have put any host's clock ahead: a run that it woke sleeps so much longer. */
+  aheadMs = 0;
   /** What the images stand for, by number. */
   readonly images: Uint8Array[][] = [];
   /** The host whose code runs now (W1), or ran last. */
@@ -420,6 +422,7 @@ export class SimHost {
     this.world.trace(`clock of ${this.id} jumps by ${byMs}`);
     this.world.count("clock jumps");
     this.offsetMs += byMs;
+    this.world.aheadMs = Math.max(this.world.aheadMs, this.offsetMs);
   }
 
   drift(rate: number): void {
