@@ -1,10 +1,12 @@
-# A server image: the package as `npm pack` makes it, on Node 26.
-FROM node:26-slim AS package
+# A server image: the package as `npm pack` makes it, on the Node that the tests run on. It listens on
+# all addresses, so it needs keys: SPORE_KEYS, the contents of a keys file.
+ARG NODE=26.10.0
+FROM node:${NODE}-slim AS package
 WORKDIR /spore
 COPY . .
 RUN npm ci && npm pack --pack-destination /package
 
-FROM node:26-slim
+FROM node:${NODE}-slim
 COPY --from=package /package/*.tgz /package/
 RUN npm install --global /package/*.tgz && rm -rf /package && npm cache clean --force \
   && mkdir /data && chown node /data

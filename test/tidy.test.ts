@@ -341,6 +341,14 @@ describe("documents", () => {
     expect(findings).toEqual([]);
   });
 
+  it("build images of the versions that are tested", () => {
+    const { devDependencies } = JSON.parse(read("package.json"));
+    const [, node] = /^ARG NODE=(\S+)$/m.exec(read("Dockerfile")) ?? [];
+    expect(node).toBe(devDependencies.node);
+    const [, server] = /^version=(\S+)$/m.exec(read(".ci/with-s3")) ?? [];
+    expect(read("compose.yaml")).toContain(`image: versity/versitygw:${server}\n`);
+  });
+
   it("and sources stay of a readable size", () => {
     const large = files
       .filter((file) => !/package-lock\.json$/.test(file))
