@@ -102,6 +102,8 @@ export const sdkSource = "sporeflow:";
 const sdkPath = /^sporeflow:|(?:^|\/)node_modules\/sporeflow\/guest\//;
 const packagePath = /(?:^|\/)node_modules\//;
 
+const nativeFrame = /\(native\)$/;
+
 /** Frames of the bundle: the name that the component's toolchain gives it, or our file's. */
 const bundleFrame =
   /^(\s*at )(?:(.*) \()?[^\s()]*?(?:user\.js|bundle\.js|module):(\d{1,9}):(\d{1,9})\)?$/;
@@ -119,7 +121,7 @@ interface PlacedFrame {
   readonly name: string;
 }
 
-type Frame = PlacedFrame | { readonly kind: "inner" | "other"; readonly line: string };
+type Frame = PlacedFrame | { readonly kind: "inner" | "native" | "other"; readonly line: string };
 
 /** As in the map: the line from 1, the column from 0. */
 interface Found {
@@ -156,8 +158,9 @@ export class SourceMapper {
     const lines = stack.slice(0, stackLimits.charactersMax).split("\n", stackLimits.framesMax);
     const all = lines.filter((line) => line !== "").map((line) => this.#frameOf(line));
     const wanted = all.some(({ kind }) => kind === "own") ? "own" : "origin";
-    // Above an origin nothing is the author's: what the engine has there itself says nothing.
-    const unwanted = wanted === "own" ? "origin" : "other";
+    // Above an origin no frame of the bundle is the author's, so nor is what called the engine's own;
+    // others come from a test that stands in for a step.
+    const unwanted = wanted === "own" ? "origin" : "native";
     const frames = all.filter(({ kind }) => kind !== unwanted);
     const lastOwn = frames.findLastIndex(({ kind }) => kind === wanted);
     if (lastOwn < 0) return { stack: this.mapStack(stack) };
@@ -178,7 +181,7 @@ export class SourceMapper {
 
   #frameOf(line: string): Frame {
     const frame = bundleFrame.exec(line);
-    if (frame === null) return { kind: "other", line };
+    if (frame === null) return { kind: nativeFrame.test(line) ? "native" : "other", line };
     const found = this.#find(Number(frame[3]), Number(frame[4]));
     if (found === undefined || sdkPath.test(found.source)) return { kind: "inner", line };
     const name = frame[2] ?? "";
