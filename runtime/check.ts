@@ -1,6 +1,6 @@
 /**
  * Reads everything that a namespace keeps and says what of it is damaged: logs, segments, rows,
- * images, components, stored values, and whether the partitions agree about their messages.
+ * images, components, registers, stored values, and whether the partitions agree about their messages.
  * Changes nothing, and may run beside hosts that serve: what they delete meanwhile is no damage.
  *
  * Found by hashes: any changed byte. Found by reference: what is missing. Not found: an entry
@@ -19,6 +19,7 @@ import type { CheckReport, Damage } from "./index.ts";
 import type { Layouts } from "./layout.ts";
 import type { Ports, Store } from "./ports.ts";
 import { hashOfName, isObjectName, objectKey, refsIn, storedIn } from "./refs.ts";
+import { Register } from "./register.ts";
 import { Replica } from "./replica.ts";
 import { Retrier } from "./retry.ts";
 import { isClosed } from "./run.ts";
@@ -38,6 +39,7 @@ export interface CheckOptions {
 /** Findings that are named; more are only counted. */
 const damagesMax = 1000;
 const rowsPerPage = 1000;
+const registerVersion = /^(.*(?:collections|layouts|deployments|queues))\/([0-9a-f]{16})$/;
 /** An owner merges and truncates under the check: so often a partition is begun anew. */
 const attemptsMax = 5;
 
@@ -136,6 +138,7 @@ class Check {
         this.#found(`${this.#folder}/${partition}`, what);
       }
     }
+    await this.#checkRegisters();
     await this.#checkComponents();
     await this.#checkObjects();
     return {
@@ -330,6 +333,32 @@ class Check {
   }
 
   // ---------------------------------------------------------------- objects
+
+  /** Each version; and what a tenant has deployed is needed, though no run has it yet. */
+  async #checkRegisters(): Promise<void> {
+    const { prefix } = this.#options;
+    this.#options.onProgress?.("registers");
+    const latest = new Map<string, Uint8Array>();
+    for (const place of ["collections/", "layouts/", "tenants/"]) {
+      for await (const { key } of listed(this.#ports.store, this.#retrier, prefix + place)) {
+        const [, register = "", seq = ""] = registerVersion.exec(key) ?? [];
+        if (seq === "") continue;
+        const value = await this.#guarded(key, () => this.#version(register, seq), undefined);
+        if (value !== undefined) latest.set(register, value);
+      }
+    }
+    for (const [register, value] of latest) {
+      const tenant = /\/?tenants\/([^/]+)\/deployments$/.exec(register)?.[1];
+      if (tenant === undefined) continue;
+      const { component } = decode(value) as { component: string }; // written by deployments.ts
+      if (!this.#components.has(component)) this.#components.set(component, `tenant ${tenant}`);
+    }
+  }
+
+  async #version(register: string, seq: string): Promise<Uint8Array> {
+    const opened = new Register({ ...this.#ports, prefix: register });
+    return (await opened.readVersion(Number.parseInt(seq, 16))).value;
+  }
 
   async #checkComponents(): Promise<void> {
     const { prefix } = this.#options;

@@ -151,6 +151,23 @@ test("a copy goes into nothing but an empty storage, and no host begins on half 
   });
 });
 
+test("a check finds what is deployed missing, though no run has it, and a damaged version of it", async () => {
+  const { objects } = world.bucket;
+  const [component = ""] = [...objects.keys()].filter((key) => key.startsWith("components/"));
+  const bytes = objects.get(component) ?? new Uint8Array(0);
+  objects.delete(component);
+  const missing = await during(checked(bucketStore()));
+  expect(missing.damages).toEqual([
+    { key: component, what: "it is missing", touches: ["tenant t"] },
+  ]);
+  objects.set(component, bytes);
+  const version = "tenants/t/deployments/0000000000000001";
+  const damaged = objects.get(version)?.slice() ?? new Uint8Array(0);
+  damaged[20] = (damaged[20] ?? 0) ^ 1;
+  objects.set(version, damaged);
+  expect(damagesOf(await during(checked(bucketStore())))).toEqual([version]);
+});
+
 test("a check names each damaged object, and whom it touches", async () => {
   for (let n = 0; n < 30; n += 1) {
     await start(`counted${n}`, "counted", [1]);
