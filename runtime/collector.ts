@@ -83,7 +83,7 @@ const namesMax = 100_000;
 /** Deployments of a tenant whose components stay, so that it can go back to them. */
 const deploymentsKept = 10;
 const condemnedMsDefault = 3_600_000;
-const rowsPerPage = 1000;
+const rowsPerPage = 20_000;
 const pageBytes = 1024 * 1024;
 /** Rows are read once, and of all partitions in turn. */
 const cacheBytesMax = 1024 * 1024;
@@ -257,7 +257,7 @@ class Collection {
   async #markRows(replica: Replica, look: () => Promise<void>): Promise<void> {
     let after: string | undefined;
     let sinceLook = 0;
-    for (;;) {
+    while (!this.#isAllMarked) {
       const range = { limit: rowsPerPage, bytesMax: pageBytes };
       const rest = after === undefined ? range : { ...range, after };
       const page = await replica.scan(rest).catch(async (error: unknown) => {
@@ -276,6 +276,11 @@ class Collection {
       sinceLook = 0;
       await look();
     }
+  }
+
+  /** Rows have nothing to say any more: where nobody stores objects, a collection reads none. */
+  get #isAllMarked(): boolean {
+    return this.#objects.count + this.#components.count + this.#maps.count === 0;
   }
 
   #markBatch(batch: Batch): void {

@@ -136,6 +136,30 @@ test("a value goes when the run that stored it is deleted, and not before", asyn
   expect(objects()).toEqual([]);
 });
 
+test("rows are read only while there is something that they could speak for", async () => {
+  world = new World({ seed: 5, partitions: 2, limits: { checkpointEntries: 3 }, storeMs: 1 });
+  const host = world.startHost();
+  await world.runUntil(() => host.isReady, 60_000);
+  if (host.host === undefined) throw new Error("the host is ready");
+  tenant = host.host.tenant("t");
+  await during(tenant.deploy({ kind: "javascript", code: "export {};" }));
+  for (let n = 0; n < 20; n += 1) await start(`kept${n}`, "keeping", [[]]);
+  const segmentsRead = async (): Promise<number> => {
+    let count = 0;
+    await collecting(async (call, key) => {
+      if (call === "get" && key.includes("/table/")) count += 1;
+    });
+    return count;
+  };
+  expect(await segmentsRead()).toBe(0);
+  await start("a", "storing");
+  await tell("a", "begin");
+  await tell("a", "read");
+  await during(tenant.deleteRun("a"));
+  expect(await segmentsRead()).toBeGreaterThan(0);
+  expect(objects()).toEqual([]);
+});
+
 test("where there are more objects than one collection judges, the next goes on after them", async () => {
   for (let n = 0; n < 2300; n += 1) {
     const name = createHash("sha256").update(`litter ${n}`).digest("hex");
