@@ -178,11 +178,12 @@ async function takeNewest(sources: readonly Source[]): Promise<Listed | undefine
   const empty = sources.filter((source) => source.isEmpty);
   if (empty.length > 0) await Promise.all(empty.map((source) => source.fill()));
   let first: Source | undefined;
+  let best: string | undefined;
   for (const source of sources) {
-    const head = source.peek();
-    if (head === undefined) continue;
-    const best = first?.peek();
-    if (best === undefined || head.position < best.position) first = source;
+    const position = source.peek();
+    if (position === undefined || (best !== undefined && position >= best)) continue;
+    first = source;
+    best = position;
   }
   return first?.take();
 }
@@ -193,7 +194,8 @@ class Source {
   readonly #status: Status;
   #pageSize: number;
   #after: string;
-  #page: Listed[] = [];
+  /** Not decoded before they are taken: of what all sources have at hand, most is not shown. */
+  #page: readonly (readonly [string, Uint8Array])[] = [];
   #at = 0;
   #isDone = false;
   /** The first position that isn't its own to give. */
@@ -227,22 +229,23 @@ class Source {
       after: this.#after,
       limit: this.#pageSize,
     });
-    const page = entries.map(([key, value]) => this.#listed(key, value));
-    const end = this.#end;
-    this.#page = end === undefined ? page : page.filter(({ position }) => position < end);
-    this.#isDone = isDone || this.#page.length < page.length;
+    const end = this.#end === undefined ? undefined : this.#prefix + this.#end;
+    this.#page = end === undefined ? entries : entries.filter(([key]) => key < end);
+    this.#isDone = isDone || this.#page.length < entries.length;
     this.#at = 0;
     // Whoever comes back passes over most of them.
     this.#pageSize = Math.min(this.#pageSize * 2, limitMax);
     this.#after = entries.at(-1)?.[0] ?? this.#after;
   }
 
-  peek(): Listed | undefined {
-    return this.#page[this.#at];
+  /** The position of the next one. */
+  peek(): string | undefined {
+    return this.#page[this.#at]?.[0].slice(this.#prefix.length);
   }
 
   take(): Listed | undefined {
-    return this.#page[this.#at++];
+    const row = this.#page[this.#at++];
+    return row && this.#listed(...row);
   }
 
   #listed(key: string, value: Uint8Array): Listed {

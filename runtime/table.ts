@@ -208,7 +208,7 @@ export class Table {
       const merge = new Merge(this.#sourcesOf({ start, isAfter, end, folder }));
       let bytes = 0;
       for (;;) {
-        const row = (await merge.fill()) ? merge.take() : undefined;
+        const row = merge.takeIfFilled() ?? ((await merge.fill()) ? merge.take() : undefined);
         if (row === undefined || (end !== undefined && row.key >= end)) {
           return { entries, isDone: true };
         }
