@@ -60,9 +60,11 @@ describe("an object that is lost", () => {
 
   it("is started again if its alarm throws, or dies with it, and its timers fire all the same", async () => {
     const edge = await startEdge({ env: { SPORE_PARTITIONS: "1" } });
+    // It asks all objects to start, as any first request has the Worker do a second later.
+    expect((await fetch(`${edge.url}/readyz`)).status).toBe(200);
     await edge.client.deploy(await codeOf("test/edge/journey.ts"));
     const before = outside.calls.get("/woke") ?? 0;
-    await edge.client.start(sleeper.with(outside.url, 2000), { id: "short" });
+    await edge.client.start(sleeper.with(outside.url, 5000), { id: "short" });
     // From here on nobody asks for anything: there is an alarm and nothing else, and it fails.
     await edge.failAlarms(0, ["throw", "throw", "die"]);
     await edge.crash(0);
