@@ -57,6 +57,8 @@ export interface CommitsParts {
 const confirmDelayMs = 100;
 /** Pieces of merging done for one checkpoint. */
 const compactionsMax = 4;
+/** Checkpoints' worth of rows that may be only in memory, beside those that are being written. */
+const backlogMax = 4;
 /** A batch with more doesn't wait for others. */
 const lingerRowsMax = 20_000;
 
@@ -171,6 +173,7 @@ export class Commits {
         this.#isDemanded = false;
         if (!(await this.#commit())) return;
         if (this.#isCheckpointReady && !(await this.#writeCheckpoint())) return;
+        await this.#keepUp();
       }
     } finally {
       this.#isCommitting = false;
@@ -256,6 +259,17 @@ export class Commits {
     } finally {
       this.#isCommitting = false;
     }
+  }
+
+  /**
+   * Under work without a pause: segments are begun all the same, and commits wait for those that are
+   * being written rather than fill the memory, and the next checkpoint, with what came meanwhile.
+   */
+  async #keepUp(): Promise<void> {
+    const isFar = this.#bytesSinceCheckpoint >= backlogMax * this.#parts.limits.checkpointBytes;
+    if (!isFar || this.#isCheckpointReady) return;
+    this.#maybeCheckpoint();
+    if (this.#bytesSinceCheckpoint > 0) await this.#checkpoint?.catch(() => undefined);
   }
 
   #maybeCheckpoint(): void {

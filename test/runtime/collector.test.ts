@@ -12,7 +12,7 @@ import { partitionOf, runKey } from "../../runtime/ids.ts";
 import type { GarbageReport, TenantHost } from "../../runtime/index.ts";
 import { findNamespace } from "../../runtime/namespace.ts";
 import type { Ports, Store } from "../../runtime/ports.ts";
-import { epochMs, World } from "../sim/world.ts";
+import { epochMs, World, type WorldOptions } from "../sim/world.ts";
 
 const value = "a value that is stored ".repeat(100);
 
@@ -45,14 +45,16 @@ workflow("keeping", async (names: string[]) => {
 let world: World;
 let tenant: TenantHost;
 
-beforeEach(async () => {
-  world = new World({ seed: 5, partitions: 2, limits: { imageAfterMs: 0 }, storeMs: 1 });
+beforeEach(() => begin({ imageAfterMs: 0 }));
+
+async function begin(limits: WorldOptions["limits"]): Promise<void> {
+  world = new World({ seed: 5, partitions: 2, limits, storeMs: 1 });
   const host = world.startHost();
   await world.runUntil(() => host.isReady, 60_000);
   if (host.host === undefined) throw new Error("the host is ready");
   tenant = host.host.tenant("t");
   await during(tenant.deploy({ kind: "javascript", code: "export {};" }));
-});
+}
 
 function during<T>(work: Promise<T>): Promise<T> {
   return world.finished(work, 600_000);
@@ -137,12 +139,7 @@ test("a value goes when the run that stored it is deleted, and not before", asyn
 });
 
 test("rows are read only while there is something that they could speak for", async () => {
-  world = new World({ seed: 5, partitions: 2, limits: { checkpointEntries: 3 }, storeMs: 1 });
-  const host = world.startHost();
-  await world.runUntil(() => host.isReady, 60_000);
-  if (host.host === undefined) throw new Error("the host is ready");
-  tenant = host.host.tenant("t");
-  await during(tenant.deploy({ kind: "javascript", code: "export {};" }));
+  await begin({ checkpointEntries: 3 });
   for (let n = 0; n < 20; n += 1) await start(`kept${n}`, "keeping", [[]]);
   const segmentsRead = async (): Promise<number> => {
     let count = 0;

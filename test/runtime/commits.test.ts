@@ -6,6 +6,7 @@ import { Commits } from "../../runtime/commits.ts";
 import { SporeError } from "../../runtime/errors.ts";
 import { Log } from "../../runtime/log.ts";
 import type { Clock } from "../../runtime/ports.ts";
+import { Table } from "../../runtime/table.ts";
 import { SeededRandom } from "../faulty-store.ts";
 
 let isOwned: boolean;
@@ -14,6 +15,7 @@ let alarms: Set<() => void>;
 let commits: Commits;
 let store: MemoryStore;
 let log: Log;
+let committed: () => void;
 
 const observer = { log: () => undefined, count: () => undefined, observe: () => undefined };
 const error = new SporeError("host-stopping", "the host is stopping");
@@ -27,6 +29,7 @@ const clock: Clock = {
 
 beforeEach(() => {
   isOwned = true;
+  committed = () => undefined;
   alarms = new Set();
   store = new MemoryStore();
   log = newLog(1);
@@ -39,15 +42,16 @@ beforeEach(() => {
     isResultComing: () => false,
     background: (work) => void work,
     moved: () => undefined,
-    committed: () => undefined,
+    committed: () => committed(),
     rested: () => undefined,
   });
 });
 
+const digest = {
+  sha256: (bytes: Uint8Array) => new Uint8Array(createHash("sha256").update(bytes).digest()),
+};
+
 function newLog(seed: number): Log {
-  const digest = {
-    sha256: (bytes: Uint8Array) => new Uint8Array(createHash("sha256").update(bytes).digest()),
-  };
   const random = new SeededRandom(seed);
   return new Log({ store, prefix: "p", partition: 0, random, digest, clock, observer });
 }
@@ -100,4 +104,38 @@ test("who is let go of while it looks for a successor calls nothing damaged", as
     return Promise.reject(new SporeError("store-unavailable", "the store doesn't answer"));
   };
   expect(await commits.isFenced()).toBe(true);
+});
+
+// Under work without a pause nothing was checkpointed, until a checkpoint was larger than an entry may be.
+test("commits without a pause wait for segments when much is only in memory", async () => {
+  await log.claim(new Uint8Array());
+  const slow = Promise.withResolvers<void>();
+  const put = store.put.bind(store);
+  let entries = 0;
+  store.put = async (key, bytes, options) => {
+    if (key.includes("/table/")) await slow.promise;
+    else if (key.includes("/log/")) entries += 1;
+    return put(key, bytes, options);
+  };
+  const random = new SeededRandom(3);
+  const place = { store, prefix: "p", epoch: 1, random, digest, clock, observer };
+  commits.recover(Table.open({ ...place, limits: {} }), []);
+  let left = 200;
+  committed = () => {
+    if (left === 0) return;
+    left -= 1;
+    commits.changes.put(`e/${left}`, new Uint8Array(200));
+    commits.demand();
+  };
+  committed();
+  const turns = async (): Promise<void> => {
+    for (let turn = 0; turn < 1000; turn += 1) await new Promise((next) => setImmediate(next));
+  };
+  await turns();
+  expect(entries).toBeGreaterThan(20); // four checkpoints of 1,000 bytes, and as much again
+  expect(entries).toBeLessThan(50);
+  slow.resolve();
+  await turns();
+  expect(left).toBe(0);
+  expect(commits.lag.bytes).toBeLessThan(8000);
 });
