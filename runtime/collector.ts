@@ -19,6 +19,7 @@
  *    there are is listed before: all of them are of earlier generations.
  * C2 Then the collector marks: all rows of all partitions, read after that (Replica R1), and
  *    every entry that was appended since (R2), up to a moment T after the last row was read.
+ *    It stops early when nothing is left unmarked, as nothing is deleted then.
  * C3 It deletes only objects of generations before g whose hash wasn't marked.
  *
  * Why nothing that is referred to is missing. Let X be of a generation before g, and let a row
