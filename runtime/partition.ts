@@ -97,7 +97,7 @@ import {
 } from "./run.ts";
 import { disarm, isArmedFor, tick } from "./schedule.ts";
 import { type Ahead, type Entity, type Sink, traceOf } from "./state.ts";
-import { Table } from "./table.ts";
+import { Table, type TableLimits } from "./table.ts";
 import type { Timer } from "./timers.ts";
 import type { TokenClaims } from "./tokens.ts";
 
@@ -152,6 +152,8 @@ export interface PartitionLimits extends CommitLimits, ActivationLimits {
   readonly referBytes: number;
   /** The largest value that a guest may give in pieces: the host puts it together in memory. */
   readonly assembleBytes: number;
+  /** Sizes of segments and their levels, where they aren't the table's own. */
+  readonly table: Partial<TableLimits>;
 }
 
 export const partitionLimits: PartitionLimits = {
@@ -167,6 +169,7 @@ export const partitionLimits: PartitionLimits = {
   referBytes: 16 * 1024,
   storeBytes: 256 * 1024,
   assembleBytes: objectBytesMax,
+  table: {},
 };
 
 /** Entities that go on after a crash are read so many at a time. */
@@ -343,10 +346,16 @@ export class Partition {
       );
     }
     const { store, random, digest, clock, observer } = this.#ports;
-    const table = Table.open(
-      { store, prefix: this.#prefix, epoch: claim.epoch, random, digest, clock, observer },
-      claim.checkpoint,
-    );
+    const parts = {
+      store,
+      prefix: this.#prefix,
+      epoch: claim.epoch,
+      random,
+      digest,
+      clock,
+      observer,
+    };
+    const table = Table.open({ ...parts, limits: this.#options.limits.table }, claim.checkpoint);
     this.#commits.recover(table, claim.entries);
     this.#isEmpty = claim.checkpoint === undefined && claim.entries.length === 0;
     this.#table = table;

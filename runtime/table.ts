@@ -18,8 +18,9 @@
  *
  * `flush` and `compact` run beside reads and `apply`, one of each at a time, and yield to
  * the event loop between pieces. One call of `compact` merges one segment with those that
- * it overlaps in the next level (or all of level 0 with level 1): bounded by the sizes in
- * `defaults`, whatever the table's size.
+ * it overlaps in the next level (or all of level 0 with level 1; with each other while they
+ * are small beside it): bounded by the sizes in `defaults`, whatever the table's size. A
+ * segment that overlaps none goes down as it is.
  *
  * Keys are Latin-1. Bytes handed in or out are shared, not copied: nobody changes them.
  */
@@ -97,6 +98,14 @@ export interface TableCheckpoint {
   readonly bytes: Uint8Array;
   /** For `commit`. */
   readonly generation: number;
+}
+
+/** What one call of `compact` does: the upper ones and those below become some of the target level. */
+interface Job {
+  readonly level: number;
+  readonly upper: readonly SegmentInfo[];
+  readonly lower: readonly SegmentInfo[];
+  readonly target: number;
 }
 
 type Memtable = SortedMap<Uint8Array>;
@@ -380,28 +389,35 @@ export class Table {
   async #compact(): Promise<boolean> {
     const job = this.#nextJob();
     if (job === undefined) return false;
+    const { target } = job;
     const inputs = new Set([...job.upper, ...job.lower].map(({ key }) => key));
-    const runs = job.level === 0 ? job.upper.map((info) => [info]) : [job.upper];
-    const sources = [...runs, job.lower]
-      .filter((run) => run.length > 0)
-      .map((run) => this.#cache.rows(run, { start: "", isAfter: false, isOnce: true }));
-    const target = job.level + 1;
-    const deeper = this.#levels.slice(target + 1);
-    const isDropped = (key: string): boolean => !deeper.some((level) => covers(level, key));
-    const written = await this.#write(sources, { level: target, isDropped });
+    const isMove = job.level > 0 && job.lower.length === 0 && !job.upper.some(hasDeleted);
+    const written = isMove
+      ? job.upper.map((info) => ({ ...info, level: target }))
+      : await this.#merge(job);
     // A flush may have added to level 0 meanwhile; nothing else changes the levels.
     const levels = this.#levels.map((level) => level.filter(({ key }) => !inputs.has(key)));
     while (levels.length <= target) levels.push([]);
-    levels[target] = [...(levels[target] ?? []), ...written].sort(byFirstKey);
+    const now = [...(levels[target] ?? []), ...written]; // in level 0: the oldest (B2)
+    levels[target] = target === 0 ? now : now.sort(byFirstKey);
     this.#install(levels);
+    if (isMove) return true;
     for (const key of inputs) this.#obsolete.push({ key, generation: this.#generation });
     this.#cache.forget(inputs);
     return true;
   }
 
-  #nextJob():
-    | { readonly level: number; readonly upper: SegmentInfo[]; readonly lower: SegmentInfo[] }
-    | undefined {
+  #merge({ level, upper, lower, target }: Job): Promise<SegmentInfo[]> {
+    const runs = level === 0 ? upper.map((info) => [info]) : [upper];
+    const sources = [...runs, lower]
+      .filter((run) => run.length > 0)
+      .map((run) => this.#cache.rows(run, { start: "", isAfter: false, isOnce: true }));
+    const deeper = this.#levels.slice(target + 1);
+    const isDropped = (key: string): boolean => !deeper.some((level) => covers(level, key));
+    return this.#write(sources, { level: target, isDropped });
+  }
+
+  #nextJob(): Job | undefined {
     for (const [level, segments] of this.#levels.entries()) {
       const isDue =
         level === 0
@@ -409,8 +425,13 @@ export class Table {
           : sizeOf(segments) > this.#limits.levelOneBytesMax * levelRatio ** (level - 1);
       if (!isDue) continue;
       const upper = level === 0 ? [...segments] : this.#nextInTurn(level, segments);
-      const below = this.#levels[level + 1] ?? [];
-      return { level, upper, lower: overlapping(below, upper) };
+      const lower = overlapping(this.#levels[level + 1] ?? [], upper);
+      // Many checkpoints of little would each rewrite all that they overlap.
+      const isLittle = sizeOf(upper) * levelRatio < sizeOf(lower) && upper.length > 1;
+      if (level === 0 && isLittle && sizeOf(upper) < this.#limits.segmentBytesMax) {
+        return { level, upper, lower: [], target: 0 };
+      }
+      return { level, upper, lower, target: level + 1 };
     }
     return undefined;
   }
@@ -503,7 +524,9 @@ export class Table {
         while (levels.length <= info.level) levels.push([]);
         levels[info.level]?.push(info);
       }
-      this.#levels = levels;
+      // Commits up to 195501c could leave such a level 1, where each row is in one segment only.
+      const [levelZero = [], levelOne = [], ...rest] = levels;
+      this.#levels = isDisjoint(levelOne) ? levels : [[...levelZero, ...levelOne], [], ...rest];
       this.apply(readBatch(reader));
     } catch (error) {
       if (!(error instanceof Truncated)) throw error;
@@ -600,13 +623,28 @@ function covers(segments: readonly SegmentInfo[], key: string): boolean {
   return info !== undefined && info.firstKey <= key;
 }
 
+/** Also those between two of the others: what becomes of them is one range without a gap. */
 function overlapping(
   segments: readonly SegmentInfo[],
   others: readonly SegmentInfo[],
 ): SegmentInfo[] {
-  return segments.filter((info) =>
-    others.some((other) => info.firstKey <= other.lastKey && other.firstKey <= info.lastKey),
-  );
+  let [first, last] = [others[0]?.firstKey ?? "", others[0]?.lastKey ?? ""];
+  for (const { firstKey, lastKey } of others) {
+    if (firstKey < first) first = firstKey;
+    if (lastKey > last) last = lastKey;
+  }
+  return segments.filter((info) => info.firstKey <= last && first <= info.lastKey);
+}
+
+function isDisjoint(segments: readonly SegmentInfo[]): boolean {
+  return segments.every(({ firstKey }, index) => {
+    const before = segments[index - 1];
+    return before === undefined || before.lastKey < firstKey;
+  });
+}
+
+function hasDeleted({ deleted }: SegmentInfo): boolean {
+  return deleted > 0;
 }
 
 function byFirstKey(left: SegmentInfo, right: SegmentInfo): number {

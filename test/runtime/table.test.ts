@@ -6,7 +6,13 @@ import { MemoryStore } from "../../host/store/memory.ts";
 import { decodeBatch, encodeBatch } from "../../runtime/batch.ts";
 import { ByteReader, ByteWriter, Truncated } from "../../runtime/bytes.ts";
 import type { ByteRange, Clock, Digest, Observer, Store } from "../../runtime/ports.ts";
-import { type Codec, decodeBlock, decodeFooter, SegmentWriter } from "../../runtime/segment.ts";
+import {
+  type Codec,
+  decodeBlock,
+  decodeFooter,
+  type SegmentInfo,
+  SegmentWriter,
+} from "../../runtime/segment.ts";
 import { SortedMap } from "../../runtime/sorted.ts";
 import { type Range, Table, type TableLimits } from "../../runtime/table.ts";
 import { FaultyStore, SeededRandom } from "../faulty-store.ts";
@@ -98,6 +104,31 @@ async function withoutFolders(store: Store, checkpoint: Uint8Array): Promise<Uin
     writer.latin1(reader.latin1());
     writer.latin1(reader.latin1());
   }
+  writer.raw(reader.raw(reader.left));
+  return writer.done();
+}
+
+/** The checkpoint with all segments in level 1, in the order of their first keys. */
+function atLevelOne(checkpoint: Uint8Array): Uint8Array {
+  const reader = new ByteReader(checkpoint);
+  const writer = new ByteWriter();
+  writer.u8(reader.u8());
+  const count = reader.count();
+  writer.count(count);
+  const infos = Array.from({ length: count }, () => {
+    const info = new ByteWriter();
+    info.latin1(reader.latin1());
+    reader.count();
+    info.count(1);
+    for (let index = 0; index < 4; index += 1) info.count(reader.count());
+    info.raw(reader.raw(32));
+    const firstKey = reader.latin1();
+    info.latin1(firstKey);
+    info.latin1(reader.latin1());
+    return { firstKey, bytes: info.done() };
+  });
+  infos.sort((left, right) => (left.firstKey < right.firstKey ? -1 : 1));
+  for (const { bytes } of infos) writer.raw(bytes);
   writer.raw(reader.raw(reader.left));
   return writer.done();
 }
@@ -252,6 +283,29 @@ describe("a table", () => {
       arbitrary: fc.record({ kind: fc.constant(kind) }),
     })),
   );
+  /** Flushes of neighbours only: segments that leave room for others between them. */
+  const nearby: fc.Arbitrary<Step[]> = fc
+    .array(
+      fc.tuple(
+        fc
+          .tuple(fc.nat(80), fc.integer({ min: 1, max: 5 }), value)
+          .map(([from, count, text]) =>
+            Array.from({ length: count }, (_, index): [string, string | undefined] => [
+              `n/${String(from + index).padStart(2, "0")}`,
+              text,
+            ]),
+          ),
+        fc.array(fc.constantFrom("compact" as const, "reopen" as const), { maxLength: 2 }),
+      ),
+      { maxLength: 40, size: "max" },
+    )
+    .map((rounds) =>
+      rounds.flatMap(([rows, then]): Step[] => [
+        { kind: "apply", rows },
+        { kind: "flush" },
+        ...then.map((kind) => ({ kind })),
+      ]),
+    );
   const prefix = fc.oneof(key, folder);
   const range: fc.Arbitrary<Range> = fc.record(
     { prefix, from: key, after: key, to: key, limit: fc.integer({ min: 1, max: 20 }) },
@@ -309,7 +363,8 @@ describe("a table", () => {
         const checkpoint = isOld ? await withoutFolders(setup.store, bytes) : bytes;
         table = openTable({ ...setup, epoch, seed: epoch }, checkpoint);
       }
-      for (const probe of ["k/1", "k/2", "a", "", "\u00ff", "k/77"]) {
+      expectDisjoint(table);
+      for (const probe of ["k/1", "k/2", "a", "", "\u00ff", "k/77", "n/30", "n/31", "n/50"]) {
         expect(textOf(await table.get(probe))).toBe(model.get(probe));
         const hot = table.getHot(probe);
         if (hot !== undefined) expect(textOf(hot.value)).toBe(model.get(probe));
@@ -319,6 +374,17 @@ describe("a table", () => {
       expect(await allOf(table, each)).toEqual(expectedIn(model, each));
     }
     expect(await allOf(table)).toEqual(expectedIn(model, {}));
+    for (const [key, text] of model) expect(textOf(await table.get(key))).toBe(text);
+  }
+
+  /** B2. */
+  function expectDisjoint(table: Table): void {
+    let before: SegmentInfo | undefined;
+    for (const info of table.segments) {
+      const isNext = before !== undefined && info.level > 0 && before.level === info.level;
+      if (isNext) expect(info.firstKey > (before?.lastKey ?? ""), JSON.stringify(info)).toBe(true);
+      before = info;
+    }
   }
 
   test.each([
@@ -336,6 +402,13 @@ describe("a table", () => {
     },
     60_000,
   );
+
+  test("is a map when each flush has neighbours only", async () => {
+    await fc.assert(
+      fc.asyncProperty(nearby, (steps) => follow(steps, { store: new MemoryStore() })),
+      { numRuns: 200 },
+    );
+  }, 60_000);
 
   test("is a map over a store that fails, answers late and loses replies", async () => {
     await fc.assert(
@@ -521,6 +594,74 @@ describe("a table", () => {
     await again.flush();
     await compactAll(again);
     expect(await allOf(again)).toHaveLength(1300 * 4);
+  });
+
+  class WeighingStore extends MemoryStore {
+    written = 0;
+
+    override put(key: string, bytes: Uint8Array, options?: { ifAbsent?: boolean }) {
+      this.written += bytes.length;
+      return super.put(key, bytes, options);
+    }
+  }
+
+  test("rewrites little for flushes of little", async () => {
+    const store = new WeighingStore();
+    const limits = { ...small, segmentBytesMax: 4000, levelOneBytesMax: 40_000 };
+    const table = openTable({ store, limits });
+    table.apply(numbered(0, 1500));
+    await table.flush();
+    await compactAll(table);
+    const before = store.written;
+    for (let round = 0; round < 100; round += 1) {
+      const from = (round * 7919) % 1500;
+      for (const at of [from, 1499 - from]) table.apply(numbered(at, at + 1, `${round}`));
+      await table.flush();
+      await compactAll(table);
+    }
+    expect(store.written - before).toBeLessThan(before * 5); // 20 if each merge took all of level 1
+    expect(await allOf(table)).toHaveLength(1500);
+    expect(textOf(await table.get("row/0000000"))).toBe("0 0");
+  });
+
+  test("moves segments that overlap nothing down as they are", async () => {
+    const store = new WeighingStore();
+    const table = openTable({ store });
+    for (let from = 0; from < 2000; from += 20) {
+      table.apply(numbered(from, from + 20));
+      await table.flush();
+      await compactAll(table);
+    }
+    expect(Math.max(...table.segments.map(({ level }) => level))).toBe(3);
+    expect(store.written).toBeLessThan(100_000); // twice what there is: levels 0 and 1
+    expect(await allOf(table)).toHaveLength(2000);
+    table.apply(new Map([...numbered(0, 2000).keys()].map((key) => [key, undefined])));
+    await table.flush();
+    await compactAll(table);
+    expect(await allOf(table)).toEqual([]);
+  });
+
+  // Merging segments of level 0 that left room between them made one around what was there.
+  test("finds the rows of a level whose segments overlap, as earlier versions left it", async () => {
+    const store = new MemoryStore();
+    const table = openTable({ store, limits: { ...small, segmentBytesMax: 4000 } });
+    for (const part of [0, 1]) {
+      const rows = [...numbered(0, 12)].filter((_, index) => (index % 4 === 1) === (part === 1));
+      table.apply(new Map(part === 0 ? rows : rows.slice(0, 1)));
+      await table.flush();
+    }
+    table.apply(numbered(20, 24));
+    const old = atLevelOne(table.checkpoint().bytes);
+    const again = openTable({ store, epoch: 2 }, old);
+    const all = await allOf(table);
+    expect(all).toHaveLength(14);
+    for (const isMerged of [false, true]) {
+      if (isMerged) await compactAll(again);
+      expect(await allOf(again)).toEqual(all);
+      for (const [key, text] of all) expect(textOf(await again.get(key))).toBe(text);
+      await again.flush();
+    }
+    expectDisjoint(again);
   });
 
   test("forgets deleted rows when they reach the last level, and their segments", async () => {

@@ -4,6 +4,7 @@
  */
 import { rowKeys, systemTimers, timerOfRow } from "../../runtime/format.ts";
 import { partitionOf, runKey } from "../../runtime/ids.ts";
+import type { PartitionLimits } from "../../runtime/partition.ts";
 import { audit } from "./audit.ts";
 import { Client, type Job } from "./clients.ts";
 import { flat } from "./flat.ts";
@@ -41,6 +42,19 @@ export interface SimResult {
 /** Virtual time after which something is stuck, where no clock is ahead. */
 const quietMs = 6 * 3_600_000;
 
+/** So small that the rows of a few runs reach every level, and commits wait for segments. */
+const manyLevels: Partial<PartitionLimits> = {
+  checkpointBytes: 3000,
+  table: {
+    blockBytes: 200,
+    segmentBytesMax: 1000,
+    levelZeroMax: 2,
+    levelOneBytesMax: 3000,
+    cacheBytesMax: 2000,
+    footerBytesMax: 2000,
+  },
+};
+
 export async function simulate(options: SimOptions): Promise<SimResult> {
   const { seed } = options;
   const random = new SimRandom(seed, 7);
@@ -59,6 +73,7 @@ export async function simulate(options: SimOptions): Promise<SimResult> {
       imageAfterBytes: random.pick([500, 2000, 64 * 1024]),
       referBytes: random.pick([0, 100, 16 * 1024]),
       storeBytes: random.pick([0, 20, 256 * 1024]),
+      ...(new SimRandom(seed, 17).chance(0.5) && manyLevels),
     },
     storeMs: random.pick([0.5, 5, 20]),
     isVerbose: options.isVerbose === true,
