@@ -55,7 +55,10 @@ export interface CommitsParts {
 }
 
 const confirmDelayMs = 100;
-/** Pieces of merging done for one checkpoint. */
+/**
+ * Pieces of merging done for a checkpoint's worth of rows: each level passes on as many segments as
+ * it gets, so with fewer a level grows beyond its size, and all of it is rewritten again and again.
+ */
 const compactionsMax = 4;
 /** Checkpoints' worth of rows that may be only in memory, beside those that are being written. */
 const backlogMax = 4;
@@ -266,10 +269,10 @@ export class Commits {
    * being written rather than fill the memory, and the next checkpoint, with what came meanwhile.
    */
   async #keepUp(): Promise<void> {
-    const isFar = this.#bytesSinceCheckpoint >= backlogMax * this.#parts.limits.checkpointBytes;
-    if (!isFar || this.#isCheckpointReady) return;
+    if (this.#isCheckpointReady) return;
     this.#maybeCheckpoint();
-    if (this.#bytesSinceCheckpoint > 0) await this.#checkpoint?.catch(() => undefined);
+    const isFar = this.#bytesSinceCheckpoint >= backlogMax * this.#parts.limits.checkpointBytes;
+    if (isFar) await this.#checkpoint?.catch(() => undefined);
   }
 
   #maybeCheckpoint(): void {
@@ -286,11 +289,13 @@ export class Commits {
 
   /** Moves rows from memory to segments beside the commits; the commit loop then writes the entry. */
   async #prepareCheckpoint(): Promise<void> {
+    const share = Math.ceil(this.#bytesSinceCheckpoint / this.#parts.limits.checkpointBytes);
     this.#bytesSinceCheckpoint = 0;
     this.#entriesSinceCheckpoint = 0;
     const table = this.#tableNow();
     await table.flush();
-    for (let pieces = 0; pieces < compactionsMax && (await table.compact()); pieces++);
+    const piecesMax = compactionsMax * Math.max(1, share);
+    for (let pieces = 0; pieces < piecesMax && (await table.compact()); pieces++);
     await this.#log.pass(); // now, so that no commit waits for it
     this.#isCheckpointReady = true;
     this.demand();

@@ -33,7 +33,11 @@ beforeEach(() => {
   alarms = new Set();
   store = new MemoryStore();
   log = newLog(1);
-  commits = new Commits({
+  commits = newCommits();
+});
+
+function newCommits(): Commits {
+  return new Commits({
     log,
     clock,
     observer,
@@ -45,7 +49,7 @@ beforeEach(() => {
     committed: () => committed(),
     rested: () => undefined,
   });
-});
+}
 
 const digest = {
   sha256: (bytes: Uint8Array) => new Uint8Array(createHash("sha256").update(bytes).digest()),
@@ -138,4 +142,47 @@ test("commits without a pause wait for segments when much is only in memory", as
   await turns();
   expect(left).toBe(0);
   expect(commits.lag.bytes).toBeLessThan(8000);
+});
+
+// Four merges for a checkpoint of four checkpoints' rows were too few: level 1 grew, and each rewrote it.
+test("what is rewritten of segments grows no faster than the rows, without a pause", async () => {
+  const rewritten = async (rows: number): Promise<number> => {
+    let segments = 0;
+    store = new MemoryStore();
+    const put = store.put.bind(store);
+    store.put = async (key, bytes, options) => {
+      if (key.includes("/table/")) {
+        segments += bytes.length;
+        for (let turn = 0; turn < 10; turn += 1) await new Promise((next) => setImmediate(next));
+      }
+      return put(key, bytes, options);
+    };
+    log = newLog(1);
+    commits = newCommits();
+    await log.claim(new Uint8Array());
+    const limits = { blockBytes: 200, segmentBytesMax: 1000, levelOneBytesMax: 4000 };
+    const random = new SeededRandom(3);
+    const breathing: Clock = {
+      ...clock,
+      after: (_, next) => {
+        setImmediate(next);
+        return () => undefined;
+      },
+    };
+    const parts = { store, prefix: "p", epoch: 1, random, digest, clock: breathing, observer };
+    commits.recover(Table.open({ ...parts, limits }), []);
+    const { promise, resolve } = Promise.withResolvers<void>();
+    let left = rows;
+    committed = () => {
+      if (left === 0) return resolve();
+      left -= 1;
+      commits.changes.put(`e/${(left * 7919) % rows}`, new Uint8Array(100));
+      commits.demand();
+    };
+    committed();
+    await promise;
+    return segments / rows;
+  };
+  const few = await rewritten(1000);
+  expect(await rewritten(8000)).toBeLessThan(few * 2.5); // two levels more
 });
