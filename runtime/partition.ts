@@ -172,6 +172,9 @@ export const partitionLimits: PartitionLimits = {
   table: {},
 };
 
+/** Rows of what is read whole, or deleted whole, that one look into the table takes. */
+const rowsPerRead = 10_000;
+const rowsPerDelete = 1000;
 /** Entities that go on after a crash are read so many at a time. */
 const revivedAtOnce = 64;
 /** Garbage that crashed owners left is looked for this long after taking over. */
@@ -598,7 +601,7 @@ export class Partition {
     let after: string | undefined;
     for (;;) {
       const page = await this.scan(prefix, {
-        limit: 1000,
+        limit: rowsPerDelete,
         ...(after === undefined ? {} : { after }),
       });
       for (const [key] of page.entries) {
@@ -1187,7 +1190,7 @@ async function scanAll(table: Table, prefix: string): Promise<(readonly [string,
   for (;;) {
     const page = await table.scan({
       prefix,
-      limit: 10_000,
+      limit: rowsPerRead,
       ...(after === undefined ? {} : { after }),
     });
     rows.push(...page.entries);

@@ -3,7 +3,9 @@
  * that found bugs, a crash at each store call of a run, and the mutants that must be found.
  * More seeds: `npm run sim -- --seeds 10000`.
  */
+import { execFile } from "node:child_process";
 import { readFileSync } from "node:fs";
+import { promisify } from "node:util";
 import { expect, test } from "vitest";
 import { flat } from "./sim/flat.ts";
 import { mutants } from "./sim/mutants.ts";
@@ -47,6 +49,13 @@ test("no seed that ever found a bug finds one again", async () => {
   expect(seeds.length).toBeGreaterThan(5);
   for (const line of seeds) await run(optionsOf(line));
 }, 120_000);
+
+test("no law is broken where pages, batches and windows hold a few rows only", async () => {
+  const args = ["test/sim/main.ts", "--small", "--seeds", "60", "--from", `${seedsFrom}`];
+  const { stdout } = await promisify(execFile)(process.execPath, args).catch((error) => error);
+  expect(stdout).toContain("60 seeds in");
+  expect(stdout.split("\n").filter((line: string) => line.startsWith("seed "))).toEqual([]);
+}, 240_000);
 
 test("the same seed gives the same trace", async () => {
   for (const seed of [21, 22, 23]) {

@@ -245,7 +245,7 @@ class NomadStory {
     same(client, law, await client.call("Nomad", key, "value", []), this.#n, key);
     const moved = await this.#movedNow();
     const events = await client.ask(`history ${key}`, (tenant) =>
-      tenant.actorHistory("Nomad", key),
+      tenant.actorHistory("Nomad", key, { limit: 1000 }),
     );
     const count = (type: string): number => events.filter((each) => each.type === type).length;
     same(client, law, count("actor.upgraded") - count("actor.rolled-back"), moved, key);

@@ -6,7 +6,7 @@
 import { decode, encode } from "../../guest/cbor.ts";
 import type { Outcome } from "../../guest/protocol.ts";
 import { SporeError } from "../../runtime/errors.ts";
-import type { Host, RunView, TenantHost } from "../../runtime/index.ts";
+import type { HistoryEvent, Host, RunView, TenantHost } from "../../runtime/index.ts";
 import type { SimRandom } from "./random.ts";
 import { NoAnswer, type World } from "./world.ts";
 
@@ -130,6 +130,17 @@ export class Client {
       `run ${id} of ${this.tenant} failed: ${outcome.error.name}: ${outcome.error.message} ${outcome.error.code ?? ""}`,
     );
     return undefined;
+  }
+
+  /** All of it, page by page. */
+  async history(id: string): Promise<HistoryEvent[]> {
+    const events: HistoryEvent[] = [];
+    for (;;) {
+      const from = events.length;
+      const page = await this.ask(`history ${id}`, (tenant) => tenant.history(id, { from }));
+      if (page.length === 0) return events;
+      events.push(...page);
+    }
   }
 
   view(id: string): Promise<RunView> {

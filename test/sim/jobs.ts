@@ -791,10 +791,16 @@ const scheduled: Job = async (client, id) => {
 };
 
 async function runsWithPrefix(client: Client, prefix: string): Promise<string[]> {
-  const page = await client.ask(`runs ${prefix}`, (tenant) =>
-    tenant.listRuns({ idPrefix: prefix, limit: 100 }),
-  );
-  return page.runs.map(({ id }) => id).toSorted();
+  const ids: string[] = [];
+  let cursor: string | undefined;
+  do {
+    const page = await client.ask(`runs ${prefix}`, (tenant) =>
+      tenant.listRuns({ idPrefix: prefix, limit: 100, cursor }),
+    );
+    ids.push(...page.runs.map(({ id }) => id));
+    ({ cursor } = page);
+  } while (cursor !== undefined);
+  return ids.toSorted();
 }
 
 async function scheduleUntil(
@@ -930,9 +936,7 @@ async function passTwice(client: Client, id: string): Promise<void> {
 
 /** Dense from 0, begun once, ended as told. */
 async function history(client: Client, id: string, status: string): Promise<HistoryEvent[]> {
-  const events = await client.ask(`history ${id}`, async (tenant) => [
-    ...(await tenant.history(id, { limit: 1000 })),
-  ]);
+  const events = await client.history(id);
   const indexes = events.map(({ index }) => index);
   same(
     client,

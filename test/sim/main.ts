@@ -1,11 +1,10 @@
 /**
- * `npm run sim -- --seeds N [--from S] [--seed S] [--job name] [--shared | --alone] [--moving] [--crash-at OP] [--crash-all] [--verbose]`
+ * `npm run sim -- --seeds N [--from S] [--seed S] [--job name] [--shared | --alone] [--moving] [--small] [--crash-at OP] [--crash-all] [--verbose]`
  * or `--mutants`.
  * Prints each violation with the one command that replays it; exit code 1 if there is any.
  */
 import { parseArgs } from "node:util";
-import { mutants } from "./mutants.ts";
-import { hunt, type SimResult, simulate } from "./run.ts";
+import type { SimResult } from "./run.ts";
 
 const { values } = parseArgs({
   options: {
@@ -20,9 +19,13 @@ const { values } = parseArgs({
     shared: { type: "boolean", default: false },
     alone: { type: "boolean", default: false },
     moving: { type: "boolean" },
+    small: { type: "boolean", default: false },
     verbose: { type: "boolean", default: false },
   },
 });
+if (values.small) await import("./small.ts"); // before what it changes
+const { hunt, simulate } = await import("./run.ts");
+const { mutants } = await import("./mutants.ts");
 
 if (values.mutants) await findMutants();
 const first = Number(values.seed ?? values.from);
@@ -95,8 +98,8 @@ function report(result: SimResult, crashAt: number | undefined): void {
   const job = values.job === undefined ? "" : ` --job ${values.job}`;
   const crash = crashAt === undefined ? "" : ` --crash-at ${crashAt}`;
   const hosts = values.shared ? " --shared" : values.alone ? " --alone" : "";
-  const moving = values.moving ? " --moving" : "";
+  const flags = `${values.moving ? " --moving" : ""}${values.small ? " --small" : ""}`;
   console.log(
-    `  replay: npm run sim -- --seed ${result.seed}${job}${hosts}${moving}${crash} --verbose`,
+    `  replay: npm run sim -- --seed ${result.seed}${job}${hosts}${flags}${crash} --verbose`,
   );
 }

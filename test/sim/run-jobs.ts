@@ -7,10 +7,6 @@ import { type Client, codeOf, forgiving, type Job, same } from "./clients.ts";
 
 const forked = "J-fork: a fork does nothing of its past again";
 
-async function eventsOf(client: Client, id: string): Promise<readonly HistoryEvent[]> {
-  return client.ask(`history ${id}`, (tenant) => tenant.history(id));
-}
-
 /** Steps in the order in which they began. */
 function begun(events: readonly HistoryEvent[]): string[] {
   const steps = events
@@ -75,7 +71,7 @@ export const forking: Job = async (client, id) => {
     world.laws.check(index >= at, forked, `${forkId} performed ${name}, it parted at ${step}`);
   }
   await client.value(id);
-  const [own, past] = [await eventsOf(client, forkId), await eventsOf(client, id)];
+  const [own, past] = [await client.history(forkId), await client.history(id)];
   same(
     client,
     "J-fork: indices are dense",
@@ -193,7 +189,7 @@ export const undoing: Job = async (client, id) => {
   const law = "J-undo: all that is done, once, the last first";
   const done: string[] = [];
   const undone: string[] = [];
-  for (const { type, data } of await eventsOf(client, id)) {
+  for (const { type, data } of await client.history(id)) {
     if (type !== "step.succeeded") continue;
     const { step, compensates } = data;
     if (compensates === undefined) done.push(String(step));
