@@ -4,20 +4,23 @@ import {
   bare,
   type Engine,
   type Figure,
+  median,
   type Question,
-  quantile,
   runWorkflow,
   startInput,
   timesOf,
 } from "./kit.ts";
 
+/** Width, and how many of it in a round. */
 const widths = [
-  [10, 300],
-  [100, 100],
-  [1000, 20],
-  [10_000, 5],
-  [100_000, 3],
+  [10, 100],
+  [100, 30],
+  [1000, 10],
+  [10_000, 2],
+  [100_000, 1],
 ] as const;
+/** All widths in turn, so that a machine that gets slower or quicker does so for all. */
+const rounds = 5;
 
 const reference = 1000;
 
@@ -27,13 +30,18 @@ export const fanOut: Question = {
   async run(bench: Bench): Promise<readonly Figure[]> {
     const engine = await bench.open();
     const alone = await bare(bench, startInput("fanOut", [200]), { inFlight: 1 });
-    const costs = new Map<number, number>();
-    for (const [width, count] of widths) costs.set(width, await costOfStep(engine, width, count));
+    const costs = new Map<number, number[]>(widths.map(([width]) => [width, []]));
+    for (let warm = 0; warm < 10; warm++) await runWorkflow(engine, "fanOut", [reference]);
+    for (let round = 0; round < rounds; round++) {
+      for (const [width, count] of widths) {
+        costs.get(width)?.push(await costOfStep(engine, width, count));
+      }
+    }
     await engine.stop();
-    const limit = (costs.get(reference) ?? Number.NaN) * 1.2;
-    return [...costs].map(([width, value]) => ({
+    const limit = median(costs.get(reference) ?? []) * 1.2;
+    return [...costs].map(([width, values]) => ({
       name: `${width} steps`,
-      value,
+      value: median(values),
       unit: "us/step",
       target: width === reference ? undefined : { below: limit },
       control: { name: "guest alone", value: (alone.guestMs / 200) * 1000, unit: "us/step" },
@@ -41,26 +49,15 @@ export const fanOut: Question = {
   },
 };
 
-/** What the steps add to an empty workflow, which is run in turn; of the quicker half. */
+/** What the steps add to an empty workflow, which is run in turn. */
 async function costOfStep(engine: Engine, width: number, count: number): Promise<number> {
-  const empty: number[] = [];
-  const full: number[] = [];
-  const time = async (size: number): Promise<number> => {
-    const [took = Number.NaN] = await timesOf(() => runWorkflow(engine, "fanOut", [size]), {
-      count: 1,
-      warm: 0,
-    });
-    return took;
-  };
-  if (width <= reference) await time(width);
+  const added: number[] = [];
   for (let index = 0; index < count; index++) {
-    empty.push(await time(0));
-    full.push(await time(width));
+    const [empty = Number.NaN] = await timesOf(() => runWorkflow(engine, "fanOut", [0]), once);
+    const [full = Number.NaN] = await timesOf(() => runWorkflow(engine, "fanOut", [width]), once);
+    added.push(full - empty);
   }
-  const quick = (times: number[]): number =>
-    quantile(
-      times.sort((left, right) => left - right),
-      0.25,
-    );
-  return ((quick(full) - quick(empty)) / width) * 1000;
+  return (median(added) / width) * 1000;
 }
+
+const once = { count: 1, warm: 0 };
