@@ -19,7 +19,7 @@
  *   who comes later. What was under way may stage more: that is nobody's, and sets no alarm.
  * - G4 A checkpoint is taken from the table and appended with no batch between them.
  */
-import { decodeBatch, encodeBatch } from "./batch.ts";
+import { type Batch, decodeBatch, encodeBatch } from "./batch.ts";
 import { assert, type SporeError } from "./errors.ts";
 import type { Log } from "./log.ts";
 import type { Cancel, Clock, Observer } from "./ports.ts";
@@ -83,6 +83,7 @@ export class Commits {
   #checkpoint: Promise<void> | undefined;
   #isCheckpointReady = false;
   #closedBy: SporeError | undefined;
+  readonly #rowWatchers = new Set<(rows: Batch) => void>();
 
   constructor(parts: CommitsParts) {
     this.#parts = parts;
@@ -102,6 +103,12 @@ export class Commits {
   /** What the next commit takes. */
   get changes(): Changes {
     return this.#changes;
+  }
+
+  /** Calls back with the rows of each batch once they are in the table. */
+  watchRows(changed: (rows: Batch) => void): () => void {
+    this.#rowWatchers.add(changed);
+    return () => this.#rowWatchers.delete(changed);
   }
 
   /** Number of the last batch that is durable. */
@@ -215,6 +222,7 @@ export class Commits {
       const startMs = clock.nowMs();
       if (!(await this.#append("batch", payload))) return false;
       this.#tableNow().apply(rows);
+      for (const changed of this.#rowWatchers) changed(rows);
       this.#bytesSinceCheckpoint += payload.length;
       this.#entriesSinceCheckpoint += 1;
       observer.observe("spore_commit_bytes", payload.length);

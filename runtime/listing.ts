@@ -25,6 +25,7 @@ import type {
 } from "./index.ts";
 import type { Partition } from "./partition.ts";
 import { statuses } from "./run.ts";
+import { type Part, Walk } from "./walk.ts";
 
 const limitDefault = 100;
 const limitMax = 1000;
@@ -32,12 +33,6 @@ const limitMax = 1000;
 const rowsMax = 20_000;
 /** Names whose rows are read each by themselves; with more of them all runs are. */
 const indexesMax = 20;
-
-interface Listed {
-  /** `<inverted time>/<id>`: the order, and the cursor. */
-  readonly position: string;
-  readonly summary: RunSummary;
-}
 
 export async function listRuns(
   tenant: string,
@@ -51,47 +46,44 @@ export async function listRuns(
   if (cursor < newest) cursor = newest;
   // What was acknowledged before the question is in the answer.
   await Promise.all(partitions.map((partition) => partition.durable()));
-  const sources = (
-    await Promise.all(
-      partitions.map((partition) => sourcesOf(partition, { tenant, request, cursor, limit })),
-    )
-  ).flat();
-  const runs: RunSummary[] = [];
-  let last = cursor;
-  for (let rows = 0; rows < rowsMax; rows++) {
-    const next = await takeNewest(sources);
-    if (next === undefined || isTooOld(next.summary, request)) return { runs };
-    last = next.position;
-    if (matches(next.summary, request)) runs.push(next.summary);
-    if (runs.length >= limit) break;
+  const walk = new Walk({ tenant, statuses: request.statuses ?? statuses, after: cursor, limit });
+  try {
+    await walk.add(partitions, (partition) => partsOf(partition, { tenant, request, cursor }));
+    const runs: RunSummary[] = [];
+    let last = cursor;
+    for (let rows = 0; rows < rowsMax; rows++) {
+      const next = await walk.next();
+      if (next === undefined || isTooOld(next.summary, request)) return { runs };
+      last = next.position;
+      if (matches(next.summary, request)) runs.push(next.summary);
+      if (runs.length >= limit) break;
+    }
+    return { runs, cursor: last };
+  } finally {
+    walk.stop();
   }
-  return { runs, cursor: last };
 }
 
-async function sourcesOf(
+async function partsOf(
   partition: Partition,
-  asked: { tenant: string; request: ListRequest; cursor: string; limit: number },
-): Promise<Source[]> {
-  const { tenant, request, cursor, limit } = asked;
+  asked: { tenant: string; request: ListRequest; cursor: string },
+): Promise<readonly Part[]> {
+  const { tenant, request, cursor } = asked;
   const indexes = indexesOf(request);
   const wanted = request.statuses ?? statuses;
-  const all = rowKeys.listedRuns(tenant);
-  const plain = (after: string): Source[] =>
-    wanted.map(
-      (status) => new Source(partition, { prefix: `${all}${status}/`, status, after, limit }),
-    );
-  if (indexes === undefined) return plain(cursor);
+  const plain = plainParts(tenant, wanted);
+  if (indexes === undefined) return plain;
   const fromMs = await partition.indexedFromMs();
   const end = fromMs <= 0 ? undefined : hex(timeMax - fromMs, 12);
   const indexed = indexes.flatMap((index) =>
-    wanted.map((status) => {
-      const prefix = rowKeys.indexed(tenant, index, `${status}/`);
-      return new Source(partition, { prefix, status, after: cursor, limit, end });
-    }),
+    wanted.map((status) => ({ prefix: rowKeys.indexed(tenant, index, `${status}/`), status, end })),
   );
   if (end === undefined) return indexed;
-  const isPast = cursor > end;
-  return [...(isPast ? [] : indexed), ...plain(isPast ? cursor : end)];
+  return cursor > end ? plain : [...indexed, ...plain.map((part) => ({ ...part, from: end }))];
+}
+
+function plainParts(tenant: string, wanted: readonly Status[]): readonly Part[] {
+  return wanted.map((status) => ({ prefix: rowKeys.listedIn(tenant, "r", status), status }));
 }
 
 /** The rows to look at; undefined: all. A tag is rarer than a name, as a rule. */
@@ -173,99 +165,6 @@ function checkActorCursor(cursor: string): string {
   throw new SporeError("invalid-request", "the cursor is not one that a list gave");
 }
 
-async function takeNewest(sources: readonly Source[]): Promise<Listed | undefined> {
-  // Only where something is missing: most rows of a list that is filtered are passed over.
-  const empty = sources.filter((source) => source.isEmpty);
-  if (empty.length > 0) await Promise.all(empty.map((source) => source.fill()));
-  let first: Source | undefined;
-  let best: string | undefined;
-  for (const source of sources) {
-    const position = source.peek();
-    if (position === undefined || (best !== undefined && position >= best)) continue;
-    first = source;
-    best = position;
-  }
-  return first?.take();
-}
-
-class Source {
-  readonly #partition: Partition;
-  readonly #prefix: string;
-  readonly #status: Status;
-  #pageSize: number;
-  #after: string;
-  /** Not decoded before they are taken: of what all sources have at hand, most is not shown. */
-  #page: readonly (readonly [string, Uint8Array])[] = [];
-  #at = 0;
-  #isDone = false;
-  /** The first position that isn't its own to give. */
-  readonly #end: string | undefined;
-
-  constructor(
-    partition: Partition,
-    from: {
-      prefix: string;
-      status: Status;
-      after: string;
-      limit: number;
-      end?: string | undefined;
-    },
-  ) {
-    this.#partition = partition;
-    this.#prefix = from.prefix;
-    this.#status = from.status;
-    this.#after = from.prefix + from.after;
-    this.#pageSize = from.limit;
-    this.#end = from.end;
-  }
-
-  /** Has nothing at hand, and may have more. */
-  get isEmpty(): boolean {
-    return this.#at >= this.#page.length && !this.#isDone;
-  }
-
-  async fill(): Promise<void> {
-    const { entries, isDone } = await this.#partition.scan(this.#prefix, {
-      after: this.#after,
-      limit: this.#pageSize,
-    });
-    const end = this.#end === undefined ? undefined : this.#prefix + this.#end;
-    this.#page = end === undefined ? entries : entries.filter(([key]) => key < end);
-    this.#isDone = isDone || this.#page.length < entries.length;
-    this.#at = 0;
-    // Whoever comes back passes over most of them.
-    this.#pageSize = Math.min(this.#pageSize * 2, limitMax);
-    this.#after = entries.at(-1)?.[0] ?? this.#after;
-  }
-
-  /** The position of the next one. */
-  peek(): string | undefined {
-    return this.#page[this.#at]?.[0].slice(this.#prefix.length);
-  }
-
-  take(): Listed | undefined {
-    const row = this.#page[this.#at++];
-    return row && this.#listed(...row);
-  }
-
-  #listed(key: string, value: Uint8Array): Listed {
-    const position = key.slice(this.#prefix.length);
-    const row = decodeRow<ListedRow>(key, value);
-    return {
-      position,
-      summary: {
-        id: position.slice(13),
-        name: row.name,
-        component: row.component ?? "",
-        status: this.#status,
-        createdAtMs: timeMax - Number.parseInt(position.slice(0, 12), 16),
-        ...(row.closedAtMs === undefined ? {} : { closedAtMs: row.closedAtMs }),
-        tags: row.tags ?? {},
-      },
-    };
-  }
-}
-
 /** Right before the newest run that was created earlier; "" is before all. */
 function newestPosition(createdBeforeMs: number | undefined): string {
   if (createdBeforeMs === undefined) return "";
@@ -292,7 +191,7 @@ function isOfComponent(listed: string, asked: string): boolean {
 
 /** Statuses of runs that need their component. */
 const openStatuses: readonly Status[] = ["PENDING", "RUNNING", "PAUSED", "RESUMABLE"];
-/** Rows that one count looks at, in each partition. */
+/** Runs, and actors, that one count looks at in each partition. */
 const countedMax = 100_000;
 
 /** How many open runs and actors each component has. */
@@ -302,40 +201,63 @@ export async function countComponents(
 ): Promise<ComponentUse> {
   await Promise.all(partitions.map((partition) => partition.durable()));
   const counts = new Map<string, { runs: Partial<Record<Status, number>>; actors: number }>();
-  let isPartial = false;
-  const count = async (
-    partition: Partition,
-    prefix: string,
-    add: (use: { runs: Partial<Record<Status, number>>; actors: number }) => void,
-  ): Promise<void> => {
-    let after: string | undefined;
-    for (let rows = 0; rows < countedMax; rows += limitMax) {
-      const options = after === undefined ? { limit: limitMax } : { limit: limitMax, after };
-      const page = await partition.scan(prefix, options);
-      for (const [key, value] of page.entries) {
-        after = key;
-        const { component = "" } = decodeRow<ListedRow>(key, value);
-        const use = counts.get(component) ?? { runs: {}, actors: 0 };
-        counts.set(component, use);
-        add(use);
-      }
-      if (page.isDone) return;
-    }
-    isPartial = true;
+  const useOf = (component: string): { runs: Partial<Record<Status, number>>; actors: number } => {
+    const use = counts.get(component) ?? { runs: {}, actors: 0 };
+    counts.set(component, use);
+    return use;
   };
+  let isPartial = false;
   for (const partition of partitions) {
-    for (const status of openStatuses) {
-      await count(partition, rowKeys.listedIn(tenant, "r", status), ({ runs }) => {
-        runs[status] = (runs[status] ?? 0) + 1;
-      });
-    }
-    await count(partition, rowKeys.listedActors(tenant), (use) => {
-      use.actors += 1;
+    const hasAllRuns = await countRuns(tenant, partition, ({ component, status }) => {
+      const { runs } = useOf(component);
+      runs[status] = (runs[status] ?? 0) + 1;
     });
+    const hasAllActors = await countActors(tenant, partition, (component) => {
+      useOf(component).actors += 1;
+    });
+    if (!hasAllRuns || !hasAllActors) isPartial = true;
   }
   const components = [...counts].map(([component, use]) => ({ component, ...use }));
   components.sort((one, other) => (one.component < other.component ? -1 : 1));
   return { components, isPartial };
+}
+
+/** False if there are too many. */
+async function countRuns(
+  tenant: string,
+  partition: Partition,
+  count: (run: RunSummary) => void,
+): Promise<boolean> {
+  const walk = new Walk({ tenant, statuses: openStatuses, after: "", limit: limitMax });
+  try {
+    await walk.add([partition], () => plainParts(tenant, openStatuses));
+    for (let rows = 0; rows < countedMax; rows += 1) {
+      const next = await walk.next();
+      if (next === undefined) return true;
+      count(next.summary);
+    }
+    return false;
+  } finally {
+    walk.stop();
+  }
+}
+
+async function countActors(
+  tenant: string,
+  partition: Partition,
+  count: (component: string) => void,
+): Promise<boolean> {
+  let after: string | undefined;
+  for (let rows = 0; rows < countedMax; rows += limitMax) {
+    const options = after === undefined ? { limit: limitMax } : { limit: limitMax, after };
+    const page = await partition.scan(rowKeys.listedActors(tenant), options);
+    for (const [key, value] of page.entries) {
+      after = key;
+      count(decodeRow<ListedRow>(key, value).component ?? "");
+    }
+    if (page.isDone) return true;
+  }
+  return false;
 }
 
 function checkCursor(cursor: string): string {

@@ -43,6 +43,7 @@ import {
   refuseCalls,
 } from "./actor.ts";
 import { Alarms } from "./alarms.ts";
+import type { Batch } from "./batch.ts";
 import { type CommitLimits, Commits } from "./commits.ts";
 import { Cursors } from "./cursors.ts";
 import { type Effect, performEffect } from "./effects.ts";
@@ -172,8 +173,6 @@ export const partitionLimits: PartitionLimits = {
   table: {},
 };
 
-/** Rows of what is read whole, or deleted whole, that one look into the table takes. */
-const rowsPerRead = 10_000;
 const rowsPerDelete = 1000;
 /** Entities that go on after a crash are read so many at a time. */
 const revivedAtOnce = 64;
@@ -376,13 +375,13 @@ export class Partition {
 
   /** Counters first, then timers, messages and whatever was going on when the last owner stopped. */
   async #recover(table: Table): Promise<void> {
-    const counters = await scanAll(table, rowKeys.outboxCounters);
-    for (const [key, value] of await scanAll(table, rowKeys.inboxes)) {
+    const counters = await table.all(rowKeys.outboxCounters);
+    for (const [key, value] of await table.all(rowKeys.inboxes)) {
       this.#cursors.set(Number.parseInt(key.slice(2), 16), decodeRow<number>(key, value));
     }
-    const messages = await scanAll(table, rowKeys.outboxes);
-    const attentions = await scanAll(table, rowKeys.attentions);
-    const removals = await scanAll(table, rowKeys.removals);
+    const messages = await table.all(rowKeys.outboxes);
+    const attentions = await table.all(rowKeys.attentions);
+    const removals = await table.all(rowKeys.removals);
     await this.#alarms.refill();
     this.#state = "owned";
     for (const [key] of removals) {
@@ -534,6 +533,11 @@ export class Partition {
     return this.#residents.watch(key, wake);
   }
 
+  /** Calls back with the rows of each batch at the moment from which on scans see them. */
+  watchRows(changed: (rows: Batch) => void): () => void {
+    return this.#commits.watchRows(changed);
+  }
+
   /** The outcome of a call that is going on here, once it is durable. */
   reply(key: EntityKey, callId: string): { outcome: Promise<Outcome>; forget: () => void } {
     const name = `${key} ${callId}`;
@@ -553,7 +557,6 @@ export class Partition {
     return { outcome, forget };
   }
 
-  /** Durable rows below a prefix, in key order. */
   /**
    * Runs that were created from then on have their rows by name and tag. In a partition that is
    * older than these rows that is from a day after somebody first asked for them: no clock of a
@@ -574,6 +577,7 @@ export class Partition {
     return this.#indexedFromMs;
   }
 
+  /** Durable rows below a prefix, in key order. */
   async scan(
     prefix: string,
     options: { after?: string; limit: number },
@@ -622,7 +626,7 @@ export class Partition {
 
   async #rowsOf(key: EntityKey): Promise<(readonly [string, Uint8Array])[] | undefined> {
     // Most ids that aren't in memory are new: the segments' filters know that without a read.
-    const rows = await this.#sound(scanAll(this.#tableNow(), rowKeys.entity(key)));
+    const rows = await this.#sound(this.#tableNow().all(rowKeys.entity(key)));
     return rows[0]?.[0] === rowKeys.head(key) ? rows : undefined;
   }
 
@@ -1182,21 +1186,6 @@ const hostFaults: ReadonlySet<string> = new Set([
 function claimName(info: Uint8Array): string {
   const claim = decodeRow<{ hostId: string; address?: string }>("claim", info);
   return claim.address ?? claim.hostId;
-}
-
-async function scanAll(table: Table, prefix: string): Promise<(readonly [string, Uint8Array])[]> {
-  const rows: (readonly [string, Uint8Array])[] = [];
-  let after: string | undefined;
-  for (;;) {
-    const page = await table.scan({
-      prefix,
-      limit: rowsPerRead,
-      ...(after === undefined ? {} : { after }),
-    });
-    rows.push(...page.entries);
-    after = page.entries.at(-1)?.[0];
-    if (page.isDone) return rows;
-  }
 }
 
 function messageOf(error: unknown): string {

@@ -112,6 +112,8 @@ type Memtable = SortedMap<Uint8Array>;
 
 const levelRatio = 10;
 const pageRowsDefault = 1000;
+/** Rows of what is read whole that one look takes. */
+const rowsPerRead = 10_000;
 const memtableRowBytes = 64;
 const sliceRows = 256;
 /** Work between two turns of the event loop. */
@@ -202,6 +204,17 @@ export class Table {
       if (found.kind === "row") return { value: found.value };
     }
     return { value: undefined };
+  }
+
+  /** All rows below a prefix that has few. */
+  async all(prefix: string): Promise<(readonly [string, Uint8Array])[]> {
+    const rows: (readonly [string, Uint8Array])[] = [];
+    for (let after: string | undefined; ; after = rows.at(-1)?.[0]) {
+      const range = { prefix, limit: rowsPerRead, ...(after === undefined ? {} : { after }) };
+      const page = await this.scan(range);
+      rows.push(...page.entries);
+      if (page.isDone) return rows;
+    }
   }
 
   /**

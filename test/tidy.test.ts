@@ -156,7 +156,7 @@ const layers: readonly (readonly string[])[] = [
   ["deadlock", "outbox", "alarms", "commits", "activations", "residents"],
   ["messages"],
   ["partition"],
-  ["history", "steps", "listing", "past", "difference"],
+  ["history", "steps", "walk", "listing", "past", "difference"],
   ["asking", "deployments", "seats", "collector", "admissions", "cut", "check", "copy"],
   ["runs", "forks", "uploads", "actors", "schedules", "queues", "bulk", "routing", "members"],
   ["tenant"],

@@ -117,3 +117,39 @@ test("runs from before there were such rows are found as well, each once", async
   const tagged = await ids({ tag: { key: "team", value: "red" }, limit: 5 });
   expect([tagged.length, new Set(tagged).size]).toEqual([23, 23]);
 });
+
+/** Reads of that part of an index begin when `before` is over. */
+async function delaying<T>(
+  part: string,
+  before: () => Promise<unknown>,
+  work: () => Promise<T>,
+): Promise<T> {
+  const { scan } = Partition.prototype;
+  let changing: Promise<unknown> | undefined;
+  Partition.prototype.scan = async function (prefix, options) {
+    if (prefix.startsWith("x/") && prefix.endsWith(part)) {
+      changing ??= before();
+      await changing;
+    }
+    return scan.call(this, prefix, options);
+  };
+  try {
+    return await work();
+  } finally {
+    Partition.prototype.scan = scan;
+  }
+}
+
+test("a run whose status changes while a list is read is shown once, and counts once", async () => {
+  await serve();
+  await begin("changing", "listedRarely");
+  const pause = (): Promise<unknown> => tenant.pauseRun("changing");
+  const resume = (): Promise<unknown> => tenant.resumeRun("changing");
+  // Its old place is read after it has left, its new one before it came; and the other way round.
+  expect(await delaying("/RUNNING/", pause, () => ids({}))).toEqual(["changing"]);
+  expect(await delaying("/RUNNING/", resume, () => ids({}))).toEqual(["changing"]);
+  expect(await delaying("/PAUSED/", pause, () => ids({ limit: 1 }))).toEqual(["changing"]);
+  const { components } = await delaying("/PAUSED/", resume, () => during(tenant.componentUse()));
+  expect(components.map(({ runs }) => runs)).toEqual([{ RUNNING: 1 }]);
+  expect(await ids({ statuses: ["PAUSED"] })).toEqual([]);
+});

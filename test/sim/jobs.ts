@@ -9,6 +9,7 @@ import { knotting, ringing, upgrading } from "./actor-jobs.ts";
 import { Client, codeOf, forgiving, type Job, same } from "./clients.ts";
 import { approving, reaching, startingWith } from "./message-jobs.ts";
 import { branching, forking, moving, undoing } from "./run-jobs.ts";
+import { browsing, bulking, resumingAll, counting as using } from "./tenant-jobs.ts";
 import { epochMs } from "./world.ts";
 
 /** What clients know together about the shared counters of a tenant. */
@@ -1017,4 +1018,12 @@ export const jobsOfMany: Readonly<Record<string, Job>> = {
   watching,
   spying,
   haunting,
+};
+
+/** Of runs and values; by another stream of chance, so that seeds without them stay what they are. */
+export const jobsOfRuns: Readonly<Record<string, Job>> = {
+  browsing,
+  bulking,
+  resumingAll,
+  using,
 };

@@ -594,6 +594,68 @@ export const mutants: readonly Mutant[] = [
     patch: () => replace(Entries.prototype, "isPassed", () => () => Promise.resolve(false)),
   },
   {
+    name: "a list doesn't hear of what changes while it is read",
+    seedsMax: 60,
+    law: "J-list: what is there all the time is shown once",
+    job: "browsing",
+    patch: () => replace(Partition.prototype, "watchRows", () => () => () => undefined),
+  },
+  {
+    name: "a count of what components are needed for doesn't hear of what changes meanwhile",
+    seedsMax: 30,
+    law: "J-use: each counts once",
+    job: "using",
+    patch: () => replace(Partition.prototype, "watchRows", () => () => () => undefined),
+  },
+  {
+    name: "an index by tag keeps what a run was once",
+    seedsMax: 40,
+    law: "J-list: only what is asked for",
+    job: "browsing",
+    patch: () =>
+      replace(
+        Changes.prototype,
+        "delete",
+        (original) =>
+          function (this: Changes, rowKey) {
+            if (!/^y\/[^/]+\/t/.test(rowKey)) original.call(this, rowKey);
+          },
+      ),
+  },
+  {
+    name: "a bulk action passes over a run",
+    seedsMax: 20,
+    law: "J-bulk: all are acted upon",
+    job: "bulking",
+    patch: () => {
+      let count = 0;
+      return replace(
+        Runs.prototype,
+        "pause",
+        (original) =>
+          function (this: Runs, id) {
+            count += 1;
+            return count % 5 === 0 ? this.get(id) : original.call(this, id);
+          },
+      );
+    },
+  },
+  {
+    name: "resuming all resumes half of them",
+    seedsMax: 20,
+    law: "J-resume all: what can go on does",
+    job: "resumingAll",
+    patch: () =>
+      replace(
+        Runs.prototype,
+        "resumeAll",
+        (original) =>
+          function (this: Runs, partitions, options) {
+            return original.call(this, partitions.slice(1), options);
+          },
+      ),
+  },
+  {
     name: "a read makes the actor that it doesn't find",
     seedsMax: 5,
     law: "L-ghost",

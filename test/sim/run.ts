@@ -8,7 +8,7 @@ import type { PartitionLimits } from "../../runtime/partition.ts";
 import { audit } from "./audit.ts";
 import { Client, type Job } from "./clients.ts";
 import { flat } from "./flat.ts";
-import { allShared, jobs, jobsOfMany } from "./jobs.ts";
+import { allShared, jobs, jobsOfMany, jobsOfRuns } from "./jobs.ts";
 import type { Violation } from "./laws.ts";
 import type { Mutant } from "./mutants.ts";
 import { disturb } from "./network.ts";
@@ -146,7 +146,11 @@ async function live(world: World, random: SimRandom, options: SimOptions): Promi
     await world.runUntil(() => isDeployed, 120_000);
   }
   let busy = 0;
-  const all = world.isShared ? { ...jobs, ...jobsOfMany } : jobs;
+  const all = {
+    ...jobs,
+    ...(world.isShared && jobsOfMany),
+    ...(new SimRandom(options.seed, 19).chance(0.3) && jobsOfRuns),
+  };
   const names = options.job === undefined ? Object.keys(all) : [options.job];
   const clientCount = random.between(1, 4);
   for (let c = 1; c <= clientCount; c += 1) {
@@ -203,7 +207,7 @@ async function live(world: World, random: SimRandom, options: SimOptions): Promi
 }
 
 async function runJob(client: Client, name: string, id: string): Promise<void> {
-  const job: Job | undefined = jobs[name] ?? jobsOfMany[name];
+  const job: Job | undefined = jobs[name] ?? jobsOfMany[name] ?? jobsOfRuns[name];
   if (job === undefined) throw new Error(`there is no job ${name}`);
   try {
     await job(client, id);

@@ -20,6 +20,7 @@ import type {
   Sandbox,
 } from "../../runtime/ports.ts";
 import { watchdog } from "./guest.ts";
+import "./run-guests.ts";
 import { type SimHost, settle, type World } from "./world.ts";
 
 type Machine = ReturnType<typeof createMachine>;

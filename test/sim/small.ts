@@ -19,7 +19,7 @@ const small: Readonly<Record<string, Readonly<Record<string, number>>>> = {
   listing: { rowsMax: 5 },
   log: { parallelMax: 2 },
   outbox: { envelopesMax: 2 },
-  partition: { revivedAtOnce: 1, expiringMax: 1, rowsPerRead: 3, rowsPerDelete: 2 },
+  partition: { revivedAtOnce: 1, expiringMax: 1, rowsPerDelete: 2 },
   queue: { placesPerTransition: 2 },
   "queue-members": { litterMax: 3 },
   replica: { parallelMax: 2 },
@@ -35,7 +35,8 @@ const small: Readonly<Record<string, Readonly<Record<string, number>>>> = {
   segments: { readAheadMax: 2, wholeBlocksMax: 1, readAheadBytes: 300 },
   sorted: { chunkKeysMax: 4 },
   steps: { stride: 2, runsMax: 2 },
-  table: { pageRowsDefault: 3, sliceRows: 2, breathBytes: 200 },
+  walk: { pageRowsMax: 2 },
+  table: { pageRowsDefault: 3, rowsPerRead: 3, sliceRows: 2, breathBytes: 200 },
 };
 
 registerHooks({
