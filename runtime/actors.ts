@@ -38,11 +38,11 @@ import {
   takeSignal,
   Waits,
 } from "./asking.ts";
-import { type Deployments, definitionOf, printable } from "./deployments.ts";
+import { type Deployments, definitionOf } from "./deployments.ts";
 import { SporeError } from "./errors.ts";
 import type { Followers } from "./followers.ts";
 import { decodeRow, type PreviousRow, rowKeys } from "./format.ts";
-import { actorKey, checkId, checkName, type EntityKey, nameOf } from "./ids.ts";
+import { actorKey, checkId, checkName, type EntityKey, nameOf, printable } from "./ids.ts";
 import type {
   ActorState,
   ActorView,

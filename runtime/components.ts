@@ -4,6 +4,7 @@
  * first that is there, all before it being condemned and gone.
  */
 import { SporeError } from "./errors.ts";
+import { printable } from "./ids.ts";
 import type { Store } from "./ports.ts";
 import type { Retrier } from "./retry.ts";
 
@@ -54,6 +55,7 @@ export class Components {
 
   /** What the bucket has. Throws component-not-found. */
   async load(id: string): Promise<StoredComponent> {
+    if (!isId(id)) throw notFound(id);
     for (let copy = 0; copy < copiesMax; copy += 1) {
       const name = { id, copy };
       const key = componentKey(this.#prefix, name);
@@ -61,16 +63,17 @@ export class Components {
       if (bytes !== undefined) return { name, bytes };
       if (!(await this.#isCondemned(name))) break;
     }
-    throw new SporeError("component-not-found", `there is no component ${id}`);
+    throw notFound(id);
   }
 
   /** Throws component-not-found for one that a host may know and the bucket has no more. */
   async check(id: string): Promise<void> {
+    if (!isId(id)) throw notFound(id);
     for (let copy = 0; copy < copiesMax; copy += 1) {
       if (await this.#has(componentKey(this.#prefix, { id, copy }))) return;
       if (!(await this.#isCondemned({ id, copy }))) break;
     }
-    throw new SporeError("component-not-found", `there is no component ${id}`);
+    throw notFound(id);
   }
 
   /**
@@ -112,4 +115,15 @@ export class Components {
     const probe = (): Promise<Uint8Array | undefined> => this.#store.get(key, range);
     return (await this.#retrier.run("component probe", probe)) !== undefined;
   }
+}
+
+/** Callers may give anything; only this becomes a part of an object's key. */
+function isId(id: string): boolean {
+  return componentNameOf(id)?.id === id;
+}
+
+function notFound(id: string): SporeError {
+  return new SporeError("component-not-found", `there is no component ${printable(id)}`, {
+    hint: "`spore deployments` lists what was deployed, by whole ids.",
+  });
 }

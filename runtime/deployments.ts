@@ -6,6 +6,7 @@ import { decode, encode } from "../guest/cbor.ts";
 import type { Manifest } from "../guest/protocol.ts";
 import type { Components } from "./components.ts";
 import { SporeError } from "./errors.ts";
+import { printable } from "./ids.ts";
 import type { ComponentView, DeploymentView } from "./index.ts";
 import type { ComponentSource, Ports } from "./ports.ts";
 import type { Register, RegisterVersion } from "./register.ts";
@@ -258,9 +259,4 @@ export function definitionOf(
 function listed(names: readonly string[]): string {
   const shown = names.slice(0, 20).join(", ") || "none";
   return names.length > 20 ? `${shown} and ${names.length - 20} more` : shown;
-}
-
-/** A name from outside, as it may stand in a message. */
-export function printable(text: string): string {
-  return JSON.stringify(text.length > 80 ? `${text.slice(0, 80)}…` : text);
 }

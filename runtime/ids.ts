@@ -102,7 +102,12 @@ export function toHex(bytes: Uint8Array): string {
   return text;
 }
 
-function printable(value: unknown): string {
-  const text = JSON.stringify(value) ?? String(value);
+/** What came from outside, as it may stand in a message. */
+export function printable(value: unknown): string {
+  if (typeof value !== "string") return shortened(JSON.stringify(value) ?? String(value));
+  return JSON.stringify(shortened(value));
+}
+
+function shortened(text: string): string {
   return text.length > 80 ? `${text.slice(0, 80)}…` : text;
 }

@@ -16,12 +16,12 @@ import {
   takeSignal,
   Waits,
 } from "./asking.ts";
-import { type Deployments, definitionOf, printable } from "./deployments.ts";
+import { type Deployments, definitionOf } from "./deployments.ts";
 import { assert, SporeError } from "./errors.ts";
 import { type OpenEvent, openEvents, revokeEvent } from "./events.ts";
 import { decodeRow, type PublishedRow, rowKeys, type StartMessage } from "./format.ts";
 import { foldStep, readHistory } from "./history.ts";
-import { checkId, checkName, type EntityKey, nameOf, runKey, toHex } from "./ids.ts";
+import { checkId, checkName, type EntityKey, nameOf, printable, runKey, toHex } from "./ids.ts";
 import type {
   CallResult,
   ComponentUse,

@@ -5,8 +5,8 @@
 import { z } from "@hono/zod-openapi";
 import { encodedArrayTag, encodedBytes, Ref } from "../../guest/cbor.ts";
 import type { Encoded } from "../../guest/protocol.ts";
-import { printable } from "../../runtime/deployments.ts";
 import { SporeError } from "../../runtime/errors.ts";
+import { printable } from "../../runtime/ids.ts";
 import { decodeCbor, encodeCbor, jsonOfValue, parseJson, valueOfJson } from "../values.ts";
 import { securityHeaders, send, shownIn } from "./answers.ts";
 import { type Exchange, mediaType } from "./exchange.ts";
