@@ -487,6 +487,8 @@ export interface CallRow {
   readonly callId: string;
   /** Absent while it is going on, and for signals. */
   readonly outcome?: Outcome | undefined;
+  /** An update that is going on; it is answered when its run is over, at the latest. */
+  readonly isUpdate?: boolean | undefined;
   /** An update that is going on passed its validator. */
   readonly isAccepted?: boolean | undefined;
 }

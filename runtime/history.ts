@@ -111,6 +111,7 @@ const stepStatus = {
 
 /** Folds records into one view per step, in order of first appearance. */
 export function foldStep(steps: Map<string, StepView>, event: HistoryEvent): void {
+  if (event.type === "run.resumed") retryStep(steps, String(event.data["step"]));
   if (!event.type.startsWith("step.")) return;
   const kind = event.type.slice(5) as StepRecord["event"]; // made by eventOf
   const record = event.data as Partial<StepRecord>;
@@ -136,4 +137,12 @@ export function foldStep(steps: Map<string, StepView>, event: HistoryEvent): voi
       ? {}
       : { metadata: record.metadata ?? known?.metadata }),
   });
+}
+
+/** The run has failed of it and goes on: it is tried again. */
+function retryStep(steps: Map<string, StepView>, step: string): void {
+  const known = steps.get(step);
+  if (known?.status !== "FAILED") return;
+  const { endedAtMs: _ended, ...rest } = known;
+  steps.set(step, { ...rest, status: "RETRYING" });
 }

@@ -22,6 +22,7 @@ import type {
 } from "../guest/protocol.ts";
 import { assert } from "./errors.ts";
 import {
+  type CallRow,
   encodeRow,
   type JournalRow,
   type MachineHead,
@@ -431,9 +432,17 @@ export function rememberCall(
   callId: string,
   outcome: Outcome | undefined,
 ): void {
-  const known = entity.calls.get(callId);
-  const index = known?.index ?? nextCallIndex(entity);
-  const row = outcome === undefined ? { index, callId } : { index, callId, outcome };
+  const index = entity.calls.get(callId)?.index ?? nextCallIndex(entity);
+  keepCall(entity, sink, outcome === undefined ? { index, callId } : { index, callId, outcome });
+}
+
+/** One that is to be answered, when its code is done with it or its run is over. */
+export function rememberUpdate(entity: Entity, sink: Sink, callId: string): void {
+  keepCall(entity, sink, { index: nextCallIndex(entity), callId, isUpdate: true });
+}
+
+function keepCall(entity: Entity, sink: Sink, row: CallRow): void {
+  const { index, callId } = row;
   entity.calls.set(callId, row);
   sink.changes.put(rowKeys.call(entity.key, index), () => encodeRow(row));
   sink.changes.touch(entity);

@@ -663,12 +663,15 @@ export class Partition {
    * Deletes an entity and all its rows, after `check` allowed it. Requests for the key wait
    * until nothing is left, so that the id can be used again.
    */
-  async delete(key: EntityKey, check: (entity: Entity | undefined) => void): Promise<void> {
+  async delete(
+    key: EntityKey,
+    check: (entity: Entity | undefined) => "keep" | undefined,
+  ): Promise<void> {
     let removal: Promise<void> | undefined;
     try {
       await this.request(key, (entity, sink) => {
-        check(entity);
-        if (entity !== undefined) removal = this.#remove(entity, sink);
+        const isKept = check(entity) === "keep";
+        if (entity !== undefined && !isKept) removal = this.#remove(entity, sink);
       });
     } catch (error) {
       // A refusal is an answer too: it has to come from the owner (I2).

@@ -494,6 +494,7 @@ export function resume(entity: Entity, sink: Sink): void {
   // What is PENDING goes on by itself, and a repeated request must not hasten it.
   if (head.status === "RUNNING" || head.status === "PENDING") return;
   if (head.status === "SUCCESSFUL" || head.status === "CANCELED") throw closedError(entity);
+  const step = head.status === "FAILED" ? head.resumeStep : undefined;
   if (head.status === "FAILED") {
     rewindToFailure(entity, sink);
     head.attempt += 1;
@@ -505,7 +506,8 @@ export function resume(entity: Entity, sink: Sink): void {
   const isDelayed = head.startAtMs !== undefined && head.version === 0;
   if (head.status === "PAUSED" && isDelayed) setStatus(head, "PENDING");
   else goOn(entity, sink);
-  addHostEvent(entity, sink, "run.resumed", { attempt: head.attempt });
+  const again = step === undefined ? {} : { step };
+  addHostEvent(entity, sink, "run.resumed", { attempt: head.attempt, ...again });
   sink.notify(entity);
 }
 
@@ -631,19 +633,24 @@ export function close(entity: Entity, sink: Sink, asked: Status, given: Outcome)
   sink.notify(entity);
 }
 
-/** Updates that were accepted and that no code will see any more get their answer. */
+/** Updates that no code will see or bring to an end any more get their answer. */
 function refuseUpdates(entity: Entity, sink: Sink): void {
   const refused = entity.inputs.filter(({ input }) => input.kind === "update");
   entity.inputs = entity.inputs.filter(({ input }) => input.kind !== "update");
+  for (const { index } of refused) sink.changes.delete(rowKeys.input(entity.key, index));
   const outcome = failed(
     hostError("run-closed", `run ${nameOf(entity.key)} ended before the update was handled`),
   );
-  for (const { index, input } of refused) {
-    sink.changes.delete(rowKeys.input(entity.key, index));
-    if (input.kind !== "update") continue;
-    rememberCall(entity, sink, input.id, outcome);
-    sink.replied(entity, input.id, outcome);
+  for (const { callId, isUpdate, isAccepted } of [...entity.calls.values()]) {
+    if (isUpdate === true || isAccepted === true) answerUpdate(entity, sink, callId, outcome);
   }
+}
+
+/** Once: whoever asks again gets the first outcome. */
+function answerUpdate(entity: Entity, sink: Sink, callId: string, outcome: Outcome): void {
+  if (entity.calls.get(callId)?.outcome !== undefined) return;
+  rememberCall(entity, sink, callId, outcome);
+  sink.replied(entity, callId, outcome);
 }
 
 function timeoutError(): ErrorValue {
@@ -788,8 +795,7 @@ function isFailure(drained: Drained): boolean {
 function applyCommand(entity: Entity, sink: Sink, command: Command): void {
   switch (command.kind) {
     case "reply":
-      rememberCall(entity, sink, command.id, command.outcome);
-      sink.replied(entity, command.id, command.outcome);
+      answerUpdate(entity, sink, command.id, command.outcome);
       return;
     case "accept":
       markAccepted(entity, sink, command.updateId);

@@ -37,7 +37,7 @@ import type {
   StepView,
 } from "./index.ts";
 import { countComponents, listRuns } from "./listing.ts";
-import { acceptanceOf, failed, pushInput, rememberCall } from "./machine.ts";
+import { acceptanceOf, failed, pushInput, rememberUpdate } from "./machine.ts";
 import type { Partition } from "./partition.ts";
 import type { Ports } from "./ports.ts";
 import {
@@ -124,14 +124,12 @@ export class Runs {
       partition.add(run);
       return { id, status: headOf(run).status, created: true };
     };
-    if (
-      (ifExists === "start" || ifExists === "terminate") &&
-      !(await takesMessage(partition, key, ifExists, message))
-    ) {
-      await this.#clearId(partition, key, ifExists === "terminate");
-    }
-    const startOrAttach = (run: Entity | undefined, sink: Sink): StartResult => {
+    const replaces = ifExists === "start" || ifExists === "terminate";
+    const isKept = (run: Entity): boolean => !replaces || takesMessage(run, ifExists, message);
+    const startOrAttach = (run: Entity | undefined, sink: Sink): StartResult | undefined => {
       if (run === undefined) return create(sink);
+      // Somebody else was faster: that one has to make place, too.
+      if (!isKept(run)) return undefined;
       // It took this very request before: nothing is started, refused or resumed again.
       if (message !== undefined && run.calls.has(message.id)) return existing(run);
       if (origin.rerunOf !== undefined && origin.rerunOf === headOf(run).rerunOf) {
@@ -144,9 +142,13 @@ export class Runs {
       const admitted = (): Promise<Status | undefined> => this.#admitted(partition, key, reply);
       const { waitMs } = request;
       const how = { startOrAttach, message, waitMs, admitted };
-      return await (message === undefined
-        ? this.#startAlone(partition, key, how)
-        : this.#startWith(partition, key, { ...how, message }));
+      for (;;) {
+        if (replaces) await this.#clearId(partition, key, { ifExists, isKept });
+        const started = await (message === undefined
+          ? this.#startAlone(partition, key, how)
+          : this.#startWith(partition, key, { ...how, message }));
+        if (started !== undefined) return started;
+      }
     } finally {
       reply?.forget();
     }
@@ -181,12 +183,13 @@ export class Runs {
     partition: Partition,
     key: EntityKey,
     how: {
-      readonly startOrAttach: (run: Entity | undefined, sink: Sink) => StartResult;
+      readonly startOrAttach: (run: Entity | undefined, sink: Sink) => StartResult | undefined;
       readonly admitted: () => Promise<Status | undefined>;
       readonly waitMs: number | undefined;
     },
-  ): Promise<StartResult> {
+  ): Promise<StartResult | undefined> {
     const started = await ask(partition, key, how.startOrAttach);
+    if (started === undefined) return undefined;
     const result = { ...started, status: (await how.admitted()) ?? started.status };
     if (how.waitMs !== undefined && how.waitMs > 0) {
       const outcome = await this.#closedOutcome(partition, key, how.waitMs);
@@ -230,20 +233,23 @@ export class Runs {
     partition: Partition,
     key: EntityKey,
     how: {
-      readonly startOrAttach: (run: Entity | undefined, sink: Sink) => StartResult;
+      readonly startOrAttach: (run: Entity | undefined, sink: Sink) => StartResult | undefined;
       readonly admitted: () => Promise<Status | undefined>;
       readonly message: StartMessageGiven;
       readonly waitMs: number | undefined;
     },
-  ): Promise<StartResult> {
+  ): Promise<StartResult | undefined> {
     const { startOrAttach, message } = how;
     const reply = partition.reply(key, message.id);
     try {
-      const { started, taken } = await ask(partition, key, (found, sink) => {
+      const begun = await ask(partition, key, (found, sink) => {
         const result = startOrAttach(found, sink);
+        if (result === undefined) return undefined;
         const run = found ?? partition.resident(key);
         return { started: result, taken: deliverTo(run, sink, message) };
       });
+      if (begun === undefined) return undefined;
+      const { started, taken } = begun;
       const status = (await how.admitted()) ?? started.status;
       const { outcome: _closed, ...rest } = started;
       const result = { ...rest, status };
@@ -264,17 +270,29 @@ export class Runs {
     }
   }
 
-  async #clearId(partition: Partition, key: EntityKey, mayTerminate: boolean): Promise<void> {
-    if (mayTerminate) {
-      await ask(partition, key, (run, sink) => {
-        if (run !== undefined) terminate(run, sink, "replaced by a new run under the same id");
-      });
-    }
-    await partition.delete(key, (run) => {
-      if (run === undefined || isClosed(headOf(run).status)) return;
+  /** Deletes what has the id, unless that is to be kept; a run that goes on is ended for `terminate`. */
+  async #clearId(
+    partition: Partition,
+    key: EntityKey,
+    how: {
+      readonly ifExists: StartRequest["ifExists"];
+      readonly isKept: (run: Entity) => boolean;
+    },
+  ): Promise<void> {
+    const { ifExists, isKept } = how;
+    await ask(partition, key, (run, sink) => {
+      if (run === undefined || isKept(run) || isClosed(headOf(run).status)) return;
+      if (ifExists === "terminate") {
+        terminate(run, sink, "replaced by a new run under the same id");
+        return;
+      }
       throw new SporeError("run-active", `run ${nameOf(key)} is ${headOf(run).status}`, {
         hint: "Wait for it, or use ifExists=terminate.",
       });
+    });
+    await partition.delete(key, (run) => {
+      const isOver = run !== undefined && !isKept(run) && isClosed(headOf(run).status);
+      return isOver ? undefined : "keep";
     });
   }
 
@@ -599,17 +617,13 @@ type StartMessageGiven =
   | { readonly kind: "update"; readonly id: string; readonly name: string; readonly args: Encoded };
 
 /** Whether the run of that id stays and takes the message, whatever `ifExists` replaces. */
-async function takesMessage(
-  partition: Partition,
-  key: EntityKey,
-  ifExists: "start" | "terminate",
+function takesMessage(
+  run: Entity,
+  ifExists: StartRequest["ifExists"],
   message: StartMessageGiven | undefined,
-): Promise<boolean> {
+): boolean {
   if (message === undefined) return false;
-  return ask(partition, key, (run) => {
-    if (run === undefined) return false;
-    return run.calls.has(message.id) || (ifExists === "start" && !isClosed(headOf(run).status));
-  });
+  return run.calls.has(message.id) || (ifExists === "start" && !isClosed(headOf(run).status));
 }
 
 function deliverTo(
@@ -642,7 +656,7 @@ function takeUpdate(
   if (status !== "RUNNING" && queueAwaited(run) === undefined) {
     throw new SporeError("run-paused", `run ${nameOf(run.key)} is ${status}`);
   }
-  rememberCall(run, sink, callId, undefined);
+  rememberUpdate(run, sink, callId);
   pushInput(run, sink, { kind: "update", id: callId, name, args });
   return undefined;
 }

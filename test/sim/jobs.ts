@@ -7,6 +7,7 @@ import type { Outcome } from "../../guest/protocol.ts";
 import type { HistoryEvent, ScheduleView, StartRequest } from "../../runtime/index.ts";
 import { knotting, ringing, upgrading } from "./actor-jobs.ts";
 import { Client, codeOf, forgiving, type Job, same } from "./clients.ts";
+import { accepting, replacing, stepping } from "./id-jobs.ts";
 import { approving, reaching, startingWith } from "./message-jobs.ts";
 import { branching, forking, moving, undoing } from "./run-jobs.ts";
 import { browsing, bulking, resumingAll, counting as using } from "./tenant-jobs.ts";
@@ -1026,4 +1027,7 @@ export const jobsOfRuns: Readonly<Record<string, Job>> = {
   bulking,
   resumingAll,
   using,
+  replacing,
+  accepting,
+  stepping,
 };

@@ -75,6 +75,8 @@ export class Laws {
   readonly #journals = new Map<string, Map<string, number>>();
   readonly #grown = new Set<string>();
   readonly #lives = new Map<string, number>();
+  /** How often an entity was begun under its key. */
+  readonly #starts = new Map<string, number>();
   /** Times that steps were seen for L-once, per prefix. */
   staleEffects = 0;
   /** Keys of entities that nobody makes: L-ghost. */
@@ -130,6 +132,10 @@ export class Laws {
 
   get partitions(): number[] {
     return Array.from({ length: this.#layout.partitions }, (_, index) => index);
+  }
+
+  startsOf(entity: string): number {
+    return this.#starts.get(entity) ?? 0;
   }
 
   rowsBelow(key: EntityKey, prefix: string): string[] {
@@ -269,6 +275,7 @@ export class Laws {
         this.#lives.set(entity, (this.#lives.get(entity) ?? 1) + 1);
       } else if (item.type === "run.started" || item.type === "actor.created") {
         this.#lives.delete(entity);
+        this.#starts.set(entity, this.startsOf(entity) + 1);
         for (const name of this.#succeeded) {
           if (name.startsWith(`${entity}|`)) this.#succeeded.delete(name);
         }

@@ -594,6 +594,67 @@ export const mutants: readonly Mutant[] = [
     patch: () => replace(Entries.prototype, "isPassed", () => () => Promise.resolve(false)),
   },
   {
+    name: "a start that comes again replaces what it started",
+    seedsMax: 40,
+    law: "J-replace: the same request replaces once",
+    job: "replacing",
+    patch: () => {
+      let count = 0;
+      return replace(
+        Runs.prototype,
+        "start",
+        (original) =>
+          function (this: Runs, request, origin) {
+            count += 1;
+            const { signal } = request;
+            const other = signal && { ...signal, messageId: `${signal.messageId}-${count}` };
+            return original.call(this, { ...request, signal: other }, origin);
+          },
+      );
+    },
+  },
+  {
+    name: "what a run has published outlives it",
+    seedsMax: 20,
+    law: "I2 no read is older than what was told",
+    job: "replacing",
+    patch: () =>
+      replace(
+        Changes.prototype,
+        "delete",
+        (original) =>
+          function (this: Changes, rowKey) {
+            if (!rowKey.startsWith("g/")) original.call(this, rowKey);
+          },
+      ),
+  },
+  {
+    name: "updates that were accepted are forgotten",
+    seedsMax: 20,
+    job: "accepting",
+    patch: withoutRows(/^e\/.*\/d\//),
+  },
+  {
+    name: "a step's output is what was told of it first",
+    seedsMax: 20,
+    law: "J-step: its output by its name",
+    job: "stepping",
+    patch: () => {
+      const told = new Map<string, Awaited<ReturnType<Runs["output"]>>>();
+      return replace(
+        Runs.prototype,
+        "output",
+        (original) =>
+          async function (this: Runs, id, options) {
+            const name = `${id} ${options?.step}`;
+            const answer = told.get(name) ?? (await original.call(this, id, options));
+            if (options?.step !== undefined && answer.kind === "ready") told.set(name, answer);
+            return answer;
+          },
+      );
+    },
+  },
+  {
     name: "a list doesn't hear of what changes while it is read",
     seedsMax: 60,
     law: "J-list: what is there all the time is shown once",

@@ -19,7 +19,8 @@ import { add, guarded } from "./guest.ts";
 export const successor = workflow("successor", async (generation: number) => {
   publish("generation", generation);
   const first = await signal<string>("item");
-  await add(generation, 0);
+  await sleep(200);
+  publish("stage", await add(generation, 0));
   return [generation, first, await signal<string>("item")];
 });
 
@@ -82,7 +83,7 @@ export const jury = workflow("jury", async (count: number, isAnew: boolean, befo
 });
 
 /** Reads what a client has stored, now and then, until it is told to end. */
-export const reader = workflow("reader", async (ref: Ref<string>, ms: number) => {
+export const borrower = workflow("borrower", async (ref: Ref<string>, ms: number) => {
   const text = await get(ref);
   await sleep(ms);
   return text === (await get(ref)) ? text : "another";

@@ -1,0 +1,100 @@
+/** Runs that replace each other under one id, and what is told of a run that was ended or resumed. */
+import { beforeEach, expect, test } from "vitest";
+import { decode, encode } from "../../guest/cbor.ts";
+import { publish, signal, sleep, update, workflow } from "../../guest/index.ts";
+import { foldStep } from "../../runtime/history.ts";
+import type { StartResult, StepView, TenantHost } from "../../runtime/index.ts";
+import { World } from "../sim/world.ts";
+
+workflow("replaced", async (n: number) => {
+  publish("n", n);
+  return [n, await signal("first"), await signal("last")];
+});
+workflow("slowUpdates", async () => {
+  update("work", async () => {
+    await sleep("1 day");
+    return "done";
+  });
+  await signal("close");
+});
+let tenant: TenantHost;
+let world: World;
+
+beforeEach(async () => {
+  world = new World({ seed: 5, partitions: 1, limits: {}, storeMs: 1 });
+  const host = world.startHost();
+  await world.runUntil(() => host.isReady, world.nowMs + 60_000);
+  if (host.host === undefined) throw new Error("the host is ready");
+  tenant = host.host.tenant("t");
+  await during(tenant.deploy({ kind: "javascript", code: "export {};" }));
+});
+
+function during<T>(work: Promise<T>): Promise<T> {
+  return world.finished(work, 600_000);
+}
+
+function replacing(n: number, ifExists: "start" | "terminate"): Promise<StartResult> {
+  const signal = { name: "first", value: encode(n), messageId: `m${n}` };
+  return tenant.startRun({ id: "r", workflow: "replaced", args: encode([n]), ifExists, signal });
+}
+
+test("a start with a message that comes twice at once replaces what is there once", async () => {
+  await during(replacing(0, "terminate"));
+  const delaysMs = Array.from({ length: 12 }, (_, i) => i / 2);
+  for (const [n, delayMs] of [...delaysMs, ...delaysMs].entries()) {
+    const ifExists = n < delaysMs.length ? "terminate" : "start";
+    await during(tenant.signalRun("r", "last", encode(true)));
+    await during(tenant.output("r", { waitMs: 10_000 }));
+    const again = world.sleep(delayMs).then(() => replacing(n + 1, ifExists));
+    const starts = await during(Promise.all([replacing(n + 1, ifExists), again]));
+    expect(starts.map(({ created }) => created).toSorted()).toEqual([false, true]);
+    expect(starts.map(({ duplicate }) => duplicate).toSorted()).toEqual([false, true]);
+  }
+});
+
+test("of two starts that replace what is there, each in its turn, the last one stays", async () => {
+  await during(replacing(1, "terminate"));
+  const [one, other] = [replacing(2, "terminate"), replacing(3, "terminate")];
+  const starts = await during(Promise.all([one, other]));
+  expect(starts.map(({ created }) => created)).toEqual([true, true]);
+  const { kind } = await during(tenant.output("r"));
+  expect(kind).toBe("pending");
+});
+
+test("an update that is at work when its run is terminated is answered", async () => {
+  await during(tenant.startRun({ id: "u", workflow: "slowUpdates", args: encode([]) }));
+  await during(world.sleep(100));
+  const until = { updateId: "one", until: "accepted" } as const;
+  const { kind } = await during(tenant.updateRun("u", "work", encode([]), until));
+  expect(kind).toBe("accepted");
+  const waiting = tenant.updateRun("u", "work", encode([]), { updateId: "one", waitMs: 60_000 });
+  await during(tenant.terminateRun("u", "enough"));
+  for (const answer of [
+    await during(waiting),
+    await during(tenant.updateRun("u", "work", encode([]), { updateId: "one" })),
+  ]) {
+    expect(answer).toMatchObject({
+      kind: "done",
+      outcome: { kind: "error", error: { code: "run-closed" } },
+    });
+  }
+});
+
+test("what a run failed of is no answer any more once it was resumed", async () => {
+  world.ledger.off.add("a switch");
+  const start = { id: "s", workflow: "various", args: encode(["a switch"]) };
+  await during(tenant.startRun(start));
+  await during(tenant.output("s", { waitMs: 10_000 }));
+  const before = await during(tenant.output("s", { step: "guarded" }));
+  expect(before).toMatchObject({ kind: "ready", outcome: { kind: "error" } });
+  world.ledger.off.delete("a switch");
+  await during(tenant.resumeRun("s"));
+  const after = await during(tenant.output("s", { step: "guarded", waitMs: 10_000 }));
+  const value = after.kind === "ready" && after.outcome.kind === "ok" && after.outcome.value;
+  expect(value && decode(value)).toBe("a switch");
+  const events = await during(tenant.history("s"));
+  const resumed = events.findIndex(({ type }) => type === "run.resumed");
+  const steps = new Map<string, StepView>();
+  for (const event of events.slice(0, resumed + 1)) foldStep(steps, event);
+  expect(steps.get("guarded")?.status).toBe("RETRYING");
+});
