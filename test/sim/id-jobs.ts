@@ -78,7 +78,7 @@ async function end(client: Client, id: string, generation: number): Promise<void
 /** Whoever was told that an update is accepted is told of its end, however the run ends. */
 export const accepting: Job = async (client, id) => {
   const { random, world } = client;
-  await client.start(id, "patient", []);
+  await client.start(id, "clerk", []);
   const isTerminated = random.chance(0.5);
   const updates = Array.from({ length: random.between(1, 5) }, (_, i) => ({
     updateId: `${id}-u${i}`,

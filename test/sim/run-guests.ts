@@ -35,7 +35,7 @@ export const chameleon = workflow("chameleon", async () => {
 });
 
 /** Updates that take a while; some are refused, and some are still at work when it ends. */
-export const patient = workflow("patient", async () => {
+export const clerk = workflow("clerk", async () => {
   const done: string[] = [];
   update(
     "work",
