@@ -180,6 +180,8 @@ function rememberSession(entity: Entity, sink: Sink, session: { id: string; seq:
   entity.sessions.delete(session.id);
   entity.sessions.set(session.id, session.seq);
   sink.changes.put(sessionRowKey(entity, session.id), encodeRow(session.seq));
+  // Who is let go of before that is durable would be read anew without it (residents.ts E2).
+  sink.changes.touch(entity);
   for (const oldest of entity.sessions.keys()) {
     if (entity.sessions.size <= sessionsMax) break;
     entity.sessions.delete(oldest);

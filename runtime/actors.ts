@@ -35,6 +35,7 @@ import {
   peek,
   readEvents,
   refuseInterrupted,
+  standing,
   takeSignal,
   Waits,
 } from "./asking.ts";
@@ -104,19 +105,35 @@ export class Actors {
   ): Promise<{ created: boolean; actor: ActorView }> {
     const entityKey = this.#actorKey(type, key);
     const partition = this.#parts.partition(entityKey);
+    return standing(partition, async () => {
+      for (;;) {
+        const born = await this.#bear(partition, entityKey, args);
+        if (born !== "again") return { created: born === "here", actor: await this.get(type, key) };
+      }
+    });
+  }
+
+  /** Whose constructor is under way is there if it succeeds, and is to be made again if not. */
+  async #bear(
+    partition: Partition,
+    entityKey: EntityKey,
+    args: Encoded,
+  ): Promise<"here" | "before" | "again"> {
+    const { type, key } = refOf({ key: entityKey });
     const component = await this.#actorComponent(partition, entityKey, type);
     const reply = partition.reply(entityKey, ".0");
     try {
-      const created = await ask(partition, entityKey, (actor, sink) => {
+      const found = await ask(partition, entityKey, (actor, sink) => {
         if (actor === undefined) newActor(partition, entityKey, component, args, sink);
-        return actor === undefined;
+        if (actor?.state !== undefined) return "there";
+        return actor === undefined ? "made" : "unborn";
       });
-      if (created) {
-        const outcome = await this.#waits.within(partition, reply.outcome, callWaitMsMax);
-        if (outcome === undefined) refuseInterrupted(partition);
-        if (outcome?.kind === "error") throw initFailed(type, key, outcome.error);
-      }
-      return { created, actor: await this.get(type, key) };
+      if (found === "there") return "before";
+      const outcome = await this.#waits.within(partition, reply.outcome, callWaitMsMax);
+      if (outcome === undefined) refuseInterrupted(partition);
+      if (outcome?.kind !== "error") return found === "made" ? "here" : "before";
+      if (found === "unborn") return "again";
+      throw initFailed(type, key, outcome.error);
     } finally {
       reply.forget();
     }
@@ -125,6 +142,14 @@ export class Actors {
   async call(request: CallOnItsWay): Promise<CallResult> {
     const entityKey = this.#actorKey(request.type, request.key);
     const partition = this.#parts.partition(entityKey);
+    return standing(partition, () => this.#call(partition, entityKey, request));
+  }
+
+  async #call(
+    partition: Partition,
+    entityKey: EntityKey,
+    request: CallOnItsWay,
+  ): Promise<CallResult> {
     const component = await this.#actorComponent(partition, entityKey, request.type);
     const upgradeTo = await this.#upgradeFor(entityKey, component, (current) =>
       ask(

@@ -19,22 +19,27 @@ export const callWaitMsMax = 300_000;
 export const eventsPerRead = 1000;
 
 /**
- * A transition for a client. A refusal is an answer too: it must not come from a host that
- * lost the partition, so it waits like any other.
+ * A refusal is an answer too: it must not come from a host that lost the partition, so it waits
+ * like any other.
  */
-export async function ask<T>(
-  partition: Partition,
-  key: EntityKey,
-  transition: (entity: Entity | undefined, sink: Sink) => T,
-): Promise<T> {
+export async function standing<T>(partition: Partition, work: () => Promise<T>): Promise<T> {
   try {
-    return await partition.request(key, transition);
+    return await work();
   } catch (error) {
     if (error instanceof SporeError && (error.kind === "missing" || error.kind === "conflict")) {
       await partition.durable();
     }
     throw error;
   }
+}
+
+/** A transition for a client. */
+export function ask<T>(
+  partition: Partition,
+  key: EntityKey,
+  transition: (entity: Entity | undefined, sink: Sink) => T,
+): Promise<T> {
+  return standing(partition, () => partition.request(key, transition));
 }
 
 /** What a query or a read-only method answers; the guest's memory is as before. */

@@ -34,7 +34,8 @@ function optionsOf(line: string): SimOptions {
   const [, seed, flags = ""] = /^(\d+)((?: --(?:shared|alone|moving))*) \S/.exec(line) ?? [];
   expect(seed, `a seed, flags and its story: ${line}`).toBeDefined();
   const isShared = flags.includes("--shared") || (flags.includes("--alone") ? false : undefined);
-  return { seed: Number(seed), isShared, isMoving: flags.includes("--moving") || undefined };
+  const job = /--job (\w+)/.exec(flags)?.[1];
+  return { seed: Number(seed), job, isShared, isMoving: flags.includes("--moving") || undefined };
 }
 
 for (let from = seedsFrom; from < seedsFrom + seedCount; from += seedsPerTest) {

@@ -1,22 +1,20 @@
 /**
  * The audit at the end: a fresh owner recovers from the bucket alone, twice, and finds
- * exactly the rows that the log entries since the beginning add up to.
+ * exactly the rows that the log entries since the beginning add up to; so does one that recovers
+ * from a copy of it.
  */
-import { createHash } from "node:crypto";
-import { decodeBatch } from "../../runtime/batch.ts";
-import { Log } from "../../runtime/log.ts";
-import type { Store } from "../../runtime/ports.ts";
-import { Table } from "../../runtime/table.ts";
+import { copied, damagesOf, type Objects, plainStore, recover, verify } from "./verify.ts";
 import type { World } from "./world.ts";
 
 export async function audit(world: World): Promise<void> {
   for (const host of world.liveHosts) host.crash();
+  const copy = await verified(world);
   for (const partition of world.laws.partitions) {
-    const first = await recover(world, partition);
-    const second = await recover(world, partition);
     const { rows } = world.laws.truth(partition);
-    compare(world, partition, first, rows);
-    compare(world, partition, second, rows);
+    for (const objects of [world.bucket.objects, world.bucket.objects, copy]) {
+      const place = { folder: world.laws.layout.folder, partition };
+      compare(world, partition, await recover(world, objects, place), rows);
+    }
     for (const left of ["a/", "o/"]) {
       const open = [...rows.keys()].filter((key) => key.startsWith(left));
       world.laws.check(open.length === 0, "audit: nothing is left to do", `${partition}: ${open}`);
@@ -24,41 +22,12 @@ export async function audit(world: World): Promise<void> {
   }
 }
 
-async function recover(world: World, partition: number): Promise<Map<string, Uint8Array>> {
-  const { bucket } = world;
-  const random = world.random.fork();
-  const store: Store = {
-    get: async (key, range) => bucket.get(key, range),
-    put: async (key, bytes, options) => {
-      if (options?.ifAbsent === true && bucket.objects.has(key)) return "exists";
-      bucket.objects.set(key, bytes.slice());
-      return "created";
-    },
-    delete: async (key) => void bucket.objects.delete(key),
-    list: async (prefix, options) => bucket.list(prefix, options?.after ?? "", 1000),
-    close: async () => undefined,
-  };
-  const parts = {
-    store,
-    prefix: `${world.laws.layout.folder}/${partition}`,
-    random: { bytes: (count: number) => random.bytes(count) },
-    digest: {
-      sha256: (bytes: Uint8Array) => new Uint8Array(createHash("sha256").update(bytes).digest()),
-    },
-    clock: { nowMs: () => 0, after: () => () => undefined },
-    observer: { log: () => undefined, count: () => undefined, observe: () => undefined },
-  };
-  const claim = await new Log({ ...parts, partition }).claim(new Uint8Array(0));
-  if (claim.kind !== "claimed") throw new Error(`the audit lost partition ${partition}`);
-  const table = Table.open({ ...parts, epoch: claim.epoch }, claim.checkpoint);
-  for (const { payload } of claim.entries) table.apply(decodeBatch(payload));
-  const rows = new Map<string, Uint8Array>();
-  for (let after: string | undefined; ; ) {
-    const page = await table.scan({ ...(after === undefined ? {} : { after }), limit: 1000 });
-    for (const [key, value] of page.entries) rows.set(key, value);
-    after = page.entries.at(-1)?.[0];
-    if (page.isDone) return rows;
-  }
+/** Nothing is damaged, and what is copied is all of it. */
+async function verified(world: World): Promise<Objects> {
+  const source = plainStore(world.bucket.objects);
+  const report = await verify(world, source);
+  world.laws.check(report.isSound, "audit: the bucket is sound", damagesOf(report));
+  return (await copied(world, source)) ?? new Map();
 }
 
 function compare(

@@ -6,7 +6,7 @@
 import { decode, encode } from "../../guest/cbor.ts";
 import type { Outcome } from "../../guest/protocol.ts";
 import { SporeError } from "../../runtime/errors.ts";
-import type { HistoryEvent, Host, RunView, TenantHost } from "../../runtime/index.ts";
+import type { CallRequest, HistoryEvent, Host, RunView, TenantHost } from "../../runtime/index.ts";
 import type { SimRandom } from "./random.ts";
 import { NoAnswer, type World } from "./world.ts";
 
@@ -21,6 +21,8 @@ export class Client {
   readonly random: SimRandom;
   /** What it is doing now, for a report of stuck clients. */
   doing = "nothing";
+  /** A request of its present job was sent again: what was sent before may be heard late. */
+  hasRepeated = false;
 
   constructor(world: World, name: string, tenant: string) {
     this.world = world;
@@ -65,6 +67,7 @@ export class Client {
           world.trace(`${this.name} ${what} error ${codeOf(error)}`);
           throw error;
         }
+        this.hasRepeated = true;
         world.count("retried requests");
         world.trace(`${this.name} ${what} again after ${codeOf(error)}`);
       }
@@ -167,7 +170,9 @@ export class Client {
     key: string,
     method: string,
     args: readonly unknown[],
-    options: { callId?: string; session?: { id: string; seq: number }; isAsync?: boolean } = {},
+    options: Partial<Pick<CallRequest, "session" | "isAsync" | "ifMissing">> & {
+      callId?: string;
+    } = {},
   ): Promise<unknown> {
     const entity = `${this.tenant}/a/${type}/${key}`;
     const { callId } = options;

@@ -8,6 +8,8 @@ import type { HistoryEvent, ScheduleView, StartRequest } from "../../runtime/ind
 import { knotting, ringing, upgrading } from "./actor-jobs.ts";
 import { Client, codeOf, forgiving, type Job, same } from "./clients.ts";
 import { accepting, replacing, stepping } from "./id-jobs.ts";
+import { aging, bearing, copying, felling, listening, missing, stopping } from "./life-jobs.ts";
+import { conversing, exporting, following, surveying } from "./look-jobs.ts";
 import { approving, reaching, startingWith } from "./message-jobs.ts";
 import { branching, forking, moving, undoing } from "./run-jobs.ts";
 import { browsing, bulking, resumingAll, counting as using } from "./tenant-jobs.ts";
@@ -1021,8 +1023,8 @@ export const jobsOfMany: Readonly<Record<string, Job>> = {
   haunting,
 };
 
-/** Of runs and values; by another stream of chance, so that seeds without them stay what they are. */
-export const jobsOfRuns: Readonly<Record<string, Job>> = {
+/** Of runs and values. */
+const jobsOfRuns: Readonly<Record<string, Job>> = {
   browsing,
   bulking,
   resumingAll,
@@ -1031,3 +1033,28 @@ export const jobsOfRuns: Readonly<Record<string, Job>> = {
   accepting,
   stepping,
 };
+
+/** Of actors, their lives and what is seen of them. */
+const jobsOfActors: Readonly<Record<string, Job>> = {
+  stopping,
+  aging,
+  bearing,
+  copying,
+  felling,
+  missing,
+  listening,
+  conversing,
+  surveying,
+  following,
+  exporting,
+};
+
+/** Each by a stream of chance of its own, so that seeds without them stay what they are. */
+export const jobsOfSome: readonly {
+  readonly stream: number;
+  readonly share: number;
+  readonly jobs: Readonly<Record<string, Job>>;
+}[] = [
+  { stream: 19, share: 0.3, jobs: jobsOfRuns },
+  { stream: 21, share: 0.3, jobs: jobsOfActors },
+];

@@ -5,12 +5,15 @@
  */
 import { Compensations } from "../../guest/compensations.ts";
 import { Activations } from "../../runtime/activations.ts";
+import { Actors } from "../../runtime/actors.ts";
+import { Waits } from "../../runtime/asking.ts";
+import { Components } from "../../runtime/components.ts";
 import { Cursors } from "../../runtime/cursors.ts";
 import { Entries } from "../../runtime/entries.ts";
 import { SporeError } from "../../runtime/errors.ts";
 import { Follower } from "../../runtime/follower.ts";
 import { Standing } from "../../runtime/fork.ts";
-import { type Message, type Probe, rowKeys } from "../../runtime/format.ts";
+import { type ActorHead, type Message, type Probe, rowKeys } from "../../runtime/format.ts";
 import { Generations } from "../../runtime/generations.ts";
 import type { EntityKey } from "../../runtime/ids.ts";
 import { Log } from "../../runtime/log.ts";
@@ -20,6 +23,7 @@ import { Outbox } from "../../runtime/outbox.ts";
 import { Partition } from "../../runtime/partition.ts";
 import { QueueMembers } from "../../runtime/queue-members.ts";
 import { Replica } from "../../runtime/replica.ts";
+import { Residents } from "../../runtime/residents.ts";
 import { Routing } from "../../runtime/routing.ts";
 import { Runs } from "../../runtime/runs.ts";
 import { SegmentWriter } from "../../runtime/segment.ts";
@@ -109,6 +113,21 @@ function withoutGate(): () => void {
         original.call(this, entity);
       },
   );
+}
+
+/** Whoever asks for an actor finds its head so. */
+function withHeads(change: (head: ActorHead) => void): () => () => void {
+  return () =>
+    replace(
+      Residents.prototype,
+      "get",
+      (original) =>
+        function (this: Residents, key) {
+          const entity = original.call(this, key);
+          if (entity?.head.kind === "actor") change(entity.head);
+          return entity;
+        },
+    );
 }
 
 /** Every message that `isTaken` lets through is taken for the next one. */
@@ -754,6 +773,90 @@ export const mutants: readonly Mutant[] = [
             return result;
           },
       ),
+  },
+  {
+    name: "a session's place is not kept",
+    seedsMax: 20,
+    law: "liveness",
+    job: "counting",
+    patch: withoutRows(/^e\/.*\/u\//),
+  },
+  {
+    name: "an actor is not in the list",
+    seedsMax: 5,
+    law: "I3 a list of actors shows what was told",
+    job: "surveying",
+    patch: withoutRows(/^x\/[^/]+\/a\//),
+  },
+  {
+    name: "a stream leaves out the first event of a page",
+    seedsMax: 20,
+    law: "I3 a stream has the history",
+    job: "following",
+    patch: () =>
+      replace(
+        Waits.prototype,
+        "events",
+        (original) =>
+          async function (this: Waits, partition, key, options, isOver) {
+            const page = await original.call(this, partition, key, options, isOver);
+            return options.from === 0 ? page : { ...page, events: page.events.slice(1) };
+          },
+      ),
+  },
+  {
+    name: "an actor that stopped goes on",
+    seedsMax: 10,
+    law: "J-stop: what is behind an error waits for a resume",
+    job: "stopping",
+    patch: withHeads((head) => {
+      head.isStopped = undefined;
+    }),
+  },
+  {
+    name: "an actor's age begins with it",
+    seedsMax: 60,
+    law: "J-age: gone after its time and not before",
+    job: "aging",
+    patch: withHeads((head) => {
+      if (head.lastTurnAtMs !== undefined) head.lastTurnAtMs = head.createdAtMs;
+    }),
+  },
+  {
+    name: "an edit doesn't look whether there was a turn since",
+    seedsMax: 5,
+    law: "J-edit: all of it, if nobody was faster",
+    job: "copying",
+    patch: () =>
+      replace(
+        Actors.prototype,
+        "edit",
+        (original) =>
+          async function (this: Actors, type, key, { state }) {
+            const { turns } = await this.state(type, key);
+            return original.call(this, type, key, { state, turns });
+          },
+      ),
+  },
+  {
+    name: "a component is stored with another byte",
+    seedsMax: 1,
+    law: "audit: the bucket is sound",
+    patch: () =>
+      replace(
+        Components.prototype,
+        "store",
+        (original) =>
+          function (this: Components, id, bytes) {
+            return original.call(this, id, bytes.with(0, 1));
+          },
+      ),
+  },
+  {
+    name: "a copy leaves out what partitions are moved on by",
+    seedsMax: 60,
+    job: "exporting",
+    patch: () => replace(Replica.prototype, "apply", () => () => undefined),
   },
   {
     name: "no base is marked as passed",

@@ -8,7 +8,7 @@ import type { PartitionLimits } from "../../runtime/partition.ts";
 import { audit } from "./audit.ts";
 import { Client, type Job } from "./clients.ts";
 import { flat } from "./flat.ts";
-import { allShared, jobs, jobsOfMany, jobsOfRuns } from "./jobs.ts";
+import { allShared, jobs, jobsOfMany, jobsOfSome } from "./jobs.ts";
 import type { Violation } from "./laws.ts";
 import type { Mutant } from "./mutants.ts";
 import { disturb } from "./network.ts";
@@ -146,11 +146,13 @@ async function live(world: World, random: SimRandom, options: SimOptions): Promi
     await world.runUntil(() => isDeployed, 120_000);
   }
   let busy = 0;
-  const all = {
-    ...jobs,
-    ...(world.isShared && jobsOfMany),
-    ...(new SimRandom(options.seed, 19).chance(0.3) && jobsOfRuns),
-  };
+  const isDrawn = ({ stream, share }: (typeof jobsOfSome)[number]): boolean =>
+    new SimRandom(options.seed, stream).chance(share);
+  const all = Object.assign(
+    { ...jobs },
+    world.isShared && jobsOfMany,
+    ...jobsOfSome.filter(isDrawn).map((each) => each.jobs),
+  );
   const names = options.job === undefined ? Object.keys(all) : [options.job];
   const clientCount = random.between(1, 4);
   for (let c = 1; c <= clientCount; c += 1) {
@@ -206,9 +208,15 @@ async function live(world: World, random: SimRandom, options: SimOptions): Promi
   }
 }
 
+const everyJob: Readonly<Record<string, Job>> = Object.assign(
+  { ...jobs, ...jobsOfMany },
+  ...jobsOfSome.map((each) => each.jobs),
+);
+
 async function runJob(client: Client, name: string, id: string): Promise<void> {
-  const job: Job | undefined = jobs[name] ?? jobsOfMany[name] ?? jobsOfRuns[name];
+  const job: Job | undefined = everyJob[name];
   if (job === undefined) throw new Error(`there is no job ${name}`);
+  client.hasRepeated = false;
   try {
     await job(client, id);
     client.world.count("jobs");
