@@ -543,6 +543,8 @@ export type Message =
       readonly to: EntityKey;
       readonly start: StartMessage;
       readonly replyTo?: ReplyTo | undefined;
+      /** Is told the run's end: asked for later, it may be closed and deleted by then. */
+      readonly watcher?: ReplyTo | undefined;
     }
   | {
       readonly kind: "signal";

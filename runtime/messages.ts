@@ -145,17 +145,20 @@ function applyStart(
   message: Extract<Message, { kind: "start" }>,
   place: Place,
 ): void {
-  const { start, to } = message;
+  const { start, to, watcher } = message;
   const runId = nameOf(to);
   if (entity !== undefined) {
     answer(sink, message.replyTo, ok({ runId, created: false }));
+    if (watcher !== undefined) watch(entity, sink, watcher);
     return;
   }
   const inputHash = place.inputHash(start);
   const seed = place.seed();
   const span = spanBelow(start.trace, place);
-  place.add(createRun(to, { ...start, inputHash, seed, span }, sink));
+  const run = createRun(to, { ...start, inputHash, seed, span }, sink);
+  place.add(run);
   answer(sink, message.replyTo, ok({ runId, created: true }));
+  if (watcher !== undefined) watch(run, sink, watcher);
 }
 
 function applyCall(

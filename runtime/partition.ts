@@ -91,6 +91,7 @@ import {
   applyDrained,
   fireRunTimer,
   forgetExpiry,
+  forgetTimes,
   isClosed,
   isRetentionOver,
   survive,
@@ -715,7 +716,10 @@ export class Partition {
       refuseCalls(entity, sink);
     }
     if (entity.head.kind === "schedule") disarm(entity, sink);
-    if (entity.head.kind === "run") forgetExpiry(entity, sink);
+    if (entity.head.kind === "run") {
+      forgetExpiry(entity, sink);
+      if (!isClosed(entity.head.status)) forgetTimes(entity, sink);
+    }
     if (entity.head.kind === "queue") disarmQueue(entity, sink);
     for (const [id, pending] of entity.pending) {
       if (pending.kind === "timer")
@@ -1104,7 +1108,7 @@ export class Partition {
     sink.changes.delete(rowKeys.timer(atMs, entity.key, id));
     if (id === systemTimers.retention) {
       if (isRetentionOver(entity, atMs)) this.#expire(entity, sink);
-    } else if (entity.head.kind === "run") fireRunTimer(entity, sink, id);
+    } else if (entity.head.kind === "run") fireRunTimer(entity, sink, { id, atMs });
     else if (entity.head.kind === "queue") tickQueue(entity, sink, atMs);
     else if (id !== systemTimers.expiry) fireReminder(entity, sink, id, atMs);
     else if (isExpired(entity, sink)) void this.#background(this.#remove(entity, sink));

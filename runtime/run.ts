@@ -129,9 +129,11 @@ export function createRun(key: EntityKey, start: NewRun, sink: Sink): Entity {
     ...(start.parent === undefined ? {} : { parent: start.parent }),
     ...(start.rerunOf === undefined ? {} : { rerunOf: start.rerunOf }),
   });
-  if (start.rerunOf !== undefined) tellOrigin(entity, sink, "rerun", start.rerunOf);
   beginLife(entity, sink, start.seed, start);
   if (start.admission !== undefined) passQueues(entity, sink, start.admission);
+  if (start.rerunOf !== undefined && headOf(entity).gate?.isKept !== false) {
+    tellOrigin(entity, sink, "rerun", start.rerunOf);
+  }
   return entity;
 }
 
@@ -236,17 +238,18 @@ export function hearPlace(
   if (said.place === "refused") {
     sink.replied(entity, admissionCall, failed(said.error));
     if (gate.isKept) close(entity, sink, "FAILED", failed(said.error));
-    else leaveQueues(entity, sink);
+    else neverWas(entity, sink);
     return !gate.isKept;
   }
   if (said.place === "waits") {
-    head.gate = { ...gate, isKept: true };
+    keep(entity, sink);
   } else {
     head.gate = { ...gate, at: gate.at + 1 };
     if (head.gate.at < gate.queues.length) {
       enterQueue(entity, sink, head.gate);
       return false;
     }
+    keep(entity, sink);
     setStatus(head, "RUNNING");
     performPending(entity, sink);
     addHostEvent(entity, sink, "run.admitted");
@@ -255,6 +258,21 @@ export function hearPlace(
   sink.changes.touch(entity);
   sink.notify(entity);
   return false;
+}
+
+/** No queue refuses it any more: from now on it is a run to others, too. */
+function keep(entity: Entity, sink: Sink): void {
+  const head = headOf(entity);
+  if (head.gate === undefined || head.gate.isKept) return;
+  head.gate = { ...head.gate, isKept: true };
+  if (head.rerunOf !== undefined) tellOrigin(entity, sink, "rerun", head.rerunOf);
+}
+
+/** Refused while its client waited: who waits for its end hears that there is none. */
+function neverWas(entity: Entity, sink: Sink): void {
+  leaveQueues(entity, sink);
+  const error = hostError("run-not-found", `there is no run ${nameOf(entity.key)}`);
+  for (const { replyTo: to } of entity.watchers) answer(sink, to, failed(error));
 }
 
 /** The queue that it waits for. */
@@ -296,10 +314,28 @@ function setTimes(entity: Entity, sink: Sink, { options }: NewRun): void {
   }
 }
 
+/** Neither is to come any more. */
+export function forgetTimes(entity: Entity, sink: Sink): void {
+  const { deadlineMs, startAtMs } = headOf(entity);
+  if (deadlineMs !== undefined) {
+    removeSystemTimer(entity, sink, systemTimers.deadline, deadlineMs);
+  }
+  if (startAtMs !== undefined) removeSystemTimer(entity, sink, systemTimers.start, startAtMs);
+}
+
+/** Whether a timer is the one of that time, and not of a run that had the id before. */
+function isTimerOf(timeMs: number | undefined, atMs: number): boolean {
+  return timeMs !== undefined && Math.max(0, Math.floor(timeMs)) === atMs;
+}
+
 /** A timer of the engine's own has come for this run. */
-export function fireRunTimer(entity: Entity, sink: Sink, id: number): void {
+export function fireRunTimer(
+  entity: Entity,
+  sink: Sink,
+  { id, atMs }: { readonly id: number; readonly atMs: number },
+): void {
   const head = headOf(entity);
-  if (id === systemTimers.start && head.startAtMs !== undefined) {
+  if (id === systemTimers.start && isTimerOf(head.startAtMs, atMs)) {
     head.startAtMs = undefined;
     sink.changes.touch(entity);
     if (head.status === "PENDING") {
@@ -308,7 +344,7 @@ export function fireRunTimer(entity: Entity, sink: Sink, id: number): void {
       sink.notify(entity);
     }
   }
-  if (id === systemTimers.deadline && !isClosed(head.status)) {
+  if (id === systemTimers.deadline && isTimerOf(head.deadlineMs, atMs) && !isClosed(head.status)) {
     addHostEvent(entity, sink, "run.deadline");
     head.isOverdue = true;
     if (head.status === "RUNNING") pushInput(entity, sink, { kind: "cancel", reason: overdue });
@@ -366,7 +402,7 @@ function retain(entity: Entity, sink: Sink, closedAtMs: number): void {
   const head = headOf(entity);
   const retentionMs = head.retentionMs ?? sink.retentionMs;
   if (retentionMs === undefined) return;
-  head.expiresAtMs = closedAtMs + retentionMs;
+  head.expiresAtMs = Math.ceil(closedAtMs + retentionMs);
   addSystemTimer(entity, sink, systemTimers.retention, head.expiresAtMs);
 }
 
@@ -478,6 +514,7 @@ export function pause(entity: Entity, sink: Sink): void {
   if (isClosed(head.status)) throw closedError(entity);
   if (head.status === "PENDING") {
     sink.replied(entity, admissionCall, ok(undefined)); // who started it hears no more of a queue
+    keep(entity, sink);
     leaveQueues(entity, sink);
   }
   setStatus(head, "PAUSED");
@@ -501,6 +538,9 @@ export function resume(entity: Entity, sink: Sink): void {
     head.closedAtMs = undefined;
     head.outcome = undefined;
     forgetExpiry(entity, sink);
+    const { deadlineMs = 0 } = head;
+    // One that has passed while the run was closed has nothing to end.
+    if (deadlineMs > sink.nowMs) addSystemTimer(entity, sink, systemTimers.deadline, deadlineMs);
   }
   // As long as its timer hasn't come, its time is still to come.
   const isDelayed = head.startAtMs !== undefined && head.version === 0;
@@ -595,13 +635,8 @@ export function close(entity: Entity, sink: Sink, asked: Status, given: Outcome)
   const status = isLate ? "FAILED" : asked;
   const outcome = isLate ? failed(timeoutError()) : given;
   setStatus(head, status);
-  if (head.deadlineMs !== undefined) {
-    removeSystemTimer(entity, sink, systemTimers.deadline, head.deadlineMs);
-  }
-  if (head.startAtMs !== undefined) {
-    removeSystemTimer(entity, sink, systemTimers.start, head.startAtMs);
-    head.startAtMs = undefined;
-  }
+  forgetTimes(entity, sink);
+  head.startAtMs = undefined;
   head.outcome = outcome;
   head.closedAtMs = Math.max(sink.nowMs, head.lastNowMs);
   retain(entity, sink, head.closedAtMs);
@@ -612,6 +647,7 @@ export function close(entity: Entity, sink: Sink, asked: Status, given: Outcome)
     const { name, message, stack = "" } = outcome.error;
     sink.log(entity, "warn", `run failed: ${name}: ${message}\n${stack}`.trimEnd());
   }
+  keep(entity, sink);
   leaveQueues(entity, sink);
   refuseUpdates(entity, sink);
   if (status !== "FAILED") forgetResumePoint(head);

@@ -10,7 +10,7 @@
  *   it as skipped or missed: none is lost, none is taken twice.
  * - C2 Runs are started in `tick` only, which is given the component; whatever else makes
  *   one possible arms the timer.
- * - C3 A run counts as running until its own answer to `watch` came.
+ * - C3 A run counts as running until its watcher was told of its own end.
  */
 import { encode } from "../guest/cbor.ts";
 import type { Outcome } from "../guest/protocol.ts";
@@ -237,7 +237,7 @@ export function tick(entity: Entity, sink: Sink, component: string | undefined):
   startWaiting(entity, sink);
   let left = slotsPerTick;
   if (takesSlots(head)) {
-    skipMissed(entity, sink);
+    if (!skipMissed(entity, sink)) left = 0;
     for (; left > 0 && takesSlots(head); left--) {
       const slotMs = nextSlot(head.spec, head.cursorMs, sink.nextCron);
       if (slotMs === undefined || dueOf(entity.key, head.spec, slotMs) > sink.nowMs) break;
@@ -261,8 +261,11 @@ function slotsLeft({ remaining, waiting }: ScheduleHead): number {
   return remaining - waiting.filter(({ cause }) => cause === "slot").length;
 }
 
-/** Slots that nobody was there for, longer ago than the window: counted, not run. */
-function skipMissed(entity: Entity, sink: Sink): void {
+/**
+ * Slots that nobody was there for, longer ago than the window: counted, not run. False if there may
+ * be more of them, for the next tick.
+ */
+function skipMissed(entity: Entity, sink: Sink): boolean {
   const head = scheduleHead(entity);
   const { spec } = head;
   const untilMs = sink.nowMs - Math.max(spec.catchUpMs, lateMsMax);
@@ -276,13 +279,15 @@ function skipMissed(entity: Entity, sink: Sink): void {
       if (count > 0) head.cursorMs = first + (count - 1) * spec.everyMs;
     }
   }
-  for (let count = 0; ; count++) {
+  for (let count = 0; count <= missedCountMax * 2; count++) {
     const slotMs = nextSlot(spec, head.cursorMs, sink.nextCron);
-    if (slotMs === undefined || dueOf(entity.key, spec, slotMs) >= untilMs) return;
-    head.cursorMs = count < missedCountMax ? slotMs : untilMs - (spec.jitterMs ?? 0) - 1;
+    if (slotMs === undefined || dueOf(entity.key, spec, slotMs) >= untilMs) return true;
+    // Never back over slots that were counted: within the jitter they come one by one.
+    const surelyMs = count < missedCountMax ? slotMs : untilMs - (spec.jitterMs ?? 0) - 1;
+    head.cursorMs = Math.max(slotMs, surelyMs);
     head.missed += 1;
-    if (count > missedCountMax * 2) return;
   }
+  return false;
 }
 
 function takeBackfills(entity: Entity, sink: Sink, budget: number): void {
@@ -416,7 +421,7 @@ export function scheduledRunId(schedule: string, item: ScheduledItem): string {
   return `${schedule}.${slotName(item.slotMs)}${marks[item.cause]}`;
 }
 
-/** The start leaves by the outbox, and after it, on the same way, the wish to know the end. */
+/** The start leaves by the outbox, and with it the wish to know the end. */
 function start(entity: Entity, sink: Sink, item: ScheduledItem): void {
   const head = scheduleHead(entity);
   const schedule = nameOf(entity.key);
@@ -434,6 +439,7 @@ function start(entity: Entity, sink: Sink, item: ScheduledItem): void {
   sink.send({
     kind: "start",
     to,
+    watcher: replyTo(entity, watch),
     start: {
       name: head.spec.workflow,
       args: entity.state,
@@ -447,11 +453,10 @@ function start(entity: Entity, sink: Sink, item: ScheduledItem): void {
       },
     },
   });
-  sink.send({ kind: "watch", to, replyTo: replyTo(entity, watch) });
   sink.changes.touch(entity);
 }
 
-/** The answer to `watch`: a run of this schedule has closed (C3). */
+/** What the run's watcher is told: a run of this schedule has closed (C3). */
 export function hearOutcome(entity: Entity, sink: Sink, watch: number, outcome: Outcome): void {
   const head = scheduleHead(entity);
   const run = head.running.find((each) => each.watch === watch);

@@ -112,16 +112,34 @@ describe("slots", () => {
     expect(new Set(jitters).size).toBeGreaterThan(40);
   });
 
-  it("are run at their time, each once, with a watch behind each start", () => {
+  it("are run at their time, each once, each start with its watcher", () => {
     const { advance, close, sent, starts, head } = bench();
     for (let at = 0; at < 3; at++) {
       advance(minute);
       close();
     }
     expect(starts()).toEqual([slot(1), slot(2), slot(3)]);
-    expect(sent.map(({ kind }) => kind)).toEqual(Array(3).fill(["start", "watch"]).flat());
+    expect(sent.map(({ kind }) => kind)).toEqual(Array(3).fill("start"));
     expect(head).toMatchObject({ started: 3, skipped: 0, missed: 0 });
     expect(head.recent.map(({ result }) => result)).toEqual(Array(3).fill("succeeded"));
+  });
+
+  it("that were missed by the thousand are each counted once at most, and not run", () => {
+    const { sleep, advance, close, starts, head } = bench({
+      cron: "* * * * * *",
+      jitterMs: 600_000,
+      catchUpMs: 0,
+      overlap: "skip",
+      endMs: begin + 2_000_000,
+    });
+    sleep(2_300_000);
+    advance(400_000);
+    const taken = head.started + head.skipped;
+    // One by one: 500, and the last 310 in whose jitter the window may begin.
+    expect(head.missed + taken).toBeLessThan(820);
+    expect(taken).toBeLessThan(600); // their jitter brings those into the window
+    expect(starts().length).toBeGreaterThan(0);
+    close();
   });
 
   it("are no more than may remain", () => {

@@ -643,3 +643,24 @@ export const ancestor = workflow("ancestor", async (count: number) => {
   }
   await sleep("30 days");
 });
+
+/** Takes so long; then it fails, or, if it is cancelled, it ends as if nothing had been. */
+export const lasting = workflow("lasting", async (ms: number, how: string) => {
+  try {
+    await sleep(ms);
+  } catch (error) {
+    if (how !== "stay") throw error;
+    await add(1, 1);
+  }
+  if (how === "fail") throw new GuestError("as asked", { code: "asked", retryable: false });
+  return ms;
+});
+
+/** Waits for the end of another run, if there is one. */
+export const heeding = workflow("heeding", async (id: string) => {
+  try {
+    return await handle<number>(id).result();
+  } catch (error) {
+    return error instanceof GuestError ? String(error.code) : String(error);
+  }
+});

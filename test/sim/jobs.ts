@@ -4,14 +4,25 @@
  */
 import { decode, encode } from "../../guest/cbor.ts";
 import type { Outcome } from "../../guest/protocol.ts";
-import type { HistoryEvent, ScheduleView, StartRequest } from "../../runtime/index.ts";
+import type { HistoryEvent, StartRequest } from "../../runtime/index.ts";
 import { knotting, ringing, upgrading } from "./actor-jobs.ts";
 import { Client, codeOf, forgiving, type Job, same } from "./clients.ts";
 import { accepting, replacing, stepping } from "./id-jobs.ts";
 import { aging, bearing, copying, felling, listening, missing, stopping } from "./life-jobs.ts";
 import { conversing, exporting, following, surveying } from "./look-jobs.ts";
 import { approving, reaching, startingWith } from "./message-jobs.ts";
+import { admitting, limiting, rating, refusing } from "./queue-jobs.ts";
+import { awaiting, expiring, succeeding } from "./retention-jobs.ts";
 import { branching, forking, moving, undoing } from "./run-jobs.ts";
+import {
+  backfilling,
+  forgetSchedule,
+  overlapping,
+  pausingOnFailure,
+  runsWithPrefix,
+  scheduleUntil,
+  steering,
+} from "./schedule-jobs.ts";
 import { browsing, bulking, resumingAll, counting as using } from "./tenant-jobs.ts";
 import { epochMs } from "./world.ts";
 
@@ -781,43 +792,8 @@ const scheduled: Job = async (client, id) => {
   // Also such as the schedule itself knows nothing of.
   const all = await runsWithPrefix(client, `${id}.`);
   same(client, law, all, view.runs.map(({ runId }) => runId).toSorted(), id);
-  await client.ask(
-    `delete ${id}`,
-    (tenant) => forgiving(tenant.deleteSchedule(id), "schedule-not-found"),
-    () => {
-      const key = `${client.tenant}/s/${id}` as Parameters<typeof world.laws.truthOf>[0];
-      const left = [`e/${key}/`, `a/${key}`, `x/${client.tenant}/s/${id}`].flatMap((prefix) =>
-        world.laws.rowsBelow(key, prefix),
-      );
-      same(client, "J-delete frees everything", left, [], id);
-    },
-  );
+  await forgetSchedule(client, id);
 };
-
-async function runsWithPrefix(client: Client, prefix: string): Promise<string[]> {
-  const ids: string[] = [];
-  let cursor: string | undefined;
-  do {
-    const page = await client.ask(`runs ${prefix}`, (tenant) =>
-      tenant.listRuns({ idPrefix: prefix, limit: 100, cursor }),
-    );
-    ids.push(...page.runs.map(({ id }) => id));
-    ({ cursor } = page);
-  } while (cursor !== undefined);
-  return ids.toSorted();
-}
-
-async function scheduleUntil(
-  client: Client,
-  id: string,
-  fits: (view: ScheduleView) => boolean,
-): Promise<ScheduleView> {
-  for (;;) {
-    const view = await client.ask(`schedule ${id}?`, (tenant) => tenant.getSchedule(id));
-    if (fits(view)) return view;
-    await client.world.sleep(client.random.latency(4000));
-  }
-}
 
 // ---------------------------------------------------------------- queues
 
@@ -1049,6 +1025,21 @@ const jobsOfActors: Readonly<Record<string, Job>> = {
   exporting,
 };
 
+/** Of schedules, queues and times. */
+const jobsOfTime: Readonly<Record<string, Job>> = {
+  overlapping,
+  pausingOnFailure,
+  backfilling,
+  steering,
+  expiring,
+  succeeding,
+  awaiting,
+  limiting,
+  refusing,
+  rating,
+  admitting,
+};
+
 /** Each by a stream of chance of its own, so that seeds without them stay what they are. */
 export const jobsOfSome: readonly {
   readonly stream: number;
@@ -1057,4 +1048,5 @@ export const jobsOfSome: readonly {
 }[] = [
   { stream: 19, share: 0.3, jobs: jobsOfRuns },
   { stream: 21, share: 0.3, jobs: jobsOfActors },
+  { stream: 23, share: 0.3, jobs: jobsOfTime },
 ];

@@ -17,6 +17,7 @@
  * L-flat       (I8) a wake-up costs the same late, and beside many sleepers (flat.ts).
  * L-idle       (I8) what nobody waits for leaves memory (run.ts).
  * L-passed     (I2) a base is marked as passed before it has a successor, or its layout is left.
+ * L-schedule   a schedule whose runs come one after the other never has two (schedule-laws.ts).
  * L-kept       an object is deleted only if no durable row has a Ref to it.
  * L-freed      (I3) what a recovery needs is in the bucket (end.ts).
  *
@@ -40,6 +41,7 @@ import { partitionLimits } from "../../runtime/partition.ts";
 import type { OutboundContext, PutResult } from "../../runtime/ports.ts";
 import { seqText } from "../../runtime/tail.ts";
 import { QueueLaws } from "./queue-laws.ts";
+import { ScheduleLaws } from "./schedule-laws.ts";
 import type { SimHost, World } from "./world.ts";
 
 export interface Violation {
@@ -81,11 +83,17 @@ export class Laws {
   staleEffects = 0;
   /** Keys of entities that nobody makes: L-ghost. */
   readonly ghosts = new Set<string>();
-  readonly #queues = new QueueLaws(this);
+  readonly queues = new QueueLaws(this);
+  readonly schedules = new ScheduleLaws(this);
 
   constructor(world: World) {
     this.#world = world;
     this.#layout = { folder: "p", partitions: world.options.partitions };
+  }
+
+  /** When it is, and how often a log has changed hands. */
+  get moment(): { readonly atMs: number; readonly owners: number } {
+    return { atMs: this.#world.nowMs, owners: this.#world.counts.get("claims") ?? 0 };
   }
 
   violate(law: string, message: string): void {
@@ -180,7 +188,7 @@ export class Laws {
         this.#row(truth, rowKey, value);
         this.#journal(truth, rowKey, value);
       }
-      this.#queues.batch();
+      this.queues.batch();
       for (const entity of this.#grown) this.#checkJournal(entity);
       this.#grown.clear();
     }
@@ -228,7 +236,8 @@ export class Laws {
   }
 
   #row(truth: Truth, rowKey: string, value: Uint8Array | undefined): void {
-    this.#queues.row(truth.rows.get(rowKey), rowKey, value);
+    this.queues.row(truth.rows.get(rowKey), rowKey, value);
+    this.schedules.row(rowKey, value);
     for (const ghost of this.ghosts) {
       const isIts = rowKey.startsWith(`e/${ghost}/`) || rowKey.startsWith(`h/${ghost}/`);
       this.check(!isIts, "L-ghost", `${rowKey} is written, and nobody made ${ghost}`);

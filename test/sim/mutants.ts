@@ -15,9 +15,9 @@ import { Follower } from "../../runtime/follower.ts";
 import { Standing } from "../../runtime/fork.ts";
 import { type ActorHead, type Message, type Probe, rowKeys } from "../../runtime/format.ts";
 import { Generations } from "../../runtime/generations.ts";
-import type { EntityKey } from "../../runtime/ids.ts";
+import { type EntityKey, nameOf } from "../../runtime/ids.ts";
 import { Log } from "../../runtime/log.ts";
-import { peeked } from "../../runtime/machine.ts";
+import { ok, peeked } from "../../runtime/machine.ts";
 import { newActor } from "../../runtime/messages.ts";
 import { Outbox } from "../../runtime/outbox.ts";
 import { Partition } from "../../runtime/partition.ts";
@@ -97,6 +97,36 @@ function withoutRows(kind: RegExp): () => () => void {
       for (const each of undo) each();
     };
   };
+}
+
+/** Of rows of that kind, only the first value is kept. */
+function withFirstRows(kind: RegExp): () => () => void {
+  return () => {
+    const seen = new Set<string>();
+    return replace(
+      Changes.prototype,
+      "put",
+      (original) =>
+        function (this: Changes, rowKey, value) {
+          if (kind.test(rowKey) && seen.has(rowKey)) return;
+          seen.add(rowKey);
+          original.call(this, rowKey, value);
+        },
+    );
+  };
+}
+
+/** Rows of that kind are never deleted. */
+function withOldRows(kind: RegExp): () => () => void {
+  return () =>
+    replace(
+      Changes.prototype,
+      "delete",
+      (original) =>
+        function (this: Changes, rowKey) {
+          if (!kind.test(rowKey)) original.call(this, rowKey);
+        },
+    );
 }
 
 /** Outputs leave at once, as if everything were durable. */
@@ -309,6 +339,62 @@ export const mutants: readonly Mutant[] = [
     }),
   },
   {
+    name: "a schedule takes its runs for closed when they begin",
+    seedsMax: 20,
+    law: "L-schedule",
+    job: "overlapping",
+    patch: withMessages((message) => {
+      if (message.kind !== "start" || message.watcher === undefined) return [message];
+      const { key: to, ...watch } = message.watcher;
+      return [message, { kind: "resolve", to, ...watch, outcome: ok(undefined) }];
+    }),
+  },
+  {
+    name: "what becomes of a schedule is not kept",
+    seedsMax: 20,
+    job: "steering",
+    patch: withFirstRows(/^e\/[^/]+\/s\/[^/]+\/!$/),
+  },
+  {
+    name: "the times of a run that is deleted stay",
+    seedsMax: 20,
+    law: "J-delete frees everything",
+    job: "succeeding",
+    patch: withOldRows(/^t\/[0-9a-f]{12}\/ffffff(fe|ff)\//),
+  },
+  {
+    name: "when a run is to be deleted isn't kept",
+    seedsMax: 20,
+    law: "liveness",
+    job: "expiring",
+    patch: withoutRows(/^t\/[0-9a-f]{12}\/fffffffb\//),
+  },
+  {
+    name: "a run that a queue refused stays",
+    seedsMax: 20,
+    law: "J-a refused start leaves nothing",
+    job: "refusing",
+    patch: () => replace(Partition.prototype, "withdraw", () => () => undefined),
+  },
+  {
+    name: "a run goes on before its queue has a place for it",
+    seedsMax: 20,
+    law: "L-queue place",
+    job: "limiting",
+    patch: withMessages((message) => {
+      if (message.kind !== "enter") return [message];
+      const { run: to, ticket } = message;
+      return [{ kind: "place", to, queue: nameOf(message.to), ticket, place: "given" }, message];
+    }),
+  },
+  {
+    name: "what a queue has let through isn't kept",
+    seedsMax: 60,
+    law: "L-queue rate",
+    job: "rating",
+    patch: withFirstRows(/^e\/[^/]+\/q\/[^/]+\/!$/),
+  },
+  {
     name: "a cancellation doesn't reach children",
     seedsMax: 20,
     law: "J-cancel reaches everything",
@@ -326,19 +412,7 @@ export const mutants: readonly Mutant[] = [
     seedsMax: 50,
     law: "I3 the last published value stays",
     job: "approving",
-    patch: () => {
-      const seen = new Set<string>();
-      return replace(
-        Changes.prototype,
-        "put",
-        (original) =>
-          function (this: Changes, rowKey, value) {
-            if (rowKey.startsWith("g/") && seen.has(rowKey)) return;
-            seen.add(rowKey);
-            original.call(this, rowKey, value);
-          },
-      );
-    },
+    patch: withFirstRows(/^g\//),
   },
   {
     name: "an update that comes with a start is another one each time it is sent",

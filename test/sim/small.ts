@@ -31,7 +31,7 @@ const small: Readonly<Record<string, Readonly<Record<string, number>>>> = {
     checkpointBytesMax: 2000,
     changesFew: 2,
   },
-  schedule: { slotsPerTick: 2 },
+  schedule: { slotsPerTick: 2, missedCountMax: 2 },
   segments: { readAheadMax: 2, wholeBlocksMax: 1, readAheadBytes: 300 },
   sorted: { chunkKeysMax: 4 },
   steps: { stride: 2, runsMax: 2 },
