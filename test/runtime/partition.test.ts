@@ -75,7 +75,7 @@ const roundabout: () => Promise<string> = workflow("roundabout", () =>
 );
 
 const Slow = actor(
-  "Slow",
+  "Sluggish",
   class {
     done = 0;
     async work(ms: number): Promise<number> {
@@ -220,7 +220,7 @@ test("signals that come around a failure are there after a resume", async () => 
 
 function call(callId: string, ms: number, options: object = {}): Promise<CallResult> {
   const args = encode([ms]);
-  return tenant.callActor({ type: "Slow", key: "k", method: "work", args, callId, ...options });
+  return tenant.callActor({ type: "Sluggish", key: "k", method: "work", args, callId, ...options });
 }
 
 test("a call that found the mailbox full is not taken for accepted when it is repeated", async () => {
@@ -256,7 +256,7 @@ test("a call that was there before its actor waited for the caller is refused as
 test("whoever waits for an actor that is deleted is told so", async () => {
   const calls = Promise.all([call("turn", 60_000), call("mail", 0)]);
   await finished(world.sleep(100));
-  await finished(tenant.deleteActor("Slow", "k"));
+  await finished(tenant.deleteActor("Sluggish", "k"));
   const beforeMs = world.nowMs;
   expect((await finished(calls)).map(answerOf)).toEqual(["actor-not-found", "actor-not-found"]);
   expect(world.nowMs - beforeMs).toBeLessThan(1000);
@@ -267,7 +267,7 @@ test("a workflow that waits for an actor that is deleted is told so", async () =
   const asking = tenant.startRun({ id: "w", workflow: "askSlow", args: encode(["k"]) });
   await finished(asking);
   await finished(world.sleep(200));
-  await finished(tenant.deleteActor("Slow", "k"));
+  await finished(tenant.deleteActor("Sluggish", "k"));
   const outcome = await outcomeOf("w");
   expect(outcome).toMatchObject({ kind: "error" });
   expect(JSON.stringify(outcome)).toContain("actor-not-found");
