@@ -756,8 +756,22 @@ function writeError(error: Error, depth: number): void {
   if (Array.isArray(errors)) details["errors"] = errors;
   const fields = errorFields(error);
   if (fields !== undefined) details["fields"] = fields;
+  Object.assign(details, hiddenParts(error));
   keys[depth] = undefined;
   writePlain(details, depth + 2);
+}
+
+/** What an error of the SDK keeps out of its fields: to be known by, and whether to try again. */
+function hiddenParts(error: Error): Record<string, unknown> {
+  const parts: Record<string, unknown> = {};
+  for (const key of ["code", "class", "retryable"] as const) {
+    const own = Object.getOwnPropertyDescriptor(error, key);
+    if (own === undefined || own.enumerable === true) continue;
+    // Only what says something: an error that may be tried again is like any other.
+    const isTelling = key === "retryable" ? own.value === false : typeof own.value === "string";
+    if (isTelling) parts[key] = own.value;
+  }
+  return parts;
 }
 
 interface Node {
@@ -1174,6 +1188,10 @@ function readError(name: string, message: string, details: unknown): Error {
   if (typeof stack === "string") hide(error, "stack", stack);
   if (Object.hasOwn(details, "cause")) hide(error, "cause", cause);
   if (Array.isArray(errors)) hide(error, "errors", errors);
+  const { code, class: kind, retryable } = details as Record<string, unknown>;
+  if (typeof code === "string") hide(error, "code", code);
+  if (typeof kind === "string") hide(error, "class", kind);
+  if (retryable === false) hide(error, "retryable", false);
   assignErrorFields(error, fields);
   return error;
 }

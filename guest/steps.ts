@@ -758,10 +758,11 @@ export class Steps {
 
   ended(task: Task, cell: Cell): void {
     const { id, args, storedArgs, options } = task;
-    const isCaught = options.catchErrors;
-    const [value, error] = isCaught ? (cell.value as [unknown, unknown]) : [cell.value];
-    const { compensate: fn, checkpoint } = options;
-    const isDone = cell.state === okState && error === undefined;
+    const { catchErrors, compensate: fn, checkpoint } = options;
+    const isOk = cell.state === okState;
+    // One that was given up has no pair: its error went to nobody who could catch it.
+    const [value, error] = isOk && catchErrors ? (cell.value as [unknown, unknown]) : [cell.value];
+    const isDone = isOk && error === undefined;
     // What a run before this one did isn't this one's to undo.
     if (fn === undefined || !isDone || task.isReused) {
       this.compensations.decide(undefined);

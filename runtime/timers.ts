@@ -10,6 +10,9 @@ export interface Timer {
 
 export class TimerHeap extends Heap<Timer> {
   constructor() {
-    super((left, right) => left.atMs < right.atMs);
+    // Of those that are due at once the one that was set first is first, as in JavaScript.
+    super(
+      (left, right) => left.atMs < right.atMs || (left.atMs === right.atMs && left.id < right.id),
+    );
   }
 }

@@ -199,6 +199,22 @@ test("a lone surrogate becomes the replacement character", () => {
   expect(decode(encode("a\ud800b\udfff"))).toBe("a\ufffdb\ufffd");
 });
 
+test("errors of the SDK keep their code, their class and whether to try again, as values too", () => {
+  const errors = [
+    new guest.GuestError("declined", { code: "card-declined", class: "user", retryable: false }),
+    new guest.TimeoutError("late"),
+    new guest.NonRetryableError("no", { code: "final" }),
+    new guest.ChildError("no child", { runId: "r1", code: "child-failed" }),
+  ];
+  for (const error of errors) {
+    const copy = decode(encode([undefined, error])) as [undefined, guest.GuestError];
+    const { name, message, code, class: kind, retryable } = error;
+    expect(copy[1]).toMatchObject({ name, message, code, retryable });
+    expect(copy[1].class).toBe(kind);
+    expect(Object.keys(copy[1])).toEqual(Object.keys(error));
+  }
+});
+
 test("errors come back with class, name, fields, causes and stack", () => {
   class PaymentError extends Error {
     override readonly name = "PaymentError";

@@ -167,6 +167,27 @@ test("a step under way when the run fails is undone when it ends", async () => {
   expect(host.error().message).toBe("bad");
 });
 
+test("a run fails of its own error when a step that catches errors was to be tried again", async () => {
+  const flight = booked("flight");
+  const seat = guest.step(
+    unique("seat"),
+    () => {
+      throw new Error("busy");
+    },
+    { compensate: () => done.push("-seat"), catchErrors: true, backoff: { initial: "1 min" } },
+  );
+  const name = unique("trip");
+  guest.workflow(name, async () => {
+    void seat();
+    await flight("Rome");
+    throw new Error("no car");
+  });
+  await host.start(name);
+  await host.settle();
+  expect(host.error().message).toBe("no car");
+  expect(done).toEqual(["+flight Rome", "-flight/Rome Rome"]);
+});
+
 test("compensate() undoes on demand, and what was registered by hand", async () => {
   const flight = booked("flight");
   const name = unique("demand");
