@@ -81,6 +81,11 @@ test("a host may crash at any store call", async () => {
   }
 }, 120_000);
 
+test("a host may crash at any store call of programs", async () => {
+  const { ops } = await run({ seed: 14, job: "programs", crashAtOp: 0 });
+  for (let op = 1; op <= ops; op += 3) await run({ seed: 14, job: "programs", crashAtOp: op });
+}, 120_000);
+
 test("a wake-up costs the same late in a long run and beside many sleeping ones", async () => {
   const { violations, early } = await flat({ seed: 1 });
   expect(violations).toEqual([]);

@@ -11,6 +11,7 @@ import { accepting, replacing, stepping } from "./id-jobs.ts";
 import { aging, bearing, copying, felling, listening, missing, stopping } from "./life-jobs.ts";
 import { conversing, exporting, following, surveying } from "./look-jobs.ts";
 import { approving, reaching, startingWith } from "./message-jobs.ts";
+import { programs } from "./programs/job.ts";
 import { admitting, limiting, rating, refusing } from "./queue-jobs.ts";
 import { awaiting, expiring, succeeding } from "./retention-jobs.ts";
 import { branching, forking, moving, undoing } from "./run-jobs.ts";
@@ -990,6 +991,9 @@ export const jobs: Readonly<Record<string, Job>> = {
   startingWith,
   reaching,
 };
+
+/** For some of the seeds, which have one more client for them. */
+export const jobsOfPrograms: Readonly<Record<string, Job>> = { programs };
 
 /** Only where hosts share the partitions, so that the others keep their seeds. */
 export const jobsOfMany: Readonly<Record<string, Job>> = {

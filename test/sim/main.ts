@@ -95,6 +95,7 @@ function report(result: SimResult, crashAt: number | undefined): void {
   for (const { law, message, atMs } of result.violations.slice(0, 3)) {
     console.log(`seed ${result.seed} at ${atMs.toFixed(1)} ms: ${law}: ${message.slice(0, 1500)}`);
   }
+  for (const story of result.stories) console.log(`  ${story}`);
   const job = values.job === undefined ? "" : ` --job ${values.job}`;
   const crash = crashAt === undefined ? "" : ` --crash-at ${crashAt}`;
   const hosts = values.shared ? " --shared" : values.alone ? " --alone" : "";

@@ -3,7 +3,8 @@
  * laws have teeth. A mutant changes the store, the sandbox, or the engine through methods
  * that are public between its modules; the product has no switch for any of it.
  */
-import { Compensations } from "../../guest/compensations.ts";
+import { Compensations, type Done } from "../../guest/compensations.ts";
+import { Steps } from "../../guest/steps.ts";
 import { Activations } from "../../runtime/activations.ts";
 import { Actors } from "../../runtime/actors.ts";
 import { Waits } from "../../runtime/asking.ts";
@@ -61,6 +62,8 @@ export interface Mutant {
     /** A rebuilt memory is given the inputs of each activation in another order. */
     readonly reversesInputs?: boolean;
     readonly takesNoImages?: boolean;
+    /** Half of the queries see the memory as it was before its last activation. */
+    readonly asksOldMemory?: boolean;
     /** A turn that runs ahead is given the state from before the turn before it. */
     readonly runsAheadOnOldState?: boolean;
   };
@@ -529,6 +532,55 @@ export const mutants: readonly Mutant[] = [
           },
       );
     },
+  },
+  {
+    name: "what is done is undone in another order",
+    seedsMax: 20,
+    law: "J-program: all that is done is undone, the last first",
+    job: "programs",
+    patch: () => {
+      const kept = new WeakMap<Compensations, Done>();
+      return replace(
+        Compensations.prototype,
+        "decide",
+        (original) =>
+          function (this: Compensations, done) {
+            const before = kept.get(this);
+            if (done !== undefined && before === undefined) {
+              kept.set(this, done);
+              return original.call(this, undefined);
+            }
+            original.call(this, done);
+            if (done === undefined || before === undefined) return;
+            kept.delete(this);
+            this.expect();
+            original.call(this, before);
+          },
+      );
+    },
+  },
+  {
+    name: "a node of a graph begins when the first of those that it needs is done",
+    seedsMax: 20,
+    law: "J-program: its end is the model's",
+    job: "programs",
+    patch: () =>
+      replace(
+        Steps.prototype,
+        "upstreamSettled",
+        (original) =>
+          function (this: Steps, task, cell) {
+            task.pending = Math.min(task.pending, 1);
+            original.call(this, task, cell);
+          },
+      ),
+  },
+  {
+    name: "a query is answered by an older memory",
+    seedsMax: 40,
+    law: "J-program: no answer goes back",
+    job: "programs",
+    sandbox: { asksOldMemory: true },
   },
   {
     name: "a fork asks again for what its past was given",

@@ -8,7 +8,7 @@ import type { PartitionLimits } from "../../runtime/partition.ts";
 import { audit } from "./audit.ts";
 import { Client, type Job } from "./clients.ts";
 import { flat } from "./flat.ts";
-import { allShared, jobs, jobsOfMany, jobsOfSome } from "./jobs.ts";
+import { allShared, jobs, jobsOfMany, jobsOfPrograms, jobsOfSome } from "./jobs.ts";
 import type { Violation } from "./laws.ts";
 import type { Mutant } from "./mutants.ts";
 import { disturb } from "./network.ts";
@@ -34,6 +34,8 @@ export interface SimResult {
   readonly traceHash: string;
   readonly lines: readonly string[];
   readonly counts: ReadonlyMap<string, number>;
+  /** What the runs were that the violations speak of. */
+  readonly stories: readonly string[];
   readonly events: number;
   readonly ops: number;
   readonly virtualMs: number;
@@ -95,10 +97,17 @@ export async function simulate(options: SimOptions): Promise<SimResult> {
     traceHash: world.traceHash,
     lines: world.lines,
     counts: world.counts,
+    stories: storiesOf(world),
     events: world.events,
     ops: world.opCount,
     virtualMs: world.nowMs,
   };
+}
+
+function storiesOf({ stories, laws }: World): string[] {
+  return [...stories]
+    .filter(([id]) => laws.violations.some(({ message }) => message.includes(id)))
+    .map(([id, story]) => `${id}: ${story}`);
 }
 
 function isPlain({ crashAtOp, mutant }: SimOptions): boolean {
@@ -154,22 +163,25 @@ async function live(world: World, random: SimRandom, options: SimOptions): Promi
     ...jobsOfSome.filter(isDrawn).map((each) => each.jobs),
   );
   const names = options.job === undefined ? Object.keys(all) : [options.job];
-  const clientCount = random.between(1, 4);
-  for (let c = 1; c <= clientCount; c += 1) {
-    const tenant = random.pick(tenants);
-    const client = new Client(world, `${tenant}.c${c}`, tenant);
+  const employ = (name: string, from: readonly string[]): void => {
+    const client = new Client(world, name, name.slice(0, name.indexOf(".")));
     clients.push(client);
     busy += 1;
     const work = async (): Promise<void> => {
       for (let j = 1, n = random.between(1, 4); j <= n; j += 1) {
-        const name = client.random.pick(names);
-        await runJob(client, name, `${client.name}.${name}${j}`);
+        const job = client.random.pick(from);
+        await runJob(client, job, `${client.name}.${job}${j}`);
       }
       client.doing = "done";
       busy -= 1;
     };
     void work();
-  }
+  };
+  const clientCount = random.between(1, 4);
+  for (let c = 1; c <= clientCount; c += 1) employ(`${random.pick(tenants)}.c${c}`, names);
+  // A client of their own: among all the others' they would hardly ever be drawn.
+  const hasPrograms = options.job === undefined && new SimRandom(options.seed, 28).chance(0.2);
+  if (isPlain(options) && hasPrograms) employ("a.p", Object.keys(jobsOfPrograms));
   chaos.begin(options.crashAtOp === undefined);
   const isMovingBySeed = isPlain(options) && new SimRandom(options.seed, 12).chance(0.2);
   if (options.isMoving ?? isMovingBySeed) chaos.move(options.seed);
@@ -209,7 +221,7 @@ async function live(world: World, random: SimRandom, options: SimOptions): Promi
 }
 
 const everyJob: Readonly<Record<string, Job>> = Object.assign(
-  { ...jobs, ...jobsOfMany },
+  { ...jobs, ...jobsOfMany, ...jobsOfPrograms },
   ...jobsOfSome.map((each) => each.jobs),
 );
 

@@ -21,6 +21,7 @@ import type {
 } from "../../runtime/ports.ts";
 import "./actor-guest.ts";
 import { watchdog } from "./guest.ts";
+import "./programs/player.ts";
 import "./run-guests.ts";
 import { type SimHost, settle, type World } from "./world.ts";
 
@@ -161,8 +162,9 @@ export class SimSandbox implements Sandbox {
     }
     const isKept = request.after === "keep";
     // The throw-away copy: the same memory made once more.
-    if (!isKept && world.options.mutant?.sandbox?.keepsDiscarded !== true) {
-      memory = await copyOf(memory);
+    const { keepsDiscarded, asksOldMemory } = world.options.mutant?.sandbox ?? {};
+    if (!isKept && keepsDiscarded !== true) {
+      memory = await copyOf(memory, asksOldMemory === true && random.chance(0.5) ? 1 : 0);
     }
     const activation = request.activation.slice();
     const isHit = this.#isHit(request);
@@ -276,9 +278,11 @@ function reversed(activation: Uint8Array): Uint8Array {
   return encode({ ...value, inputs: value.inputs.toReversed() });
 }
 
-async function copyOf(memory: Memory): Promise<Memory> {
+/** The same memory made once more, or as it was so many activations ago. */
+async function copyOf({ activations }: Memory, ago: number): Promise<Memory> {
   const copy = newMemory();
-  for (const activation of memory.activations) await deliver(copy, activation);
+  const past = activations.slice(0, activations.length - ago);
+  for (const activation of past) await deliver(copy, activation);
   return copy;
 }
 

@@ -102,6 +102,8 @@ export class World {
   readonly hosts: SimHost[] = [];
   readonly lines: string[] = [];
   readonly counts = new Map<string, number>();
+  /** What clients had runs do, by their ids: shown with what went wrong with them. */
+  readonly stories = new Map<string, string>();
   faults: FaultRates = noFaults;
   /** No host reaches another; all reach the bucket. */
   isCut = false;
