@@ -184,7 +184,9 @@ async function resumed(client: Client, id: string): Promise<boolean> {
 /** One that failed is resumed, as its operator might: the failed step has all its attempts again. */
 async function endOf(client: Client, run: Run): Promise<Ended> {
   const { id, program } = run;
-  for (let resumes = client.random.pick([0, 0, 1, 3]); ; resumes -= 1) {
+  // Its children are cancelled when it fails: those that it awaited beside a step that failed, too.
+  const hasChildren = hasConcurrency(program) && hasPart(program, ["child", "told", "stopped"]);
+  for (let resumes = hasChildren ? 0 : client.random.pick([0, 0, 1, 3]); ; resumes -= 1) {
     const ended = endedOf(await client.outcome(id));
     if (ended.code === undefined || resumes <= 0 || !(await resumed(client, id))) return ended;
     client.world.count("programs resumed");
@@ -538,11 +540,19 @@ function judgeUndone(
   if (isFailed) same(client, law.undone, done, [], `${id} left undone`);
 }
 
-function hasConcurrency({ lives, handler }: Program): boolean {
-  let isFound = handler !== undefined;
+function hasConcurrency(program: Program): boolean {
+  return program.handler !== undefined || hasPart(program, joins);
+}
+
+const joins = ["all", "settled", "race", "any", "map", "told"];
+
+function hasPart({ lives, handler = lives[0] }: Program, kinds: readonly string[]): boolean {
+  let isFound = false;
   const work = ({ kind }: { kind: string }): void => {
-    if (["all", "settled", "race", "any", "map", "told"].includes(kind)) isFound = true;
+    if (kinds.includes(kind)) isFound = true;
   };
-  for (const life of lives) visit(life, { path: "", isHere: true }, { work });
+  for (const life of [...lives, handler]) {
+    if (life !== undefined) visit(life, { path: "", isHere: true }, { work });
+  }
   return isFound;
 }
