@@ -156,6 +156,21 @@ class Collection {
   }
 
   async run(): Promise<GarbageReport> {
+    try {
+      return await this.#collect();
+    } catch (error) {
+      const isDamage = error instanceof SporeError && error.kind === "corrupt";
+      if (!isDamage || !(await this.#isOfEarlierLayout())) throw error;
+      // What is missing was freed by another collection, as C7 says.
+      throw layoutChanged();
+    }
+  }
+
+  async #isOfEarlierLayout(): Promise<boolean> {
+    return this.#folder !== "" && (await this.#options.layouts.current()).number !== this.#layout;
+  }
+
+  async #collect(): Promise<GarbageReport> {
     const { prefix } = this.#options;
     await this.#begin();
     await this.#eachListed(`${prefix}components/`, (key, bytes) => {
@@ -249,10 +264,8 @@ class Collection {
       await look();
     }
     // T: if these are the partitions still, nothing was anywhere else.
-    if ((await layouts.current()).number === layout.number) return replicas;
-    throw new SporeError("host-busy", "the number of partitions has just been changed", {
-      hint: "Collect again; nothing was deleted.",
-    });
+    if (await this.#isOfEarlierLayout()) throw layoutChanged();
+    return replicas;
   }
 
   async #markRows(replica: Replica, look: () => Promise<void>): Promise<void> {
@@ -461,4 +474,10 @@ class Collection {
     if (this.#options.isDryRun !== true) observer.count("spore_collected_total", count, { what });
     return { count, bytes };
   }
+}
+
+function layoutChanged(): SporeError {
+  return new SporeError("host-busy", "the number of partitions has just been changed", {
+    hint: "Collect again; nothing was deleted.",
+  });
 }

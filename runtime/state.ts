@@ -414,7 +414,7 @@ export interface Sink {
   send(message: Message): void;
   /** Performs a pending fetch, put or get after the commit. */
   perform(entity: Entity, id: number): void;
-  setTimer(entity: Entity, id: number, atMs: number): void;
+  setTimer(of: Pick<Entity, "key">, id: number, atMs: number): void;
   /** Wakes local waiters (`?wait=`, SSE) after the commit. */
   notify(entity: Entity): void;
   /** Answers the local client that waits for this call, after the commit. */

@@ -75,6 +75,7 @@ export async function holdUpload(
   await partition.request(key, (_none, sink) => {
     sink.changes.put(rowKeys.hold(key, hash), new Uint8Array(0));
     sink.changes.put(rowKeys.timer(expiresAtMs, key, systemTimers.retention), new Uint8Array(0));
+    sink.setTimer({ key }, systemTimers.retention, expiresAtMs);
   });
   await partition.durable();
 }

@@ -201,3 +201,15 @@ test("pieces that were none, aren't there or are too many are refused", async ()
     expect(outcome).toMatchObject({ kind: "error", error: { code } });
   }
 });
+
+test("a host that has nothing else to do knows when an upload is to be let go", async () => {
+  const timesOf = (): (number | undefined)[] =>
+    world.liveHosts.flatMap(
+      ({ host }) => host?.status().partitions.map((each) => each.nextTimerAtMs) ?? [],
+    );
+  expect(timesOf()).toEqual([undefined, undefined]);
+  const { expiresAtMs } = await during(tenant.putObject(encode("kept for a day")));
+  const times = timesOf().filter((atMs) => atMs !== undefined);
+  expect(times).toHaveLength(1);
+  expect(times[0]).toBeLessThanOrEqual(expiresAtMs);
+});

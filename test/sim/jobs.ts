@@ -7,6 +7,7 @@ import type { Outcome } from "../../guest/protocol.ts";
 import type { HistoryEvent, StartRequest } from "../../runtime/index.ts";
 import { knotting, ringing, upgrading } from "./actor-jobs.ts";
 import { Client, codeOf, forgiving, type Job, same } from "./clients.ts";
+import { following, judging } from "./event-jobs.ts";
 import { accepting, replacing, stepping } from "./id-jobs.ts";
 import { aging, bearing, copying, felling, listening, missing, stopping } from "./life-jobs.ts";
 import { conversing, exporting, following, surveying } from "./look-jobs.ts";
@@ -25,6 +26,7 @@ import {
   steering,
 } from "./schedule-jobs.ts";
 import { browsing, bulking, resumingAll, counting as using } from "./tenant-jobs.ts";
+import { uploading } from "./value-jobs.ts";
 import { epochMs } from "./world.ts";
 
 /** What clients know together about the shared counters of a tenant. */
@@ -1012,6 +1014,9 @@ const jobsOfRuns: Readonly<Record<string, Job>> = {
   replacing,
   accepting,
   stepping,
+  judging,
+  following,
+  uploading,
 };
 
 /** Of actors, their lives and what is seen of them. */

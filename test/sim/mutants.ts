@@ -800,6 +800,35 @@ export const mutants: readonly Mutant[] = [
     },
   },
   {
+    name: "a token stays good though its event is revoked",
+    seedsMax: 20,
+    law: "J-event: it is decided or revoked, once",
+    job: "judging",
+    patch: () => replace(Runs.prototype, "revokeEvent", () => () => Promise.resolve()),
+  },
+  {
+    name: "a stream of events ends early",
+    seedsMax: 20,
+    law: "J-follow: the stream ends with the run",
+    job: "following",
+    patch: () =>
+      replace(
+        Runs.prototype,
+        "events",
+        (original) =>
+          async function (this: Runs, id, options) {
+            const page = await original.call(this, id, options);
+            return { ...page, isOver: page.isOver || page.events.length > 3 };
+          },
+      ),
+  },
+  {
+    name: "what a client has stored isn't held",
+    seedsMax: 20,
+    job: "uploading",
+    patch: withoutRows(/^b\/[^/]+\/u\//),
+  },
+  {
     name: "a list doesn't hear of what changes while it is read",
     seedsMax: 60,
     law: "J-list: what is there all the time is shown once",

@@ -514,6 +514,7 @@ export class SimHost {
 export class Bucket {
   readonly objects = new Map<string, Uint8Array>();
   readonly #world: World;
+  readonly #createdAtMs = new Map<string, number>();
   gets = 0;
   lists = 0;
   puts = 0;
@@ -521,6 +522,10 @@ export class Bucket {
 
   constructor(world: World) {
     this.#world = world;
+  }
+
+  ageMs(key: string): number {
+    return this.#world.nowMs - (this.#createdAtMs.get(key) ?? 0);
   }
 
   get(key: string, range?: ByteRange): Uint8Array | undefined {
@@ -535,6 +540,7 @@ export class Bucket {
     if (isIfAbsent && this.objects.has(key) && mutant?.overwrites !== true) {
       return mutant?.claimsCreated === true ? "created" : "exists";
     }
+    if (!this.objects.has(key)) this.#createdAtMs.set(key, this.#world.nowMs);
     this.objects.set(key, bytes);
     this.puts += 1;
     this.putBytes += bytes.length;
@@ -591,7 +597,11 @@ class SimStore implements Store {
       const found = this.#world.bucket.list(prefix, options.after ?? "", limit);
       if (!this.#host.random.chance(this.#world.faults.staleList)) return found;
       const shown = this.#host.random.below(found.keys.length + 1);
-      return { keys: found.keys.slice(0, shown), isTruncated: false };
+      // Tenants' are shown after a while: a collection goes by that (collector.ts C5).
+      const isOld = (key: string): boolean =>
+        key.startsWith("tenants/") && this.#world.bucket.ageMs(key) > 1000;
+      const keys = found.keys.filter(({ key }, index) => index < shown || isOld(key));
+      return { keys, isTruncated: false };
     });
   }
 
