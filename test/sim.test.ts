@@ -31,7 +31,8 @@ async function run(options: SimOptions): Promise<{ hash: string; ops: number }> 
 
 /** Of a line of seeds.txt; as `npm run sim` takes its flags. */
 function optionsOf(line: string): SimOptions {
-  const [, seed, flags = ""] = /^(\d+)((?: --(?:shared|alone|moving|job \w+))*) \S/.exec(line) ?? [];
+  const [, seed, flags = ""] =
+    /^(\d+)((?: --(?:shared|alone|moving|job \w+))*) \S/.exec(line) ?? [];
   expect(seed, `a seed, flags and its story: ${line}`).toBeDefined();
   const isShared = flags.includes("--shared") || (flags.includes("--alone") ? false : undefined);
   const job = /--job (\w+)/.exec(flags)?.[1];

@@ -150,6 +150,17 @@ export class Laws {
     return [...this.truthOf(key).rows.keys()].filter((rowKey) => rowKey.startsWith(prefix));
   }
 
+  /** What there is of an entity: its rows, and what would be done with it. */
+  leftOf(key: EntityKey): string[] {
+    return [...this.truthOf(key).rows.keys()].filter((row) => {
+      if (row.startsWith("t/")) return row.endsWith(`/${key}`);
+      return (
+        row === `a/${key}` ||
+        (/^[ehkg]$/.test(row.split("/")[0] ?? "") && row.startsWith(`${row[0]}/${key}/`))
+      );
+    });
+  }
+
   written(host: SimHost, key: string, bytes: Uint8Array): void {
     if (key.startsWith("layouts/")) this.#moves(layoutOf(bytes));
     const match = logKey.exec(key);

@@ -51,20 +51,13 @@ async function tryToStart(
 
 async function nothingOf(client: Client, id: string): Promise<void> {
   const { laws } = client.world;
-  const key = runKey(client.tenant, id);
-  const found = await client.ask(
-    `nothing of ${id}?`,
-    (tenant) => forgiving(tenant.getRun(id), "run-not-found"),
-    (view) => {
-      if (view !== undefined) return;
-      const rows = [`e/${key}/`, `h/${key}/`, `k/${key}/`, `a/${key}`].flatMap((prefix) =>
-        laws.rowsBelow(key, prefix),
-      );
-      const timers = laws.rowsBelow(key, "t/").filter((row) => row.endsWith(`/${key}`));
-      same(client, refusedLaw, [...rows, ...timers], [], id);
-    },
+  const found = await client.ask(`nothing of ${id}?`, (tenant) =>
+    forgiving(tenant.getRun(id), "run-not-found"),
   );
   same(client, refusedLaw, found?.status, undefined, id);
+  // Its last rows go a moment later.
+  const key = runKey(client.tenant, id);
+  while (laws.leftOf(key).length > 0) await client.world.sleep(client.random.latency(2000));
 }
 
 async function startInTime(
@@ -96,6 +89,7 @@ async function pass(client: Client, id: string, queue: string): Promise<void> {
     ...(how === "late" ? { deadlineMs: nowMs + random.pick([1, 200, 3000]) } : {}),
     ...(how === "delayed" ? { startAtMs: nowMs + random.pick([5, 500, 4000]) } : {}),
   });
+  if (random.chance(0.4)) await look(client, id, queue);
   if (how === "pause") await pauseAndResume(client, id);
   if (how === "cancel" || how === "terminate") await end(client, id, how);
   const outcome = await client.outcome(id);
@@ -103,6 +97,28 @@ async function pass(client: Client, id: string, queue: string): Promise<void> {
   const mayFail = how === "fail" || how === "cancel" || how === "terminate" || how === "late";
   if (!mayFail) same(client, "J-queue", outcome.kind, "ok", `${id} ${how}`);
   if (how === "again") await passAgain(client, id);
+}
+
+/** What a run and its queue say of each other, whichever of them was asked first. */
+async function look(client: Client, id: string, queue: string): Promise<void> {
+  const { laws } = client.world;
+  const { status, waiting } = await client.view(id);
+  client.world.count(`seen while ${status}`);
+  const isSaid = /queue|its time to start/.test(waiting?.for ?? "");
+  laws.check(status !== "PENDING" || isSaid, asTold, `${id} waits for ${waiting?.for}`);
+  const view = await queueNow(client, queue);
+  if (view === undefined) return;
+  const { running, waiting: count, admitted, next } = view;
+  const told = `${queue}: ${running} run, ${count} wait, ${admitted} admitted, ${next.length} shown`;
+  laws.check(next.length === Math.min(10, count) && admitted >= running, asTold, told);
+  const turns = next.map(({ priority }) => priority);
+  same(
+    client,
+    asTold,
+    turns,
+    turns.toSorted((left, right) => right - left),
+    queue,
+  );
 }
 
 async function end(client: Client, id: string, how: "cancel" | "terminate"): Promise<void> {
@@ -261,11 +277,7 @@ async function removed(client: Client, name: string): Promise<void> {
     `delete ${name}`,
     (tenant) => forgiving(tenant.deleteQueue(name), "queue-not-found"),
     () => {
-      const left = [`e/${key}/`, `a/${key}`, `x/${client.tenant}/q/${name}`].flatMap((prefix) =>
-        laws.rowsBelow(key, prefix),
-      );
-      const timers = laws.rowsBelow(key, "t/").filter((row) => row.endsWith(`/${key}`));
-      same(client, "J-delete frees everything", [...left, ...timers], [], name);
+      same(client, "J-delete frees everything", laws.leftOf(key), [], name);
     },
   );
 }
