@@ -129,7 +129,7 @@ interface Stream {
 }
 
 /** Who follows a run gets each event once, in order, up to its end, from whatever host is there. */
-export const following: Job = async (client, id) => {
+export const streaming: Job = async (client, id) => {
   const { random, world } = client;
   const n = random.between(1, 3);
   const isStarted = client.start(id, "mixed", [n]);

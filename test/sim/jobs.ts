@@ -7,7 +7,7 @@ import type { Outcome } from "../../guest/protocol.ts";
 import type { HistoryEvent, StartRequest } from "../../runtime/index.ts";
 import { knotting, ringing, upgrading } from "./actor-jobs.ts";
 import { Client, codeOf, forgiving, type Job, same } from "./clients.ts";
-import { following, judging } from "./event-jobs.ts";
+import { judging, streaming } from "./event-jobs.ts";
 import { accepting, replacing, stepping } from "./id-jobs.ts";
 import { aging, bearing, copying, felling, listening, missing, stopping } from "./life-jobs.ts";
 import { conversing, exporting, following, surveying } from "./look-jobs.ts";
@@ -1015,7 +1015,7 @@ const jobsOfRuns: Readonly<Record<string, Job>> = {
   accepting,
   stepping,
   judging,
-  following,
+  streaming,
   uploading,
 };
 

@@ -810,7 +810,7 @@ export const mutants: readonly Mutant[] = [
     name: "a stream of events ends early",
     seedsMax: 20,
     law: "J-follow: the stream ends with the run",
-    job: "following",
+    job: "streaming",
     patch: () =>
       replace(
         Runs.prototype,
