@@ -229,3 +229,20 @@ test("a component goes when a second collection finds it unused, and comes back 
   await start("a", "storing");
   expect((await during(tenant.getRun("a"))).status).toBe("RUNNING");
 });
+
+test("a collection that a change of partitions has overtaken is to be repeated, and calls nothing damaged", async () => {
+  await start("a", "storing");
+  await tell("a", "begin");
+  const [host] = world.liveHosts;
+  if (host?.host === undefined) throw new Error("a host is there");
+  const engine = host.host;
+  let isChanged = false;
+  const change = async (_call: string, key: string): Promise<void> => {
+    if (isChanged || key !== "p/0/table/") return;
+    isChanged = true;
+    await during(engine.repartition(3));
+    await during(engine.collect({}));
+  };
+  await expect(collecting(change)).rejects.toMatchObject({ code: "host-busy" });
+  expect(isChanged).toBe(true);
+});
