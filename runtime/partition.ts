@@ -918,6 +918,8 @@ export class Partition {
     const { key } = entity;
     const pending = entity.pending.get(id);
     if (pending === undefined) return;
+    // Let go of before that, nobody would perform it until the next owner (E2).
+    entity.dirtyIn = this.#commits.changes.number;
     this.#commits.changes.releases.push(() => {
       if (this.#isSettling) return;
       const resident = this.#residents.get(key);

@@ -333,6 +333,42 @@ test("a host that takes over many active runs reads what they share once, not fo
   expect(total).toBeLessThan(25);
 }, 60_000);
 
+test("what runs wait for is done by who takes them over, also if somebody asks for them just then", async () => {
+  world = new World({
+    seed: 4,
+    partitions: 1,
+    limits: { lingerMs: 5, residentMax: 1 },
+    storeMs: 5,
+  });
+  const first = world.startHost();
+  await world.runUntil(() => first.isReady, 10_000);
+  if (first.host === undefined) throw new Error("the host is ready");
+  tenant = first.host.tenant("t");
+  await finished(tenant.deploy({ kind: "javascript", code: "export {};" }));
+  const { ledger } = world;
+  const fetch = ledger.fetch.bind(ledger);
+  ledger.fetch = () => new Promise(() => undefined); // no answer comes before the crash
+  const ids = Array.from({ length: 200 }, (_, index) => `run-${index}`);
+  const start = (id: string) =>
+    tenant.startRun({ id, workflow: "patient", args: encode([id]), signal: go(id) });
+  await finished(Promise.all(ids.map(start)));
+  await finished(world.sleep(1000));
+  first.crash();
+  ledger.fetch = fetch;
+  const second = world.startHost();
+  await world.runUntil(() => second.isReady, 60_000);
+  if (second.host === undefined) throw new Error("the host is ready");
+  tenant = second.host.tenant("t");
+  await finished(Promise.all(ids.map((id) => tenant.output(id, { waitMs: 1 }))));
+  await finished(world.sleep(30_000));
+  const views = await finished(Promise.all(ids.map((id) => tenant.getRun(id))));
+  expect(views.filter(({ status }) => status !== "SUCCESSFUL")).toEqual([]);
+}, 60_000);
+
+function go(id: string) {
+  return { name: "go", value: encode(true), messageId: `${id}-go` };
+}
+
 test("a cancellation that comes with what the run waited for reaches what it waits for then", async () => {
   await begin("r", "sleepsAfterwards");
   // The update keeps the run busy, so that the others come to it together.
