@@ -52,7 +52,6 @@ import {
   type Admission,
   decodeRow,
   encodeRow,
-  isEffect,
   type Mail,
   type Message,
   rowKeys,
@@ -94,6 +93,7 @@ import {
   forgetTimes,
   isClosed,
   isRetentionOver,
+  performPending,
   survive,
   suspend,
 } from "./run.ts";
@@ -404,16 +404,9 @@ export class Partition {
   async #reviveAll(keys: EntityKey[]): Promise<void> {
     for (let key = keys.pop(); key !== undefined; key = keys.pop()) {
       if (this.#state !== "owned") return;
-      await this.request(key, (entity, sink) => this.#revive(entity, sink));
-    }
-  }
-
-  #revive(entity: Entity | undefined, sink: Sink): void {
-    if (entity === undefined) return;
-    for (const [id, pending] of entity.pending) {
-      if (isEffect(pending)) {
-        sink.perform(entity, id);
-      }
+      await this.request(key, (entity, sink) => {
+        if (entity !== undefined) performPending(entity, sink);
+      });
     }
   }
 

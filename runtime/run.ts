@@ -594,8 +594,8 @@ function rewindToFailure(entity: Entity, sink: Sink): void {
   forgetResumePoint(head);
 }
 
-/** Nobody performed them if their host crashed while the run was not running. */
-function performPending(entity: Entity, sink: Sink): void {
+/** Nobody performs them if their host has crashed. */
+export function performPending(entity: Entity, sink: Sink): void {
   for (const [id, pending] of entity.pending) {
     if (isEffect(pending)) {
       sink.perform(entity, id);
