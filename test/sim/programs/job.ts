@@ -94,7 +94,7 @@ async function accompany(client: Client, { id, program }: Run): Promise<Accompan
   if (program.handler !== undefined) actions.push(...update);
   const seen = { life: 0, done: 0 };
   for (let n = random.pick([0, 0, 2]); n > 0; n -= 1) actions.push(() => looked(client, id, seen));
-  if (random.chance(0.15)) actions.push(() => pauseAndResume(client, id));
+  if (canResume(program) && random.chance(0.2)) actions.push(() => pauseAndResume(client, id));
   if (random.chance(0.15)) {
     actions.push(async () => {
       isCancelled = true;
@@ -108,8 +108,14 @@ async function accompany(client: Client, { id, program }: Run): Promise<Accompan
     if (random.chance(0.3)) await world.sleep(random.latency(pauseMs));
     await act();
   }
-  if (program.closing !== undefined) await sendSignal(client, id, program.closing);
+  // One that failed before it was paused is resumed: what came in between was refused.
+  await sendAll(client, { id, program });
   return { updates: updates.toSorted((one, other) => one.n - other.n), isCancelled };
+}
+
+async function sendAll(client: Client, { id, program }: Run): Promise<void> {
+  for (const name of namesOf(program)) await sendSignal(client, id, name);
+  if (program.closing !== undefined) await sendSignal(client, id, program.closing);
 }
 
 function namesOf({ lives, path }: Program): string[] {
@@ -184,16 +190,17 @@ async function resumed(client: Client, id: string): Promise<boolean> {
 /** One that failed is resumed, as its operator might: the failed step has all its attempts again. */
 async function endOf(client: Client, run: Run): Promise<Ended> {
   const { id, program } = run;
-  // Its children are cancelled when it fails: those that it awaited beside a step that failed, too.
-  const hasChildren = hasConcurrency(program) && hasPart(program, ["child", "told", "stopped"]);
-  for (let resumes = hasChildren ? 0 : client.random.pick([0, 0, 1, 3]); ; resumes -= 1) {
+  for (let resumes = canResume(program) ? client.random.pick([0, 0, 1, 3]) : 0; ; resumes -= 1) {
     const ended = endedOf(await client.outcome(id));
     if (ended.code === undefined || resumes <= 0 || !(await resumed(client, id))) return ended;
     client.world.count("programs resumed");
-    // Those that came when it had failed were refused.
-    for (const name of namesOf(program)) await sendSignal(client, id, name);
-    if (program.closing !== undefined) await sendSignal(client, id, program.closing);
+    await sendAll(client, run);
   }
+}
+
+/** Children are cancelled when a run fails: those that it awaited beside a step that failed, too. */
+function canResume(program: Program): boolean {
+  return !hasConcurrency(program) || !hasPart(program, ["child", "told", "stopped"]);
 }
 
 /** How often each step was begun with all its attempts: all but the last of them came to nothing. */
