@@ -439,6 +439,12 @@ export class Tenant {
     this.#deployments.learn(deployed);
   }
 
+  /** So that runs begin with it on other hosts, too, as soon as the answer is there. */
+  async #tellDeployed(): Promise<void> {
+    const { known } = this.#deployments;
+    if (known !== undefined) await this.#parts.onDeployed(known);
+  }
+
   #routed(): Keyed {
     return Object.fromEntries(
       Object.keys(ways).map((method) => [
@@ -494,8 +500,7 @@ export class Tenant {
       getObjectPart: (name, range) => uploads.getPart(name, range),
       deploy: async (source) => {
         const made = await this.#deployments.deploy(source);
-        const { known } = this.#deployments;
-        if (known !== undefined) await this.#parts.onDeployed(known);
+        await this.#tellDeployed();
         return made;
       },
       currentComponent: () => this.#deployments.current(),
@@ -503,7 +508,11 @@ export class Tenant {
         await Promise.allSettled([this.#deployments.current(), this.#parts.admissions.look()]);
       },
       deployments: (options = {}) => this.#deployments.list(options),
-      rollBack: (to) => this.#deployments.rollBack(to),
+      rollBack: async (to) => {
+        const view = await this.#deployments.rollBack(to);
+        await this.#tellDeployed();
+        return view;
+      },
       componentUse: async () => sumOfUses(await this.#spread("componentUse", [])),
       startRun: (request) => this.#start(routed, request),
       output: (id, options) =>

@@ -314,3 +314,14 @@ test("what is deployed on one host runs on another at once", async () => {
   const current = await finished(tenantOf(second).currentComponent());
   expect(current?.isCurrent).toBe(true);
 });
+
+test("what one host goes back to begins on another at once", async () => {
+  const [first, second] = await started(2);
+  const deploy = (code: string) =>
+    finished(tenantOf(first).deploy({ kind: "javascript", code: `export {}; // ${code}` }));
+  const { id: good } = await deploy("good");
+  const { id: bad } = await deploy("bad");
+  expect((await finished(tenantOf(second).currentComponent()))?.id).toBe(bad);
+  await finished(tenantOf(first).rollBack());
+  expect((await finished(tenantOf(second).currentComponent()))?.id).toBe(good);
+});

@@ -7,6 +7,7 @@ import type { Outcome } from "../../guest/protocol.ts";
 import type { HistoryEvent, StartRequest } from "../../runtime/index.ts";
 import { knotting, ringing, upgrading } from "./actor-jobs.ts";
 import { Client, codeOf, forgiving, type Job, same } from "./clients.ts";
+import { recoding, releasing, settling } from "./deploy-jobs.ts";
 import { judging, streaming } from "./event-jobs.ts";
 import { accepting, replacing, stepping } from "./id-jobs.ts";
 import { aging, bearing, copying, felling, listening, missing, stopping } from "./life-jobs.ts";
@@ -1049,6 +1050,13 @@ const jobsOfTime: Readonly<Record<string, Job>> = {
   admitting,
 };
 
+/** Of versions of code. */
+const jobsOfCode: Readonly<Record<string, Job>> = {
+  recoding,
+  releasing,
+  settling,
+};
+
 /** Each by a stream of chance of its own, so that seeds without them stay what they are. */
 export const jobsOfSome: readonly {
   readonly stream: number;
@@ -1058,4 +1066,5 @@ export const jobsOfSome: readonly {
   { stream: 19, share: 0.3, jobs: jobsOfRuns },
   { stream: 21, share: 0.3, jobs: jobsOfActors },
   { stream: 23, share: 0.3, jobs: jobsOfTime },
+  { stream: 22, share: 0.3, jobs: jobsOfCode },
 ];

@@ -10,10 +10,12 @@ import { Actors } from "../../runtime/actors.ts";
 import { Waits } from "../../runtime/asking.ts";
 import { Components } from "../../runtime/components.ts";
 import { Cursors } from "../../runtime/cursors.ts";
+import { Deployments } from "../../runtime/deployments.ts";
 import { Entries } from "../../runtime/entries.ts";
 import { SporeError } from "../../runtime/errors.ts";
 import { Follower } from "../../runtime/follower.ts";
 import { Standing } from "../../runtime/fork.ts";
+import { Forks } from "../../runtime/forks.ts";
 import { type ActorHead, type Message, type Probe, rowKeys } from "../../runtime/format.ts";
 import { Generations } from "../../runtime/generations.ts";
 import { type EntityKey, nameOf } from "../../runtime/ids.ts";
@@ -30,6 +32,7 @@ import { Runs } from "../../runtime/runs.ts";
 import { SegmentWriter } from "../../runtime/segment.ts";
 import { Changes } from "../../runtime/state.ts";
 import { TimerHeap } from "../../runtime/timers.ts";
+import { SimSandbox } from "./sandbox.ts";
 
 export interface Mutant {
   readonly name: string;
@@ -990,6 +993,94 @@ export const mutants: readonly Mutant[] = [
           async function (this: Actors, type, key, { state }) {
             const { turns } = await this.state(type, key);
             return original.call(this, type, key, { state, turns });
+          },
+      ),
+  },
+  {
+    name: "a host never looks again what is deployed",
+    seedsMax: 20,
+    law: "J-deploy: a run begins with what is current",
+    job: "releasing",
+    isShared: true,
+    patch: () => {
+      const undo = replace(Deployments.prototype, "learn", () => () => undefined);
+      const undoLook = replace(
+        Deployments.prototype,
+        "currentId",
+        (original) =>
+          function (this: Deployments) {
+            const { known } = this;
+            return known === undefined ? original.call(this) : Promise.resolve(known.component);
+          },
+      );
+      return () => {
+        undo();
+        undoLook();
+      };
+    },
+  },
+  {
+    name: "a rollback goes back to the first deployment",
+    seedsMax: 20,
+    law: "J-deploy: what was current stays written, in its order",
+    job: "releasing",
+    patch: () =>
+      replace(
+        Deployments.prototype,
+        "rollBack",
+        (original) =>
+          async function (this: Deployments) {
+            return original.call(this, (await this.list({ before: 2 }))[0]?.component);
+          },
+      ),
+  },
+  {
+    name: "a move that is only tried is done",
+    seedsMax: 20,
+    law: "J-move: all of it or nothing",
+    job: "recoding",
+    patch: () =>
+      replace(
+        Forks.prototype,
+        "move",
+        (original) =>
+          function (this: Forks, id, request) {
+            return original.call(this, id, { ...request, isDryRun: false });
+          },
+      ),
+  },
+  {
+    name: "a fork goes on with the code of its run",
+    seedsMax: 20,
+    law: "J-fork: mended code goes on with the same past",
+    job: "recoding",
+    patch: () =>
+      replace(
+        Forks.prototype,
+        "origin",
+        (original) =>
+          function (this: Forks, id, step) {
+            return original.call(this, id, step);
+          },
+      ),
+  },
+  {
+    name: "actors that move by request move by themselves",
+    seedsMax: 10,
+    law: "J-upgrades by request: nobody moves before",
+    job: "settling",
+    patch: () =>
+      replace(
+        SimSandbox.prototype,
+        "load",
+        (original) =>
+          async function (this: SimSandbox, id, bytes) {
+            const manifest = await original.call(this, id, bytes);
+            const definitions = manifest.definitions.map((each) => ({
+              ...each,
+              upgradesByHand: false,
+            }));
+            return { ...manifest, definitions };
           },
       ),
   },

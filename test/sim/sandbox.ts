@@ -20,6 +20,7 @@ import type {
   Sandbox,
 } from "../../runtime/ports.ts";
 import "./actor-guest.ts";
+import { code, type Variant, variantOf } from "./code-guest.ts";
 import { watchdog } from "./guest.ts";
 import "./programs/player.ts";
 import "./run-guests.ts";
@@ -44,6 +45,7 @@ export class SimSandbox implements Sandbox {
   readonly #world: World;
   readonly #host: SimHost;
   readonly #loaded = new Map<string, Manifest>();
+  readonly #variants = new Map<string, Variant>();
   readonly #residents = new Map<string, Resident>();
   readonly runsAhead = true;
   /** What the last turn behind a machine left, if it was over at once. */
@@ -57,15 +59,16 @@ export class SimSandbox implements Sandbox {
   }
 
   async prepare(source: ComponentSource): Promise<PreparedComponent> {
-    const code = source.kind === "javascript" ? source.code : "component";
-    const text = new TextEncoder().encode(code);
+    const script = source.kind === "javascript" ? source.code : "component";
+    const text = new TextEncoder().encode(script);
     const hash = createHash("sha256").update(text).digest();
     const bytes = new Uint8Array(Buffer.concat([text, hash]));
     const id = hash.toString("hex");
     return { id, bytes, manifest: await this.load(id, bytes) };
   }
 
-  async load(componentId: string, _bytes: Uint8Array): Promise<Manifest> {
+  async load(componentId: string, bytes: Uint8Array): Promise<Manifest> {
+    this.#variants.set(componentId, variantOf(new TextDecoder().decode(bytes)));
     const manifest = decode(describe()) as Manifest; // written by the SDK
     this.#loaded.set(componentId, manifest);
     return manifest;
@@ -146,6 +149,8 @@ export class SimSandbox implements Sandbox {
     const { machine: name, from } = request;
     world.count("activations");
     if (random.chance(world.faults.evict)) this.#residents.delete(name);
+    const variant = this.#variants.get(request.component);
+    if (variant !== undefined) code.variant = variant;
     let memory: Memory;
     if (from.kind === "resident") {
       const resident = this.#residents.get(name);

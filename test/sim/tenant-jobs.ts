@@ -14,7 +14,10 @@ import type {
 import { Client, codeOf, forgiving, type Job, same } from "./clients.ts";
 
 /** A client in a tenant that nobody else knows. */
-async function settler(client: Client, id: string): Promise<{ own: Client; component: string }> {
+export async function settler(
+  client: Client,
+  id: string,
+): Promise<{ own: Client; component: string }> {
   const tenant = id.toLowerCase().replace(/[^a-z0-9]/g, "-");
   const own = new Client(client.world, `${client.name}.own`, tenant);
   const code = `export {}; // ${id}`;
