@@ -197,10 +197,23 @@ export const following: Job = async (client, id) => {
     await client.call("Counter", key, "add", ["", 0], { callId: `${id}-${i}` });
   }
   const seen = await following;
-  const told = await client.ask(`history ${key}`, (tenant) => tenant.actorHistory("Counter", key));
+  const told = await actorHistory(client, key);
   isSame(client, law, seen, told.slice(0, seen.length));
   await followRun(client, reader, id);
 };
+
+/** All of it, page by page. */
+async function actorHistory(client: Client, key: string): Promise<HistoryEvent[]> {
+  const events: HistoryEvent[] = [];
+  for (;;) {
+    const from = events.length;
+    const page = await client.ask(`history ${key}`, (tenant) =>
+      tenant.actorHistory("Counter", key, { from }),
+    );
+    if (page.length === 0) return events;
+    events.push(...page);
+  }
+}
 
 async function followRun(client: Client, reader: Client, id: string): Promise<void> {
   await client.start(id, "mixed", [client.random.below(3)]);
