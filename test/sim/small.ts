@@ -40,11 +40,14 @@ const small: Readonly<Record<string, Readonly<Record<string, number>>>> = {
   table: { pageRowsDefault: 3, rowsPerRead: 3, sliceRows: 2, breathBytes: 200 },
 };
 
+/** Of the SDK: values of a few hundred bytes move in pieces. */
+const smallGuest: typeof small = { protocol: { pieceBytesMax: 150 } };
+
 registerHooks({
   load(url, context, nextLoad) {
     const loaded = nextLoad(url, context);
-    const [, name = ""] = /\/runtime\/([a-z-]+)\.ts$/.exec(url) ?? [];
-    const bounds = small[name];
+    const [, folder, name = ""] = /\/(runtime|guest)\/([a-z-]+)\.ts$/.exec(url) ?? [];
+    const bounds = folder === "guest" ? smallGuest[name] : small[name];
     if (bounds === undefined) return loaded;
     return { ...loaded, source: withBounds(String(loaded.source), bounds, url) };
   },

@@ -102,6 +102,7 @@ async function letGo(client: Client, { hash, expiresAtMs }: StoredObject): Promi
   if (isLong || world.counts.has("clock jumps")) return;
   const waitMs = (expiresAtMs + 3000 - epochMs) / 0.9 - world.nowMs;
   await world.sleep(Math.max(0, waitMs) + 120_000);
+  if (world.counts.has("clock jumps")) return; // one that was set back is early
   const name = `${tenant}/u/${hash.slice(0, 64)}.${expiresAtMs.toString(16)}`;
   const left = world.laws.partitions.flatMap((index) =>
     [...world.laws.truth(index).rows.keys()].filter((row) => row.includes(name)),
