@@ -294,7 +294,7 @@ class Steered {
       args: encode([random.pick([0, 500, 5000]), ""]),
       everyMs: this.everyMs,
       overlap: random.pick(["skip", "buffer-all", "allow-all", "terminate-other"]),
-      catchUpMs: 3_600_000,
+      catchUpMs: random.pick([0, 60_000]), // a clock that is set makes many slots of an hour
       note: this.note,
       isPaused: this.isPaused,
       endMs,
