@@ -35,7 +35,7 @@ const small: Readonly<Record<string, Readonly<Record<string, number>>>> = {
   segments: { readAheadMax: 2, wholeBlocksMax: 1, readAheadBytes: 300 },
   sorted: { chunkKeysMax: 4 },
   steps: { stride: 2, runsMax: 2 },
-  uploads: { uploadMs: 60_000 }, // so that their end comes; callers are told of it
+  uploads: { uploadMs: 200_000 }, // so that their end comes; callers are told of it
   walk: { pageRowsMax: 2 },
   table: { pageRowsDefault: 3, rowsPerRead: 3, sliceRows: 2, breathBytes: 200 },
 };

@@ -95,7 +95,7 @@ async function lend(
   await client.ask(`delete ${id}`, (tenant) => forgiving(tenant.deleteRun(id), "run-not-found"));
 }
 
-/** Where uploads are held for a minute (small.ts): when that is over, nothing speaks of it. */
+/** Where uploads are held for minutes (small.ts): when that is over, nothing speaks of it. */
 async function letGo(client: Client, { hash, expiresAtMs }: StoredObject): Promise<void> {
   const { world, tenant } = client;
   const isLong = expiresAtMs - epochMs - world.nowMs > 3_600_000;
