@@ -16,13 +16,15 @@
  * - V3 A throw-away activation leaves the machine's memory as it was (I6).
  * - V4 A large result, and a large value that is put, has its durable row before it is stored, and its name before it is committed.
  */
-import { decode, encode } from "../guest/cbor.ts";
-import type { Drained, Input, TurnInput } from "../guest/protocol.ts";
+
+import { encode } from "../guest/cbor.ts";
+import type { Input, TurnInput } from "../guest/protocol.ts";
 import { activationsAhead, componentOf } from "./actor.ts";
 import { isSameBytes } from "./bytes.ts";
+import { decodeDrained } from "./drained.ts";
 import { assert } from "./errors.ts";
 import { tenantOf, toHex } from "./ids.ts";
-import { type Begun, failed, hostError } from "./machine.ts";
+import type { Begun } from "./machine.ts";
 import type { ActivateRequest, ActivateResult, JournalEntry, Ports } from "./ports.ts";
 import { peekTurn } from "./reading.ts";
 import { objectKey, objectName } from "./refs.ts";
@@ -257,16 +259,6 @@ function rebuildOf(
     return { activation: row.activation, drainedHash: row.drainedHash };
   });
   return { kind: "rebuild", image, journal, version: begun.version };
-}
-
-export function decodeDrained(bytes: Uint8Array): Drained {
-  try {
-    return decode(bytes) as Drained; // written by the SDK; a forged one harms its own run only
-  } catch (error) {
-    const message = `the guest's answer can't be read: ${messageOf(error)}`;
-    const outcome = failed(hostError("guest-output", message));
-    return { state: "done", commands: [{ kind: "complete", outcome }], records: [] };
-  }
 }
 
 function messageOf(error: unknown): string {

@@ -40,6 +40,7 @@ import {
   Waits,
 } from "./asking.ts";
 import { type Deployments, definitionOf } from "./deployments.ts";
+import { peeked } from "./drained.ts";
 import { SporeError } from "./errors.ts";
 import type { Followers } from "./followers.ts";
 import { decodeRow, type PreviousRow, rowKeys } from "./format.ts";
@@ -55,7 +56,6 @@ import type {
   SessionCall,
 } from "./index.ts";
 import { listActorNames } from "./listing.ts";
-import { peeked } from "./machine.ts";
 import { newActor } from "./messages.ts";
 import type { Partition } from "./partition.ts";
 import type { Ports } from "./ports.ts";

@@ -4,11 +4,12 @@
  */
 import type { Encoded, Input, Outcome } from "../guest/protocol.ts";
 import { acceptSignal } from "./commands.ts";
+import { peeked } from "./drained.ts";
 import { SporeError } from "./errors.ts";
 import { readHistory } from "./history.ts";
 import type { EntityKey } from "./ids.ts";
 import type { CallResult, HistoryEvent } from "./index.ts";
-import { peeked, rememberCall } from "./machine.ts";
+import { rememberCall } from "./machine.ts";
 import type { Partition } from "./partition.ts";
 import type { ActivateResult, Clock } from "./ports.ts";
 import type { Entity, Sink } from "./state.ts";

@@ -70,9 +70,14 @@ export class ByteWriter {
   latin1(text: string, from = 0): void {
     this.count(text.length - from);
     const at = this.#claim(text.length - from);
+    let units = 0;
     for (let index = from; index < text.length; index += 1) {
-      this.#bytes[at + index - from] = text.charCodeAt(index);
+      const unit = text.charCodeAt(index);
+      units |= unit;
+      this.#bytes[at + index - from] = unit;
     }
+    // Before it is written anywhere: it would be read back as another text.
+    assert(units <= 0xff, "what is written as Latin-1 is Latin-1");
   }
 
   /** What was written; a view that stays valid, because the writer is not used again. */

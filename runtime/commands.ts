@@ -37,6 +37,8 @@ export type CommonCommand = Exclude<Command, { kind: OwnCommand }>;
 
 export function applyCommon(entity: Entity, sink: Sink, command: CommonCommand): void {
   const { head } = entity;
+  // An id is given once, or two results would come for it: a forged guest.
+  if ("id" in command && command.kind !== "drop" && entity.pending.has(command.id)) return;
   switch (command.kind) {
     case "timer":
       addPending(entity, sink, command.id, { kind: "timer", atMs: command.atMs });

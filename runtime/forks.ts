@@ -341,8 +341,8 @@ async function findStep(
   for await (const { index, item } of readItems(partition, key, traced[0]?.history ?? 0)) {
     // What came since isn't in the past that was read.
     if (index >= to) break;
-    if (item.kind !== "record") continue;
-    const record = recordOf(item);
+    const record = item.kind === "record" ? recordOf(item) : undefined;
+    if (record === undefined) continue;
     if (record.event !== "started" && record.began !== true) continue;
     begins.push(index);
     // The last: what an activation did that was taken back is in the history as well.
@@ -431,8 +431,8 @@ async function reusable(
   const done = new Map<string, ReusedStep>();
   const undone = new Set<string>();
   for await (const { item } of readItems(partition, key, traced[0]?.history ?? 0)) {
-    if (item.kind !== "record") continue;
-    const record = recordOf(item);
+    const record = item.kind === "record" ? recordOf(item) : undefined;
+    if (record === undefined) continue;
     const { step } = record;
     if (record.event === "started" && record.attempt === 1) args.set(step, record.value);
     if (record.began === true) args.set(step, record.args);

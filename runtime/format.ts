@@ -48,7 +48,7 @@ export const rowKeys = {
   held: "b/",
   history: (key: EntityKey, index: number) => `h/${key}/${hex(index, 10)}`,
   historyOf: (key: EntityKey) => `h/${key}/`,
-  published: (key: EntityKey, name: string) => `g/${key}/${name}`,
+  published: (key: EntityKey, name: string) => `g/${key}/${latin1Of(name)}`,
   publishedOf: (key: EntityKey) => `g/${key}/`,
   past: (key: EntityKey, index: number) => `k/${key}/${hex(index, 10)}`,
   pastOf: (key: EntityKey) => `k/${key}/`,
@@ -64,7 +64,8 @@ export const rowKeys = {
   listedActors: (tenant: string) => `x/${tenant}/a/`,
   listedQueues: (tenant: string) => `x/${tenant}/q/`,
   listedSchedules: (tenant: string) => `x/${tenant}/s/`,
-  timer: (atMs: number, key: EntityKey, id: number) => `t/${hex(atMs, 12)}/${hex(id, 8)}/${key}`,
+  timer: (atMs: number, key: EntityKey, id: number) =>
+    `t/${hex(Math.min(atMs, timeMax), 12)}/${hex(id, 8)}/${key}`,
   timers: "t/",
   attention: (key: EntityKey) => `a/${key}`,
   attentions: "a/",
@@ -134,6 +135,11 @@ function keyText(text: string): string {
     .replaceAll(loneSurrogate, "\ufffd")
     .slice(0, indexedCharsMax)
     .replaceAll(/[^A-Za-z0-9_.-]/g, (unit) => `~${hex(unit.charCodeAt(0), 4)}`);
+}
+
+/** Any name without a backslash as Latin-1, one to one. */
+function latin1Of(name: string): string {
+  return name.replaceAll(/[\u0100-\uffff]/g, (unit) => `\\${hex(unit.charCodeAt(0), 4)}`);
 }
 
 export function timerOfRow(rowKey: string): { atMs: number; id: number; key: EntityKey } {

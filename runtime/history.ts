@@ -2,8 +2,8 @@
  * What happened in a run, read from its history rows: events by index, steps folded from
  * their records. Rows are durable, so everything here is (I3).
  */
-import { decode } from "../guest/cbor.ts";
 import type { StepRecord } from "../guest/protocol.ts";
+import { readRecord } from "./drained.ts";
 import {
   actorEventsMax,
   decodeRow,
@@ -92,12 +92,14 @@ async function startBefore(
 
 export function eventOf(index: number, item: HistoryItem): HistoryEvent {
   if (item.kind === "host") return { index, atMs: item.atMs, type: item.type, data: item.data };
-  const { event, atMs, ...data } = recordOf(item);
+  const record = recordOf(item);
+  if (record === undefined) return { index, atMs: 0, type: "record.unreadable", data: {} };
+  const { event, atMs, ...data } = record;
   return { index, atMs, type: `step.${event}`, data };
 }
 
-export function recordOf(item: Extract<HistoryItem, { kind: "record" }>): StepRecord {
-  return decode(item.record) as StepRecord; // as the SDK wrote it; shown, never acted upon
+export function recordOf(item: Extract<HistoryItem, { kind: "record" }>): StepRecord | undefined {
+  return readRecord(item.record);
 }
 
 const stepStatus = {

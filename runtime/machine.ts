@@ -14,7 +14,6 @@ import { decode, encode } from "../guest/cbor.ts";
 import type {
   Activation,
   Command,
-  Drained,
   Encoded,
   ErrorValue,
   Input,
@@ -31,7 +30,6 @@ import {
   type ReplyTo,
   rowKeys,
 } from "./format.ts";
-import type { ActivateResult } from "./ports.ts";
 import { hashOfName, refsIn } from "./refs.ts";
 import type { Entity, Sink } from "./state.ts";
 import { ownStored } from "./stored.ts";
@@ -473,20 +471,3 @@ function nextCallIndex(entity: Entity): number {
 }
 
 export type CommandOf<K extends Command["kind"]> = Extract<Command, { kind: K }>;
-
-/** What a throw-away activation answered, and all else that it asked for: nobody is to do it. */
-export function peeked(
-  result: ActivateResult,
-  id: string,
-): { readonly outcome: Outcome; readonly commands: readonly Command[] } {
-  if (result.kind === "fault") {
-    return { outcome: failed(hostError(result.fault, result.message)), commands: [] };
-  }
-  assert(result.kind === "ok", "a peek is answered");
-  const { commands } = decode(result.drained) as Drained; // written by the SDK
-  for (const command of commands) {
-    if (command.kind === "reply" && command.id === id)
-      return { outcome: command.outcome, commands };
-  }
-  return { outcome: failed(hostError("guest-output", "the guest gave no answer")), commands };
-}

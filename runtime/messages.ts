@@ -62,7 +62,8 @@ export function applyMessage(
       if (entity === undefined || entity.head.life !== message.life) return;
       if (entity.head.kind === "schedule") {
         hearOutcome(entity, sink, message.id, message.outcome);
-      } else {
+      } else if (entity.pending.get(message.id)?.kind === "message") {
+        // Of another kind: a forged guest gave the id twice.
         resolveCommand(entity, sink, message.id, message.outcome);
       }
       return;

@@ -26,7 +26,7 @@ import {
   objectBytesMax,
   type TurnInput,
 } from "../guest/protocol.ts";
-import { type ActivationLimits, Activations, decodeDrained } from "./activations.ts";
+import { type ActivationLimits, Activations } from "./activations.ts";
 import {
   applyTurn,
   beginTurn,
@@ -46,6 +46,7 @@ import { Alarms } from "./alarms.ts";
 import type { Batch } from "./batch.ts";
 import { type CommitLimits, Commits } from "./commits.ts";
 import { Cursors } from "./cursors.ts";
+import { decodeDrained, peeked } from "./drained.ts";
 import { type Effect, performEffect } from "./effects.ts";
 import { assert, SporeError } from "./errors.ts";
 import {
@@ -76,7 +77,6 @@ import {
   hold,
   hostError,
   ok,
-  peeked,
   repeatActivation,
   resolveCommand,
 } from "./machine.ts";

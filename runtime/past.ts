@@ -4,6 +4,7 @@
  */
 import { decode } from "../guest/cbor.ts";
 import type { Activation, Drained } from "../guest/protocol.ts";
+import { decodeDrained } from "./drained.ts";
 import { assert, SporeError } from "./errors.ts";
 import { decodeRow, type JournalRow, type PastRow, rowKeys } from "./format.ts";
 import type { EntityKey } from "./ids.ts";
@@ -108,7 +109,7 @@ export class Replay {
     if (this.#guestMs > guestMsMax) {
       throw new SporeError("not-replayable", `a replay took over ${guestMsMax} ms of guest time`);
     }
-    return { drained: decode(result.drained) as Drained, drainedHash }; // written by the SDK
+    return { drained: decodeDrained(result.drained), drainedHash };
   }
 
   memory(): ReplayedMemory {

@@ -24,10 +24,10 @@ import {
   type Encoded,
   type Input,
   type Outcome,
-  type StepRecord,
   storedMark,
 } from "../guest/protocol.ts";
 import { isSameBytes } from "./bytes.ts";
+import { readRecord } from "./drained.ts";
 import { SporeError } from "./errors.ts";
 import { type EntityKey, tenantOf } from "./ids.ts";
 import type { Objects } from "./objects.ts";
@@ -179,8 +179,8 @@ export function mapResults(
       : command;
   });
   const records = drained.records.map((record) => {
-    const step = decode(record) as StepRecord; // written by the SDK; a forged one harms its own run
-    if (step?.event !== "succeeded" || !(step.value instanceof Uint8Array)) return record;
+    const step = readRecord(record);
+    if (step?.event !== "succeeded" || step.value === undefined) return record;
     const value = map(step.value, false);
     return value === step.value ? record : encode({ ...step, value });
   });

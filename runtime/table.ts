@@ -22,7 +22,7 @@
  * are small beside it): bounded by the sizes in `defaults`, whatever the table's size. A
  * segment that overlaps none goes down as it is.
  *
- * Keys are Latin-1. Bytes handed in or out are shared, not copied: nobody changes them.
+ * Keys are Latin-1, which `encodeBatch` sees to. Bytes handed in or out are shared, not copied: nobody changes them.
  */
 import { type Batch, encodeBatch, readBatch } from "./batch.ts";
 import { ByteReader, ByteWriter, hexOf, Truncated } from "./bytes.ts";
@@ -174,7 +174,6 @@ export class Table {
   /** Takes over changes; `undefined` deletes the row. Visible at once. */
   apply(batch: Batch): void {
     for (const [key, value] of batch) {
-      assert(isLatin1(key), "a row's key is Latin-1");
       const before = this.#memtable.find(key);
       if (before !== undefined) this.#memtableBytes -= rowBytes(key, before.value);
       this.#memtableBytes += rowBytes(key, value);
@@ -670,11 +669,4 @@ function sizeOf(segments: readonly SegmentInfo[]): number {
 
 function rowBytes(key: string, value: Uint8Array | undefined): number {
   return key.length + (value?.length ?? 0) + memtableRowBytes;
-}
-
-function isLatin1(key: string): boolean {
-  for (let index = 0; index < key.length; index += 1) {
-    if (key.charCodeAt(index) > 0xff) return false;
-  }
-  return true;
 }

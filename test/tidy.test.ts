@@ -122,6 +122,7 @@ const layers: readonly (readonly string[])[] = [
     "trace",
     "refs",
     "components",
+    "drained",
     "objects",
   ],
   [

@@ -11,6 +11,7 @@ import { Waits } from "../../runtime/asking.ts";
 import { Components } from "../../runtime/components.ts";
 import { Cursors } from "../../runtime/cursors.ts";
 import { Deployments } from "../../runtime/deployments.ts";
+import { peeked } from "../../runtime/drained.ts";
 import { Entries } from "../../runtime/entries.ts";
 import { SporeError } from "../../runtime/errors.ts";
 import { Follower } from "../../runtime/follower.ts";
@@ -20,7 +21,7 @@ import { type ActorHead, type Message, type Probe, rowKeys } from "../../runtime
 import { Generations } from "../../runtime/generations.ts";
 import { type EntityKey, nameOf } from "../../runtime/ids.ts";
 import { Log } from "../../runtime/log.ts";
-import { ok, peeked } from "../../runtime/machine.ts";
+import { ok } from "../../runtime/machine.ts";
 import { newActor } from "../../runtime/messages.ts";
 import { Outbox } from "../../runtime/outbox.ts";
 import { Partition } from "../../runtime/partition.ts";
