@@ -334,7 +334,7 @@ async function judgeCounts(
   }
   if (may.size === 0) return;
   for (;;) {
-    const counts = (await client.call("Tally", id, "list", [])) as Record<string, number>;
+    const counts = (await client.call("Tallies", id, "list", [])) as Record<string, number>;
     const wrong = Object.entries(counts).filter(([each, n]) => n !== 1 || !may.has(each));
     same(client, law.counts, wrong, [], id);
     if ([...model.counted].every((each) => counts[each] === 1)) return;

@@ -512,7 +512,7 @@ export const programmed = workflow(
 
 /** Counts, each part on its own. */
 export const Tally = actor(
-  "Tally",
+  "Tallies",
   class {
     counts: Record<string, number> = {};
     add(id: string): number {
