@@ -16,7 +16,6 @@
  * - V3 A throw-away activation leaves the machine's memory as it was (I6).
  * - V4 A large result, and a large value that is put, has its durable row before it is stored, and its name before it is committed.
  */
-
 import { encode } from "../guest/cbor.ts";
 import type { Input, TurnInput } from "../guest/protocol.ts";
 import { activationsAhead, componentOf } from "./actor.ts";
