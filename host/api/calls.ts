@@ -62,11 +62,12 @@ export async function resultValue(
   throw callFailed(outcome.error, how.members, shower);
 }
 
-/** What the SDK itself answers for the user's code: not that code's failure. */
-const codesOfGuest = ["query-not-found", "update-not-found", "run-closed"] as const;
+/** What the SDK, or the host for a run that is over, answers for the user's code: not its failure. */
+const ownCodes = ["query-not-found", "update-not-found", "run-closed"] as const;
 
 function callFailed(error: ErrorValue, members: object, shower: views.Shower): SporeError {
-  const code = codesOfGuest.find((each) => error.name === "GuestError" && each === error.code);
+  const isOurs = error.name === "GuestError" || error.class === "host";
+  const code = isOurs ? ownCodes.find((each) => each === error.code) : undefined;
   if (code !== undefined) return new ProblemError(code, error.message, { members: { ...members } });
   const shown = views.errorView(error, shower);
   return new ProblemError("call-failed", `${error.name}: ${error.message}`, {

@@ -331,7 +331,17 @@ export const mutants: readonly Mutant[] = [
         (original) =>
           function (this: TimerHeap) {
             const timer = original.call(this);
-            return timer && { ...timer, atMs: timer.atMs - 200 };
+            if (timer === undefined) return undefined;
+            // To who asks whether it is due, and not to who asks then whose it is.
+            let earlyMs = 200;
+            return {
+              ...timer,
+              get atMs() {
+                const atMs = timer.atMs - earlyMs;
+                earlyMs = 0;
+                return atMs;
+              },
+            };
           },
       ),
   },
