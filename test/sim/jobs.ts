@@ -216,6 +216,9 @@ const timed: Job = async (client, id) => {
   const begunMs = Number(await client.value(id));
   const law = "I9 timers are never early";
   world.laws.check(begunMs >= startAtMs, law, `${id} begins ${startAtMs - begunMs} ms early`);
+  // A run's own time is never before its timer's: what it could have been by any host's clock.
+  const latestMs = epochMs + 1.1 * world.nowMs + world.aheadMs + 3000;
+  world.laws.check(latestMs >= startAtMs, law, `${id} begins ${startAtMs - latestMs} ms early`);
   const lateId = `${id}-late`;
   const deadlineMs = epochMs + Math.floor(world.nowMs) + random.pick([1, 300, 20_000]);
   const late = { id: lateId, workflow: "cancellable", args: encode([]), deadlineMs };

@@ -46,13 +46,13 @@ const quietMs = 6 * 3_600_000;
 
 /** So small that the rows of a few runs reach every level, and commits wait for segments. */
 const manyLevels: Partial<PartitionLimits> = {
-  checkpointBytes: 3000,
+  checkpointBytes: 12_000,
   table: {
-    blockBytes: 200,
-    segmentBytesMax: 1000,
+    blockBytes: 500,
+    segmentBytesMax: 4000,
     levelZeroMax: 2,
-    levelOneBytesMax: 3000,
-    cacheBytesMax: 2000,
+    levelOneBytesMax: 12_000,
+    cacheBytesMax: 4000,
     footerBytesMax: 2000,
   },
 };
