@@ -325,12 +325,18 @@ function targetOf(
 
 function hostStartOptions(options: StartOptions, nowMs: number): HostStartOptions | undefined {
   const { tags, metadata, deadline, startAt, retention, queue } = options;
-  const instantMs = (given: Date | Duration, what: string): number =>
-    given instanceof Date ? given.getTime() : nowMs + durationMs(given, what);
+  const instantMs = (given: Date | Duration, what: string): number => {
+    const atMs = given instanceof Date ? given.getTime() : nowMs + durationMs(given, what);
+    if (Number.isNaN(atMs)) throw new RangeError(`${what} is not a valid date`);
+    return atMs;
+  };
   const host: { -readonly [Key in keyof HostStartOptions]: HostStartOptions[Key] } = {};
-  if (tags !== undefined) host.tags = tags;
+  if (tags !== undefined) {
+    checkTags(tags);
+    host.tags = Object.fromEntries(Object.entries(tags).filter(([, tag]) => tag !== undefined));
+  }
   if (queue !== undefined) {
-    if (queue.name !== undefined) checkQueue("start", queue.name);
+    checkPlace(queue);
     host.queue = queue;
   }
   if (metadata !== undefined) host.metadata = encode(metadata);
@@ -338,6 +344,16 @@ function hostStartOptions(options: StartOptions, nowMs: number): HostStartOption
   if (startAt !== undefined) host.startAtMs = instantMs(startAt, "startAt");
   if (retention !== undefined) host.retentionMs = durationMs(retention, "retention");
   return Object.keys(host).length === 0 ? undefined : host;
+}
+
+function checkPlace({ name, key, priority }: NonNullable<StartOptions["queue"]>): void {
+  if (name !== undefined) checkQueue("start", name);
+  if (key !== undefined && typeof key !== "string") {
+    throw new TypeError("the key in a queue must be a text");
+  }
+  if (priority !== undefined && !Number.isFinite(priority)) {
+    throw new TypeError("the priority in a queue must be a number");
+  }
 }
 
 /** A handle of a run by its id. */
@@ -620,6 +636,11 @@ export function publish(key: string, value: unknown): void {
 /** Sets tags of this run; undefined takes one away. */
 export function setTags(tags: Readonly<Record<string, string | undefined>>): void {
   currentMachine().requireWorkflow("setTags");
+  checkTags(tags);
+  currentMachine().queue({ kind: "tags", tags });
+}
+
+function checkTags(tags: Readonly<Record<string, string | undefined>>): void {
   for (const key of Object.keys(tags)) {
     const value = tags[key];
     if (value !== undefined && typeof value !== "string") {
@@ -629,5 +650,4 @@ export function setTags(tags: Readonly<Record<string, string | undefined>>): voi
       });
     }
   }
-  currentMachine().queue({ kind: "tags", tags });
 }

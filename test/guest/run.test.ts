@@ -467,6 +467,32 @@ test("start gives a handle to signal, cancel and await", async () => {
   expect(host.output()).toEqual(["mine", false, 3]);
 });
 
+test.each([
+  ["a tag that is no text", { tags: { a: 5 } }, "tag a must be a text"],
+  ["a queue's key that is none", { queue: { key: 5 } }, "the key in a queue must be a text"],
+  ["a priority that is none", { queue: { priority: "high" } }, "must be a number"],
+  ["a date that is none", { startAt: new Date(Number.NaN) }, "startAt is not a valid date"],
+])("start refuses %s before its host has to", async (_, options, message) => {
+  const other = guest.workflow(`other.${++uniqueNumber}`, () => undefined);
+  await begin(async () => {
+    try {
+      await guest.start(other.with(), options as guest.StartOptions);
+    } catch (error) {
+      return String(error);
+    }
+  });
+  expect(host.output()).toContain(message);
+  expect(host.all("start")).toHaveLength(0);
+});
+
+test("start leaves out a tag that is undefined", async () => {
+  const other = guest.workflow(`other.${++uniqueNumber}`, () => undefined);
+  const tags: Record<string, unknown> = { a: "b", c: undefined };
+  await begin(() => guest.start(other.with(), { tags } as guest.StartOptions));
+  expect(host.last("start").options?.tags).toEqual({ a: "b" });
+  expect(Object.keys(host.last("start").options?.tags ?? {})).toEqual(["a"]);
+});
+
 test("a handle tells what becomes of its run", async () => {
   await begin(async () => {
     const other = guest.handle("other");
