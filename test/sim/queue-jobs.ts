@@ -291,6 +291,8 @@ async function nowhere(client: Client, id: string, name: string): Promise<void> 
   } catch (error) {
     if (codeOf(error) !== "queue-not-found") throw error;
   }
+  // One that a host had begun before it crashed goes beside the refusal.
+  await client.world.sleep(5000);
   if (!client.world.isShared) await nothingOf(client, id);
 }
 
