@@ -37,14 +37,13 @@ import {
   addSystemTimer,
   answer,
   encodeActivation,
-  failed,
   forgetMemory,
-  hostError,
   newMachine,
   pushInput,
   rememberCall,
   removeSystemTimer,
 } from "./machine.ts";
+import { failed, hostError } from "./outcomes.ts";
 import { addHostEvent, type Entity, newEntity, type Sink, sessionRowKey } from "./state.ts";
 
 /** Calls that may wait in one mailbox before callers get `too-many-messages`. */

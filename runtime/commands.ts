@@ -7,15 +7,8 @@ import { SporeError, unreachable } from "./errors.ts";
 import { askForToken, awaitEvent, dropEvent } from "./events.ts";
 import { encodeRow, type ReplyTo, rowKeys, type SignalRow } from "./format.ts";
 import { actorKey, checkId, type EntityKey, nameOf, runKey, tenantOf } from "./ids.ts";
-import {
-  addPending,
-  failed,
-  hostError,
-  okEncoded,
-  pushInput,
-  removePending,
-  replyTo,
-} from "./machine.ts";
+import { addPending, pushInput, removePending, replyTo } from "./machine.ts";
+import { failed, hostError, okEncoded } from "./outcomes.ts";
 import { addHostEvent, type Entity, type Sink, traceOf } from "./state.ts";
 
 /** Unread signals that a run may hold before senders get `too-many-messages`. */

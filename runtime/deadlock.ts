@@ -18,7 +18,8 @@
 import { canNest, takeBackMail, takeReturning, waitsForTurn } from "./actor.ts";
 import { type Mail, type Probe, type ReplyTo, rowKeys, type Wait } from "./format.ts";
 import { nameOf } from "./ids.ts";
-import { answer, failed, hostError, replyTo } from "./machine.ts";
+import { answer, replyTo } from "./machine.ts";
+import { failed, hostError } from "./outcomes.ts";
 import type { Entity, Sink } from "./state.ts";
 
 /** Entities that a probe passes at most: a longer circle isn't found. */

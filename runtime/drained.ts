@@ -23,6 +23,7 @@ import type {
 } from "../guest/protocol.ts";
 import { assert } from "./errors.ts";
 import { systemTimers } from "./format.ts";
+import { failed, hostError } from "./outcomes.ts";
 import type { ActivateResult } from "./ports.ts";
 
 type Check = (value: unknown) => boolean;
@@ -47,7 +48,7 @@ export function peeked(
   id: string,
 ): { readonly outcome: Outcome; readonly commands: readonly Command[] } {
   if (result.kind === "fault") {
-    return { outcome: failure(result.fault, result.message), commands: [] };
+    return { outcome: failed(hostError(result.fault, result.message)), commands: [] };
   }
   assert(result.kind === "ok", "a peek is answered");
   const { commands } = decodeDrained(result.drained);
@@ -55,7 +56,7 @@ export function peeked(
     if (command.kind === "reply" && command.id === id)
       return { outcome: command.outcome, commands };
   }
-  return { outcome: failure("guest-output", "the guest gave no answer"), commands };
+  return { outcome: failed(hostError("guest-output", "the guest gave no answer")), commands };
 }
 
 /** One of `Drained.records`, which are stored unread; undefined if it is forged. */
@@ -69,21 +70,14 @@ export function readRecord(bytes: Encoded): StepRecord | undefined {
 }
 
 function refused(why: string): Drained {
-  const outcome = failure("guest-output", `the guest's answer ${why}`);
+  const outcome = failed(hostError("guest-output", `the guest's answer ${why}`));
   return { state: "done", commands: [{ kind: "complete", outcome }], records: [] };
-}
-
-function failure(code: string, message: string): Outcome {
-  return {
-    kind: "error",
-    error: { name: "SporeError", message, code, class: "host", retryable: false },
-  };
 }
 
 /** Where it isn't what it should be. */
 function wrongIn(value: unknown): string | undefined {
   if (!isMap(value)) return "no map";
-  const member = wrongMember(value, drained);
+  const member = wrongMember(value, drainedChecks);
   if (member !== undefined) return member;
   const commands = value["commands"] as readonly unknown[]; // checked just now
   for (const command of commands) {
@@ -95,10 +89,10 @@ function wrongIn(value: unknown): string | undefined {
 
 function wrongCommand(command: unknown): string | undefined {
   const kind = isMap(command) ? command["kind"] : undefined;
-  if (!isMap(command) || typeof kind !== "string" || !Object.hasOwn(commands, kind)) {
+  if (!isMap(command) || typeof kind !== "string" || !Object.hasOwn(commandChecks, kind)) {
     return "a command of no kind";
   }
-  const wrong = wrongMember(command, commands[kind as Command["kind"]]);
+  const wrong = wrongMember(command, commandChecks[kind as Command["kind"]]);
   return wrong === undefined ? undefined : `${kind}.${wrong}`;
 }
 
@@ -210,7 +204,7 @@ const isRecord = shape<StepRecord>({
   metadata: optional(isBytes),
 });
 
-const drained: Checks<Drained> = {
+const drainedChecks: Checks<Drained> = {
   state: oneOf("waiting", "yielded", "done"),
   commands: Array.isArray,
   records: listOf(isBytes),
@@ -227,7 +221,7 @@ type CommandOf<Kind extends Command["kind"]> = Extract<Command, { kind: Kind }>;
 type Unread = CommandOf<"unread">["signals"][number];
 type Range = NonNullable<CommandOf<"get">["range"]>;
 
-const commands: {
+const commandChecks: {
   readonly [Kind in Command["kind"]]: Checks<Omit<CommandOf<Kind>, "kind">>;
 } = {
   timer: { id: isId, atMs: isNumber },

@@ -3,15 +3,8 @@ import type { Outcome } from "../guest/protocol.ts";
 import { isSameBytes } from "./bytes.ts";
 import { SporeError } from "./errors.ts";
 import { type EventOrigin, type EventRow, encodeRow, rowKeys } from "./format.ts";
-import {
-  addPending,
-  failed,
-  hostError,
-  okEncoded,
-  pushInput,
-  rememberCall,
-  resolveCommand,
-} from "./machine.ts";
+import { addPending, pushInput, rememberCall, resolveCommand } from "./machine.ts";
+import { failed, hostError, okEncoded } from "./outcomes.ts";
 import { addHostEvent, type Entity, type Sink } from "./state.ts";
 import { eventNotFound, type TokenClaims } from "./tokens.ts";
 

@@ -396,22 +396,6 @@ export function resolveCommand(entity: Entity, sink: Sink, id: number, outcome: 
   return true;
 }
 
-export function ok(value: unknown): Outcome {
-  return { kind: "ok", value: encode(value) };
-}
-
-export function okEncoded(value: Encoded): Outcome {
-  return { kind: "ok", value };
-}
-
-export function failed(error: ErrorValue): Outcome {
-  return { kind: "error", error };
-}
-
-export function hostError(code: string, message: string, retryable = false): ErrorValue {
-  return { name: "SporeError", message, code, class: "host", retryable };
-}
-
 export function replyTo(entity: Entity, id: number): ReplyTo {
   return { key: entity.key, id, life: entity.head.life };
 }

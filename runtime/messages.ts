@@ -19,7 +19,8 @@ import { beginProbe, takeProbe } from "./deadlock.ts";
 import { assert, SporeError, unreachable } from "./errors.ts";
 import type { Message, ReplyTo } from "./format.ts";
 import { type EntityKey, isActorKey, nameOf } from "./ids.ts";
-import { answer, failed, hostError, ok, resolveCommand } from "./machine.ts";
+import { answer, resolveCommand } from "./machine.ts";
+import { failed, hostError, ok } from "./outcomes.ts";
 import { enter, enterNowhere, leave } from "./queue.ts";
 import {
   cancel,

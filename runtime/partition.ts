@@ -75,14 +75,13 @@ import {
   beginActivation,
   finishActivation,
   hold,
-  hostError,
-  ok,
   repeatActivation,
   resolveCommand,
 } from "./machine.ts";
 import { applyMessage } from "./messages.ts";
 import type { Objects } from "./objects.ts";
 import { type Envelope, Outbox } from "./outbox.ts";
+import { hostError, ok } from "./outcomes.ts";
 import type { ActivateResult, Ports } from "./ports.ts";
 import { disarmQueue, tickQueue } from "./queue.ts";
 import { isOver, Residents } from "./residents.ts";
@@ -174,6 +173,7 @@ export const partitionLimits: PartitionLimits = {
   table: {},
 };
 
+/** Rows that are deleted with one look into the table. */
 const rowsPerDelete = 1000;
 /** Entities that go on after a crash are read so many at a time. */
 const revivedAtOnce = 64;

@@ -20,7 +20,8 @@ import {
   systemTimers,
 } from "./format.ts";
 import { type EntityKey, nameOf } from "./ids.ts";
-import { addSystemTimer, hostError, newMachine, removeSystemTimer } from "./machine.ts";
+import { addSystemTimer, newMachine, removeSystemTimer } from "./machine.ts";
+import { hostError } from "./outcomes.ts";
 import type { Member, QueueMembers } from "./queue-members.ts";
 import { type Entity, newEntity, type Sink } from "./state.ts";
 

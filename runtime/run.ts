@@ -36,12 +36,9 @@ import {
   addSystemTimer,
   answer,
   beginNewPast,
-  failed,
   forgetMemory,
-  hostError,
   markAccepted,
   newMachine,
-  ok,
   pushInput,
   pushInputsFirst,
   rememberCall,
@@ -49,6 +46,7 @@ import {
   removeSystemTimer,
   takeBackActivation,
 } from "./machine.ts";
+import { failed, hostError, ok } from "./outcomes.ts";
 import { keepPublished } from "./published.ts";
 import { addHistory, addHostEvent, type Entity, newEntity, type Sink } from "./state.ts";
 

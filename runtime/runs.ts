@@ -37,7 +37,8 @@ import type {
   StepView,
 } from "./index.ts";
 import { countComponents, listRuns } from "./listing.ts";
-import { acceptanceOf, failed, pushInput, rememberUpdate } from "./machine.ts";
+import { acceptanceOf, pushInput, rememberUpdate } from "./machine.ts";
+import { failed } from "./outcomes.ts";
 import type { Partition } from "./partition.ts";
 import type { Ports } from "./ports.ts";
 import {

@@ -22,7 +22,8 @@
  * are small beside it): bounded by the sizes in `defaults`, whatever the table's size. A
  * segment that overlaps none goes down as it is.
  *
- * Keys are Latin-1, which `encodeBatch` sees to. Bytes handed in or out are shared, not copied: nobody changes them.
+ * Keys are Latin-1, which `encodeBatch` sees to. Bytes handed in or out are shared, not copied:
+ * nobody changes them.
  */
 import { type Batch, encodeBatch, readBatch } from "./batch.ts";
 import { ByteReader, ByteWriter, hexOf, Truncated } from "./bytes.ts";
@@ -536,7 +537,7 @@ export class Table {
         while (levels.length <= info.level) levels.push([]);
         levels[info.level]?.push(info);
       }
-      // Commits up to 195501c could leave such a level 1, where each row is in one segment only.
+      // Commits up to 195501c could leave a level 1 that overlaps, with each row in one segment only.
       const [levelZero = [], levelOne = [], ...rest] = levels;
       this.#levels = isDisjoint(levelOne) ? levels : [[...levelZero, ...levelOne], [], ...rest];
       this.apply(readBatch(reader));

@@ -99,7 +99,7 @@ const rules: readonly Rule[] = [
 
 /** Layers of the engine, lowest first: a file imports only from its own layer or below. */
 const layers: readonly (readonly string[])[] = [
-  ["errors", "ids", "ports", "bytes", "index"],
+  ["errors", "ids", "ports", "bytes", "index", "outcomes"],
   [
     "format",
     "image",

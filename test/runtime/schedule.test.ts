@@ -3,7 +3,7 @@ import { describe, expect, it } from "vitest";
 import { calendar } from "../../host/calendar.ts";
 import type { Message, Overlap, ScheduleSpec } from "../../runtime/format.ts";
 import { scheduleKey } from "../../runtime/ids.ts";
-import { failed, hostError, ok } from "../../runtime/machine.ts";
+import { failed, hostError, ok } from "../../runtime/outcomes.ts";
 import {
   backfillSchedule,
   changeSchedule,

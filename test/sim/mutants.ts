@@ -21,9 +21,9 @@ import { type ActorHead, type Message, type Probe, rowKeys } from "../../runtime
 import { Generations } from "../../runtime/generations.ts";
 import { type EntityKey, nameOf } from "../../runtime/ids.ts";
 import { Log } from "../../runtime/log.ts";
-import { ok } from "../../runtime/machine.ts";
 import { newActor } from "../../runtime/messages.ts";
 import { Outbox } from "../../runtime/outbox.ts";
+import { ok } from "../../runtime/outcomes.ts";
 import { Partition } from "../../runtime/partition.ts";
 import { QueueMembers } from "../../runtime/queue-members.ts";
 import { Replica } from "../../runtime/replica.ts";
