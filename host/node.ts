@@ -6,6 +6,7 @@ import { hash, randomFillSync } from "node:crypto";
 import type { Server } from "node:http";
 import type { AddressInfo } from "node:net";
 import { hostname as machineName, networkInterfaces } from "node:os";
+import { setTimeout as sleep } from "node:timers/promises";
 import { createAdaptorServer } from "@hono/node-server";
 import { pino } from "pino";
 import { hexOf } from "../runtime/bytes.ts";
@@ -347,6 +348,8 @@ function closeServer(server: Server): Promise<void> {
 
 /** Longest wait for replies that the engine has already given. */
 const flushMsMax = 500;
+/** So long a request may be on its way that another host sent before it knew who has what. */
+const wayMsMax = 100;
 /** Of the time for a stop: what other hosts have to take the partitions over … */
 const drainShare = 0.7;
 /** … and what requests under way to them have to be answered. */
@@ -361,6 +364,8 @@ async function stopWithin(parts: StopParts): Promise<void> {
   const { server, host, resources, stopMsMax } = parts;
   const hasOthers = host.cluster().hosts.some(({ isSelf, state }) => !isSelf && state === "live");
   await host.drain(stopMsMax * drainShare);
+  // One that meets a closed connection may have been executed, for all its sender knows.
+  if (hasOthers) await sleep(wayMsMax);
   const closed = closeServer(server);
   try {
     if (hasOthers) await within(stopMsMax * answerShare, closed);

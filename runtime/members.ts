@@ -72,7 +72,9 @@ interface Member {
   taking: ReadonlySet<number>;
   /** The first greeting has been answered, or wasn't in time. */
   isSettled: boolean;
-  greeting: "none" | "sent" | "again";
+  /** Resolves when what is so by now has been told, or couldn't be. Undefined: nothing is to tell. */
+  greeting: Promise<void> | undefined;
+  isGreetedAgain: boolean;
   /** What ends requests to it that are under way. */
   readonly underway: Set<(error: SporeError) => void>;
 }
@@ -120,13 +122,17 @@ export class Members {
     }
   }
 
-  /** Gives everything away that somebody takes within the time, and says good-bye. */
+  /** Gives everything away that somebody takes within the time. Then others know, if they listen. */
   async drain(timeoutMs: number): Promise<void> {
     if (!this.#isStarted || this.#isStopped) return;
     this.#isDraining = true;
     this.greetAll();
     const isTaken = (): boolean => this.#parts.seats.indexes.length === 0 || !this.#hasHeir();
-    for (let spentMs = 0; !isTaken() && spentMs < timeoutMs; spentMs += 20) await this.#sleep(20);
+    let spentMs = 0;
+    for (; !isTaken() && spentMs < timeoutMs; spentMs += 20) await this.#sleep(20);
+    // Who still believes that this host has something goes on asking it.
+    const told = Promise.all(this.#live().map((member) => this.#greet(member)));
+    await Promise.race([told, this.#sleep(Math.min(greetMs, timeoutMs - spentMs))]);
   }
 
   async stop(): Promise<void> {
@@ -382,7 +388,8 @@ export class Members {
       owned: undefined,
       taking: new Set(),
       isSettled: false,
-      greeting: "none",
+      greeting: undefined,
+      isGreetedAgain: false,
       underway: new Set(),
     };
     this.#members.set(id, member);
@@ -424,13 +431,18 @@ export class Members {
     for (const member of this.#members.values()) void this.#greet(member);
   }
 
-  async #greet(member: Member): Promise<void> {
-    if (member.greeting !== "none") {
-      member.greeting = "again";
-      return;
+  #greet(member: Member): Promise<void> {
+    if (member.greeting !== undefined) {
+      member.isGreetedAgain = true;
+      return member.greeting;
     }
+    member.greeting = this.#greetUntilTold(member);
+    return member.greeting;
+  }
+
+  async #greetUntilTold(member: Member): Promise<void> {
     do {
-      member.greeting = "sent";
+      member.isGreetedAgain = false;
       try {
         // Written by `greeted` on a host that was let in.
         this.#hear((await this.#ask(member, this.#greeting(), greetingMsMax)) as HostNews);
@@ -440,12 +452,8 @@ export class Members {
       }
       member.isSettled = true;
       // What has changed meanwhile has to be told, too.
-    } while (this.#isGreetedAgain(member));
-    member.greeting = "none";
-  }
-
-  #isGreetedAgain(member: Member): boolean {
-    return member.greeting === "again" && isLive(member) && !this.#isStopped;
+    } while (member.isGreetedAgain && isLive(member) && !this.#isStopped);
+    member.greeting = undefined;
   }
 
   #hear(news: HostNews): void {

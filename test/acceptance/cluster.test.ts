@@ -197,7 +197,8 @@ it("a server that is stopped hands over, and no request through the others is lo
   const servers = await startCluster(3);
   const [first, second, third] = servers as [ServerProcess, ServerProcess, ServerProcess];
   const patient = [second, third].map(({ url }) => createClient({ url, attemptsMax: 1 }));
-  const work = traffic([...patient, ...patient, clientOfAll(servers)]);
+  const patients = Array.from({ length: 10 }, () => patient).flat();
+  const work = traffic([...patients, clientOfAll(servers)]);
   const sleeping = await first.client.start(nap.with(3000), { id: "sleeper" });
   await until(
     "there is traffic",

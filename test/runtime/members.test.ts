@@ -196,6 +196,24 @@ test("requests to any host work while hosts join and leave, and none fails", asy
   expect(answered).toBeGreaterThan(40);
 });
 
+test("when a host is drained no other one believes that it has something", async () => {
+  for (const seed of [3, 4, 5, 6]) {
+    world = new World({ ...world.options, seed, storeMs: 20 });
+    const [first, second, third] = (await started(3)) as [SimHost, SimHost, SimHost];
+    await until(() => isShared([first, second, third]), 10_000);
+    await finished(second.host?.drain(8000) ?? Promise.reject());
+    for (const other of [first, third]) {
+      const { hosts = [] } = other.host?.cluster() ?? {};
+      const seen = hosts.find(({ hostId }) => hostId === second.id);
+      expect({ seed, state: seen?.state, partitions: seen?.partitions }).toEqual({
+        seed,
+        state: "draining",
+        partitions: [],
+      });
+    }
+  }
+});
+
 test("calls that wait for their actor are answered across a hand-over, each executed once", async () => {
   const [first] = await started(1);
   await finished(tenantOf(first).deploy({ kind: "javascript", code: "export {};" }));
