@@ -5,7 +5,7 @@
 import { rowKeys, systemTimers, timerOfRow } from "../../runtime/format.ts";
 import { partitionOf, runKey } from "../../runtime/ids.ts";
 import type { PartitionLimits } from "../../runtime/partition.ts";
-import { audit } from "./audit.ts";
+import { audit, openRows } from "./audit.ts";
 import { Client, type Job } from "./clients.ts";
 import { flat } from "./flat.ts";
 import { allShared, jobs, jobsOfMany, jobsOfPrograms, jobsOfSome } from "./jobs.ts";
@@ -208,6 +208,7 @@ async function live(world: World, random: SimRandom, options: SimOptions): Promi
   void counters(world)
     .then(() => sleepers(world))
     .then(() => passivation(world))
+    .then(() => lastWork(world))
     .then(() => audit(world))
     .catch((error: unknown) => {
       world.laws.violate("audit", error instanceof Error ? (error.stack ?? "") : String(error));
@@ -279,6 +280,18 @@ function sleepMs(world: World, partition: number): number {
     ({ key, id }) => id < systemTimers.min && rows.has(rowKeys.attention(key)),
   );
   return Math.max(0, ...sleeps.map(({ atMs }) => atMs - nowMs));
+}
+
+/** What a canceled program left to itself may still be at work; half a minute ends all of that. */
+async function lastWork(world: World): Promise<void> {
+  for (
+    let n = 0;
+    n < 30 && world.laws.partitions.some((at) => openRows(world, at).length > 0);
+    n += 1
+  ) {
+    world.count("seconds of last work");
+    await world.sleep(1000);
+  }
 }
 
 /** I8: what nobody waits for leaves memory, but for as many as may stay. */

@@ -79,6 +79,8 @@ interface Accompanied {
 interface Updated {
   readonly n: number;
   readonly outcome: Outcome;
+  /** As they were: an answer stays, even if its steps are begun again when the run is resumed. */
+  readonly rounds: Rounds;
 }
 
 /** Sends, in any order, what the program may wait for; updates, queries and pauses in between. */
@@ -88,7 +90,8 @@ async function accompany(client: Client, { id, program }: Run): Promise<Accompan
   let isCancelled = false;
   const send = namesOf(program).map((name) => async () => sendSignal(client, id, name));
   const update = [1, 2, 3].slice(random.below(3)).map((n) => async () => {
-    updates.push({ n, outcome: await updated(client, id, n) });
+    const outcome = await updated(client, id, n);
+    updates.push({ n, outcome, rounds: roundsOf(await client.history(id)) });
   });
   const actions: (() => Promise<void>)[] = [...send];
   if (program.handler !== undefined) actions.push(...update);
@@ -264,11 +267,11 @@ function judgeUpdates(
 ): void {
   const { id, program, model, updates } = run;
   const { handler, path } = program;
-  for (const { n, outcome } of updates) {
+  for (const { n, outcome, rounds } of updates) {
     const ended = endedOf(outcome);
     // It came when the run had failed.
     if (handler === undefined || ended.code === "run-closed") continue;
-    const update = model.with(ended.choices);
+    const update = model.with(ended.choices, rounds);
     judged(client, `${id} update ${n}`, ended, () => update.part(handler, n, `${path}u${n}`));
   }
 }

@@ -91,8 +91,8 @@ export class Model {
   }
 
   /** Of a part that tells its choices by itself; what must be there is this one's too. */
-  with(choices: Choices): Model {
-    const parts = { tally: this.#tally, choices, rounds: this.#rounds };
+  with(choices: Choices, rounds: Rounds): Model {
+    const parts = { tally: this.#tally, choices, rounds };
     const other = new Model(this.#run ?? "", parts);
     const { counted, published, children } = this;
     return Object.assign(other, { counted, published, children });
