@@ -198,6 +198,8 @@ export interface RunHead extends MachineHead {
   /** Version after which the memory stands right before the failed step's rejection. */
   resumeVersion?: number | undefined;
   resumeStep?: string | undefined;
+  /** Where in the history the activation begins that a resume takes back. */
+  resumeHistory?: number | undefined;
   /**
    * After a fault, while its step is looked for: `find` lets no step begin, `one` lets one
    * begin in each activation, `nextStep`.

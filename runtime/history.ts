@@ -31,6 +31,27 @@ export async function* readHistory(
   for await (const { index, item } of readItems(partition, key, from)) yield eventOf(index, item);
 }
 
+/** All events of a run, without the steps of what was taken back when it was resumed. */
+export async function* readStanding(
+  partition: Partition,
+  key: EntityKey,
+  attempt: number,
+): AsyncGenerator<HistoryEvent> {
+  const takenBack: { readonly from: number; readonly to: number }[] = [];
+  if (attempt > 1) {
+    for await (const { index, item } of readItems(partition, key, 0)) {
+      if (item.kind !== "host" || item.type !== "run.resumed") continue;
+      const { backTo } = item.data;
+      if (typeof backTo === "number") takenBack.push({ from: backTo, to: index });
+    }
+  }
+  for await (const { index, item } of readItems(partition, key, 0)) {
+    const isStep = item.kind === "record";
+    if (isStep && takenBack.some(({ from, to }) => from <= index && index < to)) continue;
+    yield eventOf(index, item);
+  }
+}
+
 /** A run's events as they are stored. */
 export async function* readItems(
   partition: Partition,

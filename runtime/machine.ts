@@ -308,6 +308,7 @@ function saveImage(entity: Entity, sink: Sink, image: Uint8Array): void {
     // The memory before the image can't be had again: nothing to go back to.
     entity.head.resumeVersion = undefined;
     entity.head.resumeStep = undefined;
+    entity.head.resumeHistory = undefined;
   }
 }
 

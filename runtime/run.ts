@@ -529,8 +529,11 @@ export function resume(entity: Entity, sink: Sink): void {
   // What is PENDING goes on by itself, and a repeated request must not hasten it.
   if (head.status === "RUNNING" || head.status === "PENDING") return;
   if (head.status === "SUCCESSFUL" || head.status === "CANCELED") throw closedError(entity);
-  const step = head.status === "FAILED" ? head.resumeStep : undefined;
+  let again: object = {};
   if (head.status === "FAILED") {
+    // Runs that failed before this was kept don't know it.
+    const { resumeStep, resumeHistory: backTo } = head;
+    again = { step: resumeStep, ...(backTo === undefined ? {} : { backTo }) };
     rewindToFailure(entity, sink);
     head.attempt += 1;
     head.closedAtMs = undefined;
@@ -544,7 +547,6 @@ export function resume(entity: Entity, sink: Sink): void {
   const isDelayed = head.startAtMs !== undefined && head.version === 0;
   if (head.status === "PAUSED" && isDelayed) setStatus(head, "PENDING");
   else goOn(entity, sink);
-  const again = step === undefined ? {} : { step };
   addHostEvent(entity, sink, "run.resumed", { attempt: head.attempt, ...again });
   sink.notify(entity);
 }
@@ -556,6 +558,7 @@ export function canRetry(entity: Entity): boolean {
 function forgetResumePoint(head: RunHead): void {
   head.resumeVersion = undefined;
   head.resumeStep = undefined;
+  head.resumeHistory = undefined;
 }
 
 /**
@@ -793,6 +796,7 @@ export function applyDrained(entity: Entity, sink: Sink, drained: Drained): void
   if (drained.resumePoint !== undefined) {
     head.resumeVersion = head.version;
     head.resumeStep = drained.resumePoint;
+    head.resumeHistory = head.nextHistory;
     // Behind its own commands: a rewind takes back those of the activation after it only.
     head.resumeCommand = head.lastCommand;
   }

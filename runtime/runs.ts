@@ -20,7 +20,7 @@ import { type Deployments, definitionOf } from "./deployments.ts";
 import { assert, SporeError } from "./errors.ts";
 import { type OpenEvent, openEvents, revokeEvent } from "./events.ts";
 import { decodeRow, type PublishedRow, rowKeys, type StartMessage } from "./format.ts";
-import { foldStep, readHistory } from "./history.ts";
+import { foldStep, readStanding } from "./history.ts";
 import { checkId, checkName, type EntityKey, nameOf, printable, runKey, toHex } from "./ids.ts";
 import type {
   CallResult,
@@ -56,7 +56,7 @@ import {
   terminate,
 } from "./run.ts";
 import type { Entity, Sink } from "./state.ts";
-import { StepPages } from "./steps.ts";
+import { StepPages, type StepsOf } from "./steps.ts";
 import { spanBelow } from "./trace.ts";
 
 export interface RunsParts {
@@ -324,8 +324,8 @@ export class Runs {
     }
     const step = options.step;
     return this.#waits.until(partition, key, options.waitMs ?? 0, async () => {
-      const { status } = await this.#view(id);
-      const outcome = await stepOutcome(partition, key, step);
+      const { status, attempt } = await this.#view(id);
+      const outcome = await stepOutcome({ partition, key, attempt }, step);
       if (outcome !== undefined) return { kind: "ready", outcome, status };
       if (!isClosed(status)) return { kind: "pending", status };
       throw new SporeError("step-not-found", `run ${id} ended without a step ${step}`);
@@ -694,12 +694,11 @@ function attach(
 
 /** The step's outcome; of a step that continued, the outcome of what it continued into. */
 async function stepOutcome(
-  partition: Partition,
-  key: EntityKey,
+  { partition, key, attempt }: Omit<StepsOf, "createdAtMs">,
   step: string,
 ): Promise<Outcome | undefined> {
   const steps = new Map<string, StepView>();
-  for await (const event of readHistory(partition, key, 0)) foldStep(steps, event);
+  for await (const event of readStanding(partition, key, attempt)) foldStep(steps, event);
   let view = steps.get(step);
   while (view?.status === "CONTINUED" && view.into !== undefined) view = steps.get(view.into);
   if (view?.status === "FAILED" && view.error !== undefined) return failed(view.error);

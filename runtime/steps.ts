@@ -3,7 +3,7 @@
  * pages begin is remembered, so the next page doesn't read what the one before did.
  */
 
-import { foldStep, readHistory } from "./history.ts";
+import { foldStep, readHistory, readStanding } from "./history.ts";
 import type { EntityKey } from "./ids.ts";
 import type { HistoryEvent, StepView } from "./index.ts";
 import type { Partition } from "./partition.ts";
@@ -68,11 +68,11 @@ export class StepPages {
 }
 
 async function allSteps(
-  { partition, key }: StepsOf,
+  { partition, key, attempt }: StepsOf,
   { after, limit }: { readonly after: number; readonly limit: number },
 ): Promise<StepView[]> {
   const steps = new Map<string, StepView>();
-  for await (const event of readHistory(partition, key, 0)) foldStep(steps, event);
+  for await (const event of readStanding(partition, key, attempt)) foldStep(steps, event);
   return [...steps.values()].slice(after, after + limit);
 }
 

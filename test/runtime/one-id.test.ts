@@ -1,7 +1,16 @@
 /** Runs that replace each other under one id, and what is told of a run that was ended or resumed. */
 import { beforeEach, expect, test } from "vitest";
 import { decode, encode } from "../../guest/cbor.ts";
-import { publish, signal, sleep, update, workflow } from "../../guest/index.ts";
+import {
+  context,
+  NonRetryableError,
+  publish,
+  signal,
+  sleep,
+  step,
+  update,
+  workflow,
+} from "../../guest/index.ts";
 import { foldStep } from "../../runtime/history.ts";
 import type { StartResult, StepView, TenantHost } from "../../runtime/index.ts";
 import { World } from "../sim/world.ts";
@@ -16,6 +25,21 @@ workflow("slowUpdates", async () => {
     return "done";
   });
   await signal("close");
+});
+const breaking = step("breaking", () => {
+  if ((context().step?.attempt ?? 0) < 4) throw new NonRetryableError("broken");
+  return "mended";
+});
+const quick = step("quick", (text: string) => text);
+const lasting = step("lasting", async () => sleep("1 day"));
+workflow("givingUp", async () => {
+  try {
+    return await breaking();
+  } catch (error) {
+    void lasting();
+    await quick("given up");
+    throw error;
+  }
 });
 let tenant: TenantHost;
 let world: World;
@@ -97,4 +121,34 @@ test("what a run failed of is no answer any more once it was resumed", async () 
   const steps = new Map<string, StepView>();
   for (const event of events.slice(0, resumed + 1)) foldStep(steps, event);
   expect(steps.get("guarded")?.status).toBe("RETRYING");
+});
+
+test("a run that was resumed has no steps of what was taken back", async () => {
+  await during(tenant.startRun({ id: "g", workflow: "givingUp" }));
+  await during(tenant.output("g", { waitMs: 10_000 }));
+  const stepsNow = async (): Promise<string[]> => {
+    const steps = await during(tenant.steps("g", { after: 0, limit: 10 }));
+    return steps.map((each) => `${each.step} ${each.status} ${each.attempt}`);
+  };
+  expect(await stepsNow()).toEqual([
+    "breaking FAILED 1",
+    "lasting RUNNING 1",
+    "quick SUCCESSFUL 1",
+  ]);
+  for (const attempt of [2, 3]) {
+    await during(tenant.resumeRun("g"));
+    await during(tenant.output("g", { waitMs: 10_000 }));
+    expect(await stepsNow()).toEqual([
+      `breaking FAILED ${attempt}`,
+      "lasting RUNNING 1",
+      "quick SUCCESSFUL 1",
+    ]);
+  }
+  await during(tenant.resumeRun("g"));
+  const output = await during(tenant.output("g", { waitMs: 10_000 }));
+  expect(output).toMatchObject({ kind: "ready", outcome: { kind: "ok" } });
+  expect(await stepsNow()).toEqual(["breaking SUCCESSFUL 4"]);
+  await expect(during(tenant.output("g", { step: "quick" }))).rejects.toThrow(
+    "without a step quick",
+  );
 });

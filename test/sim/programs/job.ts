@@ -46,7 +46,7 @@ export const programs: Job = async (client, id) => {
   const { updates, isCancelled } = await accompany(client, run);
   const ended = await endOf(client, run);
   world.count(ended.code === undefined ? "programs succeeded" : `programs ${statusOf(ended)}`);
-  const rounds = roundsOf(await client.history(id));
+  const rounds = roundsOf(await standing(client, id));
   const model = new Model(id, { tally: id, choices: ended.choices, rounds });
   // How far it came before it was cancelled is nobody's to say.
   const isCut = isCancelled && ended.code !== undefined;
@@ -91,7 +91,7 @@ async function accompany(client: Client, { id, program }: Run): Promise<Accompan
   const send = namesOf(program).map((name) => async () => sendSignal(client, id, name));
   const update = [1, 2, 3].slice(random.below(3)).map((n) => async () => {
     const outcome = await updated(client, id, n);
-    updates.push({ n, outcome, rounds: roundsOf(await client.history(id)) });
+    updates.push({ n, outcome, rounds: roundsOf(await standing(client, id)) });
   });
   const actions: (() => Promise<void>)[] = [...send];
   if (program.handler !== undefined) actions.push(...update);
@@ -206,12 +206,22 @@ function canResume(program: Program): boolean {
   return !hasConcurrency(program) || !hasPart(program, ["child", "told", "stopped"]);
 }
 
+/** Without the steps of what was taken back when the run was resumed. */
+async function standing(client: Client, id: string): Promise<readonly HistoryEvent[]> {
+  const events = await client.history(id);
+  const gaps = events.flatMap(({ index, data: { backTo } }) =>
+    typeof backTo === "number" ? [{ from: backTo, to: index }] : [],
+  );
+  const isGone = (at: number): boolean => gaps.some(({ from, to }) => from <= at && at < to);
+  return events.filter(({ index, type }) => !type.startsWith("step.") || !isGone(index));
+}
+
 /** How often each step was begun with all its attempts: all but the last of them came to nothing. */
 function roundsOf(events: readonly HistoryEvent[]): Rounds {
   const rounds = new Map<string, number>();
   for (const { index, type, data } of events) {
     const step = String(data["step"]);
-    const isLast = !events.slice(index + 1).some(({ data: later }) => later["step"] === step);
+    const isLast = !events.some((later) => later.index > index && later.data["step"] === step);
     if (type === "step.failed" && !isLast) rounds.set(step, (rounds.get(step) ?? 1) + 1);
   }
   return rounds;
@@ -354,7 +364,7 @@ interface JudgedRun extends Run {
 
 async function judgeRun(client: Client, run: JudgedRun): Promise<void> {
   const { id, program, told } = run;
-  const events = await client.history(id);
+  const events = await standing(client, id);
   const known = knownSteps(program);
   const steps = stepsOf(events);
   const strangers = [...steps.keys()].filter((step) => !known.has(step));
