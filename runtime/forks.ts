@@ -9,6 +9,7 @@ import { machineOf } from "./activations.ts";
 import { ask } from "./asking.ts";
 import { type Deployments, definitionOf } from "./deployments.ts";
 import { firstDifference } from "./difference.ts";
+import { readRecord } from "./drained.ts";
 import { assert, SporeError } from "./errors.ts";
 import { createFork, type ForkPlan, moveRun, Standing } from "./fork.ts";
 import type { HistoryItem, PastRow, RunHead, SignalRow } from "./format.ts";
@@ -90,10 +91,16 @@ export class Forks {
     const twin = own.id === other.id ? undefined : this.#replay(key, own.id);
     try {
       const standing = new Standing({});
-      const past = await this.#replayTo(replay, { twin, traced, point, standing, head, step });
-      const first = traced[0];
-      assert(first !== undefined, "a step has begun in an activation");
-      const history = await readPrefix(partition, key, first.history, point.event);
+      const replayed = await this.#replayTo(replay, { twin, traced, point, standing, head, step });
+      const { past, records } = replayed;
+      const [first, last] = [traced[0], traced[point.at]];
+      assert(first !== undefined && last !== undefined, "a step has begun in an activation");
+      const end = traced[point.at + 1]?.history ?? head.nextHistory;
+      const stored = await storedRecords(partition, key, { from: last.history, to: end });
+      const history = [
+        ...(await readPrefix(partition, key, first.history, last.history)),
+        ...records.map((record) => stored.get(nameOfRecord(record))?.shift() ?? asItem(record)),
+      ];
       // The fork's own first event takes the place of what was before.
       const shift = 1 - first.history;
       return {
@@ -145,7 +152,8 @@ export class Forks {
 
   /**
    * Up to right before the step's body, beside the run's own code (`twin`) if this is another;
-   * returns the past of the machine that stands there.
+   * returns the past of the machine that stands there, and what it has told since the last whole
+   * activation: other steps may end and begin there that in the run came behind this one.
    */
   async #replayTo(
     replay: Replay,
@@ -157,7 +165,10 @@ export class Forks {
       readonly head: RunHead;
       readonly step: string;
     },
-  ): Promise<Omit<PastRow, "life">[]> {
+  ): Promise<{
+    readonly past: readonly Omit<PastRow, "life">[];
+    readonly records: readonly Encoded[];
+  }> {
     const { twin, traced, point, standing, head, step } = to;
     const past: Omit<PastRow, "life">[] = [];
     const deliver = async (activation: Uint8Array, history: number, isLast: boolean) => {
@@ -185,11 +196,13 @@ export class Forks {
     const whole = activationOf(last);
     const part = encode({ ...whole, stepsMax: point.begun });
     let { drained } = await deliver(part, last.history, true);
+    const records = [...drained.records];
     const more = encode({ nowMs: whole.nowMs, stepsMax: 0, inputs: [{ kind: "continue" }] });
     if (drained.nextStep !== step && drained.state === "yielded") {
-      ({ drained } = await deliver(more, point.event, true));
+      ({ drained } = await deliver(more, last.history + records.length, true));
+      records.push(...drained.records);
     }
-    if (drained.nextStep === step) return past;
+    if (drained.nextStep === step) return { past, records };
     throw new SporeError(
       "not-replayable",
       `the machine of run ${head.name} can't be brought to right before step ${printable(step)}`,
@@ -319,11 +332,10 @@ function snapshotOf(run: Entity): Snapshot {
   return { head, inputs, signals: [...run.signals], isActive: run.isActive };
 }
 
-/** Where a step began: the activation, how many bodies began before it there, and the event. */
+/** Where a step began: the activation, and how many bodies began before it there. */
 interface ForkPoint {
   readonly at: number;
   readonly begun: number;
-  readonly event: number;
 }
 
 async function findStep(
@@ -357,7 +369,7 @@ async function findStep(
   const at = traced.findLastIndex(({ history }) => history <= found);
   const from = traced[at]?.history ?? found;
   const begun = begins.filter((index) => index >= from && index < found).length;
-  return { at, begun, event };
+  return { at, begun };
 }
 
 async function readPrefix(
@@ -377,9 +389,54 @@ async function readPrefix(
         `a fork takes over ${historyBytesMax} bytes of history`,
       );
     }
-    items.push(item);
+    items.push(item.kind === "host" ? withoutTakenBack(items, item, from) : item);
   }
   return items;
+}
+
+/** Records as they are in the history, where large values lie beside them. */
+async function storedRecords(
+  partition: Partition,
+  key: EntityKey,
+  { from, to }: { readonly from: number; readonly to: number },
+): Promise<Map<string, HistoryItem[]>> {
+  const stored = new Map<string, HistoryItem[]>();
+  for await (const { index, item } of readItems(partition, key, from)) {
+    if (index >= to) break;
+    if (item.kind !== "record") continue;
+    const name = nameOfRecord(item.record);
+    stored.set(name, [...(stored.get(name) ?? []), item]);
+  }
+  return stored;
+}
+
+function nameOfRecord(record: Encoded): string {
+  const { event, step, attempt } = readRecord(record) ?? {};
+  return `${event} ${attempt} ${step}`;
+}
+
+function asItem(record: Encoded): HistoryItem {
+  return { kind: "record", record };
+}
+
+/**
+ * A fork has never been resumed: what was taken back for that before it parted is no step of its
+ * own, and keeps its place only, as activations know theirs by number.
+ */
+function withoutTakenBack(
+  items: HistoryItem[],
+  item: Extract<HistoryItem, { kind: "host" }>,
+  from: number,
+): HistoryItem {
+  const { backTo, ...data } = item.data;
+  if (item.type !== "run.resumed" || typeof backTo !== "number") return item;
+  const { atMs } = item;
+  for (let at = Math.max(0, backTo - from); at < items.length; at += 1) {
+    if (items[at]?.kind === "record") {
+      items[at] = { kind: "host", type: "record.taken-back", atMs, data: {} };
+    }
+  }
+  return { ...item, data };
 }
 
 /** What the run has been given since the fork point. */

@@ -99,5 +99,5 @@ for (const mutant of mutants) {
   test(`it is found within ${mutant.seedsMax} seeds that ${mutant.name}`, async () => {
     const found = await hunt(mutant);
     expect(found?.violations[0]?.law).toBeTypeOf("string");
-  }, 120_000);
+  }, 300_000);
 }

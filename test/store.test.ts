@@ -189,7 +189,7 @@ describe("the s3 store", () => {
 
 test("the s3 store begins a request's time when the request has its turn", async () => {
   const server = http.createServer((_request, response) => {
-    setTimeout(() => response.end("1"), 40);
+    setTimeout(() => response.end("1"), 1000);
   });
   await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
   const { port } = server.address() as AddressInfo;
@@ -197,15 +197,15 @@ test("the s3 store begins a request's time when the request has its turn", async
     bucket: "bucket",
     endpoint: `http://127.0.0.1:${port}`,
     pathStyle: true,
-    timeoutMs: 3000,
+    timeoutMs: 5000,
     credentials: { accessKeyId: "id", secretAccessKey: "secret" },
   });
   try {
     // So many that the last ones wait for longer than a request may take.
     const startMs = performance.now();
-    const work = Array.from({ length: 12_000 }, (_, index) => store.get(`a/${index}`));
+    const work = Array.from({ length: 800 }, (_, index) => store.get(`a/${index}`));
     await Promise.all(work);
-    expect(performance.now() - startMs).toBeGreaterThan(3000);
+    expect(performance.now() - startMs).toBeGreaterThan(5000);
   } finally {
     await store.close();
     server.closeAllConnections();

@@ -1,4 +1,4 @@
-/** Runs that replace each other under one id, and what is told of a run that was ended or resumed. */
+/** Runs that replace each other under one id, and what is told of a run that was ended, resumed or forked. */
 import { beforeEach, expect, test } from "vitest";
 import { decode, encode } from "../../guest/cbor.ts";
 import {
@@ -31,16 +31,23 @@ const breaking = step("breaking", () => {
   return "mended";
 });
 const quick = step("quick", (text: string) => text);
+const shrug = step("shrug", (text: string) => text);
 const lasting = step("lasting", async () => sleep("1 day"));
 workflow("givingUp", async () => {
   try {
-    return await breaking();
+    return await quick(await breaking());
   } catch (error) {
     void lasting();
-    await quick("given up");
+    await shrug("given up");
     throw error;
   }
 });
+const resting = step("resting", async (n: number) => {
+  await sleep(10);
+  for (let turns = 0; turns < 10 * n; turns += 1) await undefined;
+  return n;
+});
+workflow("lanes", () => Promise.all([1, 2, 3].map(async (n) => quick(String(await resting(n))))));
 let tenant: TenantHost;
 let world: World;
 
@@ -126,14 +133,14 @@ test("what a run failed of is no answer any more once it was resumed", async () 
 test("a run that was resumed has no steps of what was taken back", async () => {
   await during(tenant.startRun({ id: "g", workflow: "givingUp" }));
   await during(tenant.output("g", { waitMs: 10_000 }));
-  const stepsNow = async (): Promise<string[]> => {
-    const steps = await during(tenant.steps("g", { after: 0, limit: 10 }));
+  const stepsNow = async (id = "g"): Promise<string[]> => {
+    const steps = await during(tenant.steps(id, { after: 0, limit: 10 }));
     return steps.map((each) => `${each.step} ${each.status} ${each.attempt}`);
   };
   expect(await stepsNow()).toEqual([
     "breaking FAILED 1",
     "lasting RUNNING 1",
-    "quick SUCCESSFUL 1",
+    "shrug SUCCESSFUL 1",
   ]);
   for (const attempt of [2, 3]) {
     await during(tenant.resumeRun("g"));
@@ -141,14 +148,36 @@ test("a run that was resumed has no steps of what was taken back", async () => {
     expect(await stepsNow()).toEqual([
       `breaking FAILED ${attempt}`,
       "lasting RUNNING 1",
-      "quick SUCCESSFUL 1",
+      "shrug SUCCESSFUL 1",
     ]);
   }
   await during(tenant.resumeRun("g"));
   const output = await during(tenant.output("g", { waitMs: 10_000 }));
   expect(output).toMatchObject({ kind: "ready", outcome: { kind: "ok" } });
-  expect(await stepsNow()).toEqual(["breaking SUCCESSFUL 4"]);
-  await expect(during(tenant.output("g", { step: "quick" }))).rejects.toThrow(
-    "without a step quick",
+  expect(await stepsNow()).toEqual(["breaking SUCCESSFUL 4", "quick SUCCESSFUL 1"]);
+  await during(tenant.forkRun("g", { step: "quick", id: "f" }));
+  await during(tenant.output("f", { waitMs: 10_000 }));
+  expect(await stepsNow("f")).toEqual(["breaking SUCCESSFUL 4", "quick SUCCESSFUL 1"]);
+  await expect(during(tenant.output("g", { step: "shrug" }))).rejects.toThrow(
+    "without a step shrug",
   );
+});
+
+test("a fork tells of all that has ended where it parted", async () => {
+  await during(tenant.startRun({ id: "l", workflow: "lanes" }));
+  await during(tenant.output("l", { waitMs: 10_000 }));
+  for (const step of ["quick", "quick_1", "quick_2"]) {
+    const id = `l.${step}`;
+    await during(tenant.forkRun("l", { step, id }));
+    await during(tenant.output(id, { waitMs: 10_000 }));
+    const steps = await during(tenant.steps(id, { after: 0, limit: 10 }));
+    expect(steps.map(({ step: name, status }) => `${name} ${status}`).toSorted()).toEqual([
+      "quick SUCCESSFUL",
+      "quick_1 SUCCESSFUL",
+      "quick_2 SUCCESSFUL",
+      "resting SUCCESSFUL",
+      "resting_1 SUCCESSFUL",
+      "resting_2 SUCCESSFUL",
+    ]);
+  }
 });

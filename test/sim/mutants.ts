@@ -1123,7 +1123,7 @@ export const mutants: readonly Mutant[] = [
   },
   {
     name: "another host is asked again for what it may have done",
-    seedsMax: 120,
+    seedsMax: 30,
     law: "I4 a call without a name is executed once",
     job: "nameless",
     isShared: true,

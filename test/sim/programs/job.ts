@@ -48,9 +48,10 @@ export const programs: Job = async (client, id) => {
   world.count(ended.code === undefined ? "programs succeeded" : `programs ${statusOf(ended)}`);
   const rounds = roundsOf(await standing(client, id));
   const model = new Model(id, { tally: id, choices: ended.choices, rounds });
-  // How far it came before it was cancelled is nobody's to say.
-  const isCut = isCancelled && ended.code !== undefined;
-  const told = isCut ? undefined : judged(client, id, ended, () => model.program(program, input));
+  // How far it came before it was cancelled is nobody's to say, nor what its code made of that.
+  const told = isCancelled
+    ? undefined
+    : judged(client, id, ended, () => model.program(program, input));
   if (told !== undefined) judgeUpdates(client, { ...run, model, updates });
   await judgeRun(client, { ...run, told, isFailed: ended.code !== undefined });
   if (told !== undefined) {
@@ -58,6 +59,8 @@ export const programs: Job = async (client, id) => {
     await judgePublished(client, model);
   }
   await judgeCounts(client, { ...run, model });
+  if (told !== undefined && canFork(program) && random.chance(0.4))
+    await forked(client, run, input);
 };
 
 function statusOf({ code }: Ended): string {
@@ -100,10 +103,10 @@ async function accompany(client: Client, { id, program }: Run): Promise<Accompan
   if (canResume(program) && random.chance(0.2)) actions.push(() => pauseAndResume(client, id));
   if (random.chance(0.15)) {
     actions.push(async () => {
-      isCancelled = true;
-      await client.ask(`cancel ${id}`, (tenant) =>
+      const view = await client.ask(`cancel ${id}`, (tenant) =>
         forgiving(tenant.cancelRun(id, "enough"), "run-closed"),
       );
+      isCancelled = view !== undefined || client.hasRepeated;
     });
   }
   const pauseMs = random.pick([1, 50, 1000]);
@@ -186,6 +189,45 @@ async function resumed(client: Client, id: string): Promise<boolean> {
     if (["run-closed", "not-resumable"].includes(codeOf(error))) return false;
     throw error;
   }
+}
+
+// ---------------------------------------------------------------- its forks
+
+/** What others count or were told by the run is not done again for a fork. */
+function canFork(program: Program): boolean {
+  const isOneLife = program.handler === undefined && program.lives.length === 1;
+  return isOneLife && !hasPart(program, ["count", "told"]);
+}
+
+/** A fork from any step ends as the program may end. */
+async function forked(client: Client, { id, program }: Run, input: number): Promise<void> {
+  const { random, world } = client;
+  const begun = (await standing(client, id)).filter(
+    ({ type, data }) => type === "step.started" && data["attempt"] === 1 && !isUndoing(data),
+  );
+  if (begun.length === 0) return;
+  const step = String(random.pick(begun).data["step"]);
+  const forkId = `${id}k`;
+  try {
+    await client.ask(`fork ${id} before ${step}`, (tenant) =>
+      tenant.forkRun(id, { step, id: forkId }),
+    );
+  } catch (error) {
+    // Of a life that is over; the sandbox had a bad moment.
+    if (["step-not-found", "not-replayable"].includes(codeOf(error))) return;
+    if (codeOf(error).startsWith("guest-") && codeOf(error) !== "guest-diverged") return;
+    throw error;
+  }
+  world.count("forks of programs");
+  const fork = { id: forkId, program };
+  await sendAll(client, fork);
+  const ended = endedOf(await client.outcome(forkId));
+  const rounds = roundsOf(await standing(client, forkId));
+  const model = new Model(forkId, { tally: id, choices: ended.choices, rounds });
+  const what = `${forkId} before ${step}`;
+  const told = judged(client, what, ended, () => model.program(program, input));
+  const isFailed = ended.code !== undefined;
+  await judgeRun(client, { ...fork, told, isFailed, origin: id });
 }
 
 // ---------------------------------------------------------------- how it ended
@@ -360,6 +402,8 @@ async function judgeCounts(
 interface JudgedRun extends Run {
   readonly told: Told | undefined;
   readonly isFailed: boolean;
+  /** Of a fork: the run whose past it has. */
+  readonly origin?: string;
 }
 
 async function judgeRun(client: Client, run: JudgedRun): Promise<void> {
@@ -379,7 +423,7 @@ async function judgeRun(client: Client, run: JudgedRun): Promise<void> {
     const inOrder = began.every((attempt, index) => attempt === index + 1);
     client.world.laws.check(inOrder, law.steps, `${id}: attempts ${began} of ${step}`);
   }
-  if (told !== undefined) judgeTrace(client, id, { trace: told.trace, steps });
+  if (told !== undefined) judgeTrace(client, run, { trace: told.trace, steps });
   judgeUndone(client, run, events);
 }
 
@@ -451,16 +495,17 @@ function around(spans: readonly Span[]): Span {
 
 function judgeTrace(
   client: Client,
-  id: string,
+  run: JudgedRun,
   { trace, steps }: { readonly trace: Trace; readonly steps: ReadonlyMap<string, FoundStep> },
 ): void {
+  const { id } = run;
   const { laws } = client.world;
   const walk = (part: Trace): Span => {
     switch (part.kind) {
       case "none":
         return nowhere;
       case "step":
-        return judgeStep(client, id, { wanted: part.step, found: steps.get(part.step.id) });
+        return judgeStep(client, run, { wanted: part.step, found: steps.get(part.step.id) });
       case "loose": {
         const found = part.ids.flatMap((each) => steps.get(each) ?? []);
         return {
@@ -500,7 +545,7 @@ function judgeTrace(
 
 function judgeStep(
   client: Client,
-  run: string,
+  { id: run, origin = run }: JudgedRun,
   step: {
     readonly wanted: Extract<Trace, { kind: "step" }>["step"];
     readonly found: FoundStep | undefined;
@@ -520,7 +565,8 @@ function judgeStep(
   laws.check(isOften, law.steps, `${run}: ${id} was tried ${began} times, not ${attempts}`);
   if (plan.isEffect && end !== "failed" && plan.fails.length < attempts) {
     const isDone = [...ledger.performed.keys()].some((key) => {
-      return key.startsWith(`${run}/`) && key.replace(/^\d+\//, "").includes(`/${id}#`);
+      const isOwn = key.startsWith(`${run}/`) || key.startsWith(`${origin}/`);
+      return isOwn && key.replace(/^\d+\//, "").includes(`/${id}#`);
     });
     laws.check(isDone, law.effects, `${run}: ${id} has had no effect`);
   }
