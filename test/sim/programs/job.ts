@@ -6,6 +6,7 @@ import { decode, encode } from "../../../guest/cbor.ts";
 import type { ErrorValue, Outcome } from "../../../guest/protocol.ts";
 import type { HistoryEvent } from "../../../runtime/index.ts";
 import { type Client, codeOf, forgiving, type Job, same } from "../clients.ts";
+import { settler } from "../tenant-jobs.ts";
 import { makeProgram } from "./maker.ts";
 import {
   type ChildRun,
@@ -24,6 +25,7 @@ const law = {
   order: "J-program: steps in the program's order",
   effects: "J-program: what is done has its effect",
   counts: "J-program: counts once",
+  moves: "J-program: the same code does the same",
   queries: "J-program: no answer goes back",
   undone: "J-program: all that is done is undone, the last first",
 } as const;
@@ -36,13 +38,15 @@ interface Ended {
   readonly text: string;
 }
 
-export const programs: Job = async (client, id) => {
-  const { random, world } = client;
+export const programs: Job = async (tenantClient, id) => {
+  const { random, world } = tenantClient;
   const program = makeProgram(random.fork(), id);
   const input = random.below(1000);
+  const isMoving = random.chance(0.2);
+  const client = isMoving ? (await settler(tenantClient, id)).own : tenantClient;
   world.stories.set(id, `input ${input}, ${JSON.stringify(program)}`);
   await client.start(id, "programmed", [program, 1, input, {}]);
-  const run = { id, program };
+  const run = { id, program, isMoving };
   const { updates, isCancelled } = await accompany(client, run);
   const ended = await endOf(client, run);
   world.count(ended.code === undefined ? "programs succeeded" : `programs ${statusOf(ended)}`);
@@ -72,6 +76,8 @@ function statusOf({ code }: Ended): string {
 interface Run {
   readonly id: string;
   readonly program: Program;
+  /** Goes on with other components now and then, which do the same. */
+  readonly isMoving?: boolean;
 }
 
 interface Accompanied {
@@ -87,7 +93,8 @@ interface Updated {
 }
 
 /** Sends, in any order, what the program may wait for; updates, queries and pauses in between. */
-async function accompany(client: Client, { id, program }: Run): Promise<Accompanied> {
+async function accompany(client: Client, run: Run): Promise<Accompanied> {
+  const { id, program } = run;
   const { random, world } = client;
   const updates: Updated[] = [];
   let isCancelled = false;
@@ -108,6 +115,9 @@ async function accompany(client: Client, { id, program }: Run): Promise<Accompan
       );
       isCancelled = view !== undefined || client.hasRepeated;
     });
+  }
+  if (run.isMoving === true) {
+    for (let n = random.between(1, 2); n > 0; n -= 1) actions.push(() => moved(client, id, n));
   }
   const pauseMs = random.pick([1, 50, 1000]);
   for (const act of shuffled(actions, client)) {
@@ -180,6 +190,31 @@ async function pauseAndResume(client: Client, id: string): Promise<void> {
   await resumed(client, id);
 }
 
+async function deployed(client: Client, id: string, n: number): Promise<string> {
+  const code = `export {}; // ${id}, ${n}`;
+  const view = await client.ask(`deploy ${id} ${n}`, (tenant) =>
+    tenant.deploy({ kind: "javascript", code }),
+  );
+  return view.id;
+}
+
+/** The sandbox had a bad moment. */
+function isFault(code: string): boolean {
+  return code.startsWith("guest-") && code !== "guest-diverged";
+}
+
+async function moved(client: Client, id: string, n: number): Promise<void> {
+  const component = await deployed(client, id, n);
+  try {
+    const move = await client.ask(`move ${id}`, (tenant) => tenant.moveRun(id, { component }));
+    client.world.laws.check(move.kind !== "diverged", law.moves, `${id}: ${JSON.stringify(move)}`);
+    client.world.count(`programs ${move.kind}`);
+  } catch (error) {
+    const code = codeOf(error);
+    if (!["run-closed", "run-active"].includes(code) && !isFault(code)) throw error;
+  }
+}
+
 /** False if there is nothing to go on with. */
 async function resumed(client: Client, id: string): Promise<boolean> {
   try {
@@ -200,7 +235,11 @@ function canFork(program: Program): boolean {
 }
 
 /** A fork from any step ends as the program may end. */
-async function forked(client: Client, { id, program }: Run, input: number): Promise<void> {
+async function forked(
+  client: Client,
+  { id, program, isMoving }: Run,
+  input: number,
+): Promise<void> {
   const { random, world } = client;
   const begun = (await standing(client, id)).filter(
     ({ type, data }) => type === "step.started" && data["attempt"] === 1 && !isUndoing(data),
@@ -208,14 +247,15 @@ async function forked(client: Client, { id, program }: Run, input: number): Prom
   if (begun.length === 0) return;
   const step = String(random.pick(begun).data["step"]);
   const forkId = `${id}k`;
+  const component = isMoving === true ? await deployed(client, id, 3) : undefined;
   try {
     await client.ask(`fork ${id} before ${step}`, (tenant) =>
-      tenant.forkRun(id, { step, id: forkId }),
+      tenant.forkRun(id, { step, id: forkId, component }),
     );
   } catch (error) {
     // Of a life that is over; the sandbox had a bad moment.
     if (["step-not-found", "not-replayable"].includes(codeOf(error))) return;
-    if (codeOf(error).startsWith("guest-") && codeOf(error) !== "guest-diverged") return;
+    if (isFault(codeOf(error))) return;
     throw error;
   }
   world.count("forks of programs");
