@@ -228,7 +228,11 @@ export class Forks {
 
   // -------------------------------------------------------------- move
 
-  async move(id: string, request: MoveRequest): Promise<MoveResult> {
+  move(id: string, request: MoveRequest): Promise<MoveResult> {
+    return this.#move(id, request, moveTriesMax);
+  }
+
+  async #move(id: string, request: MoveRequest, triesMax: number): Promise<MoveResult> {
     const { id: to, manifest } = await this.#parts.deployments.resolve(request.component);
     const { key, partition, snapshot } = await this.#look(id);
     const { head } = snapshot;
@@ -245,7 +249,7 @@ export class Forks {
     const replays = { old: this.#replay(key, from), young: this.#replay(key, to) };
     try {
       let compared = 0;
-      for (let tries = 0; tries < moveTriesMax; tries++) {
+      for (let tries = 0; tries < triesMax; tries++) {
         const traced = await readPast(partition, key, head.pastLife ?? 0);
         for (; compared < traced.length; compared++) {
           const item = traced[compared];
@@ -259,18 +263,20 @@ export class Forks {
             return { kind: "diverged", id, from, to, activation: compared, ...difference };
           }
         }
-        const isDone =
-          request.isDryRun === true ||
-          (await this.#switch(partition, key, {
-            component: to,
-            seed: traced[0] === undefined ? new Uint8Array(16) : seedOf(traced[0]),
-            ...replays.young.memory(),
-          }));
-        if (isDone) {
-          const kind = request.isDryRun === true ? "same" : "moved";
-          return { kind, id, from, to, activations: compared };
+        const plan = {
+          component: to,
+          seed: traced[0] === undefined ? new Uint8Array(16) : seedOf(traced[0]),
+          ...replays.young.memory(),
+        };
+        const found = await this.#switch(
+          { partition, key, head },
+          request.isDryRun === true ? undefined : plan,
+        );
+        if (found === "same" || found === "moved") {
+          return { kind: found, id, from, to, activations: compared };
         }
         await new Promise<void>((resolve) => this.#parts.ports.clock.after(moveDelayMs, resolve));
+        if (found === "begun anew") return await this.#move(id, request, triesMax - tries - 1);
       }
       throw new SporeError("run-active", `run ${id} is at work all the time`, {
         hint: `Pause it, move it, and resume it.`,
@@ -281,26 +287,34 @@ export class Forks {
     }
   }
 
-  /** False if the run has gone on meanwhile: what it has had since must be compared as well. */
+  /**
+   * Moves the run, if a plan is given. If it has gone on meanwhile, what it has had since must be
+   * compared as well; if what was compared isn't its past any more, all of it anew.
+   */
   async #switch(
-    partition: Partition,
-    key: EntityKey,
-    plan: Parameters<typeof moveRun>[2],
-  ): Promise<boolean> {
-    const isMoved = await ask(partition, key, (run, sink) => {
+    { partition, key, head }: { partition: Partition; key: EntityKey; head: RunHead },
+    plan: Parameters<typeof moveRun>[2] | undefined,
+  ): Promise<"same" | "moved" | "gone on" | "begun anew"> {
+    const found = await ask(partition, key, (run, sink) => {
       if (run === undefined) throw runNotFound(nameOf(key));
-      const head = headOf(run);
-      if (isClosed(head.status)) {
-        throw new SporeError("run-closed", `run ${nameOf(key)} is ${head.status}`);
+      const now = headOf(run);
+      if (isClosed(now.status)) {
+        throw new SporeError("run-closed", `run ${nameOf(key)} is ${now.status}`);
       }
-      if (run.isActive || head.applied !== plan.version) return false;
+      // Another run of that id; continued or resumed; moved by somebody else.
+      const { life, attempt, component } = head;
+      if (now.life !== life || now.attempt !== attempt || now.component !== component) {
+        return "begun anew";
+      }
+      if (plan === undefined) return "same";
+      if (run.isActive || now.applied !== plan.version) return "gone on";
       this.#parts.ports.sandbox.release(machineOf(run));
       moveRun(run, sink, plan);
       sink.notify(run);
-      return true;
+      return "moved";
     });
     await partition.durable();
-    return isMoved;
+    return found;
   }
 
   // -------------------------------------------------------------- reading

@@ -1,8 +1,9 @@
-/** Runs that replace each other under one id, and what is told of a run that was ended, resumed or forked. */
+/** Runs that replace each other under one id, and what is told of a run that was ended, resumed, forked or moved. */
 import { beforeEach, expect, test } from "vitest";
 import { decode, encode } from "../../guest/cbor.ts";
 import {
   context,
+  continueAsNew,
   NonRetryableError,
   publish,
   signal,
@@ -48,6 +49,11 @@ const resting = step("resting", async (n: number) => {
   return n;
 });
 workflow("lanes", () => Promise.all([1, 2, 3].map(async (n) => quick(String(await resting(n))))));
+workflow("renewing", async (life: number) => {
+  await signal("go");
+  if (life < 4) continueAsNew(life + 1);
+  return life;
+});
 let tenant: TenantHost;
 let world: World;
 
@@ -179,5 +185,25 @@ test("a fork tells of all that has ended where it parted", async () => {
       "resting_1 SUCCESSFUL",
       "resting_2 SUCCESSFUL",
     ]);
+  }
+});
+
+test("a run that is continued as new while it is moved has its own memory", async () => {
+  const { id: other } = await during(
+    tenant.deploy({ kind: "javascript", code: "export {}; // other" }),
+  );
+  const { id: first } = await during(tenant.deploy({ kind: "javascript", code: "export {};" }));
+  for (let delayMs = 0; delayMs < 60; delayMs += 1) {
+    const id = `w${delayMs}`;
+    const start = { id, workflow: "renewing", args: encode([1]), component: first };
+    await during(tenant.startRun(start));
+    const moving = tenant.moveRun(id, { component: other });
+    const going = (async () => {
+      await world.sleep(delayMs);
+      for (let n = 1; n <= 4; n += 1) await tenant.signalRun(id, "go", encode(n));
+    })();
+    await during(Promise.allSettled([moving, going]));
+    const output = await during(tenant.output(id, { waitMs: 10_000 }));
+    expect(output).toMatchObject({ kind: "ready", outcome: { kind: "ok", value: encode(4) } });
   }
 });

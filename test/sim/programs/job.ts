@@ -17,7 +17,17 @@ import {
   type Told,
   type Trace,
 } from "./model.ts";
-import { type Choices, type Plan, type Program, signalsOf, type Value, visit } from "./program.ts";
+import {
+  type Choices,
+  eventsOf,
+  isDenied,
+  type Plan,
+  type Program,
+  signalsOf,
+  tokenNameOf,
+  type Value,
+  visit,
+} from "./program.ts";
 
 const law = {
   outcome: "J-program: its end is the model's",
@@ -47,8 +57,10 @@ export const programs: Job = async (tenantClient, id) => {
   world.stories.set(id, `input ${input}, ${JSON.stringify(program)}`);
   await client.start(id, "programmed", [program, 1, input, {}]);
   const run = { id, program, isMoving };
+  const decider = decideAll(client, run);
   const { updates, isCancelled } = await accompany(client, run);
   const ended = await endOf(client, run);
+  await decider.stop();
   world.count(ended.code === undefined ? "programs succeeded" : `programs ${statusOf(ended)}`);
   const rounds = roundsOf(await standing(client, id));
   const model = new Model(id, { tally: id, choices: ended.choices, rounds });
@@ -116,14 +128,23 @@ async function accompany(client: Client, run: Run): Promise<Accompanied> {
       isCancelled = view !== undefined || client.hasRepeated;
     });
   }
+  const moves: Promise<void>[] = [];
   if (run.isMoving === true) {
-    for (let n = random.between(1, 2); n > 0; n -= 1) actions.push(() => moved(client, id, n));
+    for (let n = random.between(1, 2); n > 0; n -= 1) {
+      const isBeside = random.chance(0.5);
+      actions.push(async () => {
+        const move = moved(client, id, n);
+        moves.push(move);
+        if (!isBeside) await move;
+      });
+    }
   }
   const pauseMs = random.pick([1, 50, 1000]);
   for (const act of shuffled(actions, client)) {
     if (random.chance(0.3)) await world.sleep(random.latency(pauseMs));
     await act();
   }
+  await Promise.all(moves);
   // One that failed before it was paused is resumed: what came in between was refused.
   await sendAll(client, { id, program });
   return { updates: updates.toSorted((one, other) => one.n - other.n), isCancelled };
@@ -132,6 +153,54 @@ async function accompany(client: Client, run: Run): Promise<Accompanied> {
 async function sendAll(client: Client, { id, program }: Run): Promise<void> {
   for (const name of namesOf(program)) await sendSignal(client, id, name);
   if (program.closing !== undefined) await sendSignal(client, id, program.closing);
+}
+
+/** Decides each event as soon as its token is known; one that was begun anew has another. */
+function decideAll(client: Client, { id, program }: Run): { stop(): Promise<void> } {
+  const { lives, path } = program;
+  const events = lives.flatMap((life) => eventsOf(life, path));
+  let isOver = events.length === 0;
+  const decided = new Set<string>();
+  const look = async (event: string): Promise<boolean> => {
+    const found = await client.ask(`token of ${event} in ${id}`, (tenant) =>
+      forgiving(tenant.published(id, tokenNameOf(event), {}), "value-not-published"),
+    );
+    const token = found?.kind === "ready" ? (decode(found.value) as string) : undefined;
+    if (token === undefined || decided.has(token)) return false;
+    decided.add(token);
+    await decide(client, event, token);
+    return true;
+  };
+  const work = async (): Promise<void> => {
+    for (let pauseMs = 20; !isOver; pauseMs = Math.min(pauseMs * 1.5, 60_000)) {
+      for (const event of events) if (await look(event)) pauseMs = 20;
+      await client.world.sleep(client.random.latency(pauseMs));
+    }
+  };
+  const working = work();
+  return {
+    async stop() {
+      isOver = true;
+      await working;
+    },
+  };
+}
+
+async function decide(client: Client, event: string, token: string): Promise<void> {
+  const code = `denied:${event}`;
+  const error = { name: "GuestError", message: event, code, class: "user" } as const;
+  const outcome: Outcome = isDenied(event)
+    ? { kind: "error", error }
+    : { kind: "ok", value: encode(signalValue(event)) };
+  try {
+    await client.ask(`decide ${event}`, (_tenant, _attempt, host) =>
+      host.decideEvent(token, outcome),
+    );
+    client.world.count("events of programs");
+  } catch (error) {
+    // Nobody waits for it any more.
+    if (!["event-not-found", "event-decided", "run-closed"].includes(codeOf(error))) throw error;
+  }
 }
 
 function namesOf({ lives, path }: Program): string[] {
@@ -260,8 +329,10 @@ async function forked(
   }
   world.count("forks of programs");
   const fork = { id: forkId, program };
+  const decider = decideAll(client, fork);
   await sendAll(client, fork);
   const ended = endedOf(await client.outcome(forkId));
+  await decider.stop();
   const rounds = roundsOf(await standing(client, forkId));
   const model = new Model(forkId, { tally: id, choices: ended.choices, rounds });
   const what = `${forkId} before ${step}`;

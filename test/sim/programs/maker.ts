@@ -78,6 +78,7 @@ class ProgramMaker {
         () => this.#signal(),
         () => this.#signal(),
         () => ({ kind: "either", label: this.#label("e") }),
+        () => this.#event(),
       );
     }
     if (!isTurn) makers.push(() => ({ kind: "undo", label: this.#label("w") }));
@@ -185,6 +186,12 @@ class ProgramMaker {
     const timeoutMs = this.#random.pick([0, 0, 5, 200, 20_000]);
     const label = this.#label("i");
     return { kind: "signal", label, ...(timeoutMs > 0 && { timeoutMs }) };
+  }
+
+  #event(): Work {
+    const timeoutMs = this.#random.pick([0, 0, 200, 20_000]);
+    const label = this.#label("h");
+    return { kind: "event", label, ...(timeoutMs > 0 && { timeoutMs }) };
   }
 
   /** Not too often: what fails leaves nothing to look at behind it. */

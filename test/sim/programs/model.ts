@@ -6,6 +6,7 @@ import {
   type Choices,
   codeOfFailure,
   type Failure,
+  isDenied,
   type Join,
   mix,
   numberOf,
@@ -157,6 +158,9 @@ export class Model {
       case "signal":
         if (work.timeoutMs !== undefined && this.#choices[id] === 1) return ok("late");
         return ok(signalValue(id));
+      case "event":
+        if (work.timeoutMs !== undefined && this.#choices[id] === 1) return ok("late");
+        return isDenied(id) ? failed(`denied:${id}`) : ok(signalValue(id));
       case "either": {
         const values = [signalValue(`${id}a`), signalValue(`${id}b`)];
         return ok(this.#choices[id] === 1 ? values.toReversed() : values);

@@ -8,6 +8,7 @@ import {
   compensate,
   context,
   continueAsNew,
+  externalEvent,
   type Graph,
   GuestError,
   get,
@@ -40,6 +41,7 @@ import {
   numberOf,
   type Plan,
   type Program,
+  tokenNameOf,
   type Value,
   type Vertex,
   type Work,
@@ -270,6 +272,8 @@ class Player {
         return this.#signal(work, id);
       case "either":
         return this.#either(id);
+      case "event":
+        return this.#event(work, id);
       case "publish":
         publish(id, mix(id, input));
         return mix(id, input);
@@ -404,6 +408,21 @@ class Player {
       return value;
     } catch (error) {
       if (!(error instanceof TimeoutError)) throw error;
+      this.choices[id] = 1;
+      return "late";
+    }
+  }
+
+  async #event({ timeoutMs }: Of<"event">, id: string): Promise<Value> {
+    const options = timeoutMs === undefined ? {} : { timeout: timeoutMs };
+    const event = await externalEvent<number>(id, options);
+    publish(tokenNameOf(id), event.token);
+    try {
+      const value = await event.result();
+      this.choices[id] = 0;
+      return value;
+    } catch (error) {
+      if (timeoutMs === undefined || !(error instanceof TimeoutError)) throw error;
       this.choices[id] = 1;
       return "late";
     }

@@ -83,6 +83,8 @@ export type Work =
   | { readonly kind: "signal"; readonly label: string; readonly timeoutMs?: number }
   /** Whichever of two signals comes first, then the other. */
   | { readonly kind: "either"; readonly label: string }
+  /** Decided by the client, once it has the token. */
+  | { readonly kind: "event"; readonly label: string; readonly timeoutMs?: number }
   | { readonly kind: "publish"; readonly label: string }
   | { readonly kind: "store"; readonly label: string; readonly size: number }
   /** A call of an actor that all of the program shares. */
@@ -239,16 +241,33 @@ export const plainPlan: Plan = {
 
 /** The signals that a program may wait for, which the client sends. */
 export function signalsOf(work: Work, path: string): string[] {
+  return collected(work, path, (each, id) => {
+    if (each.kind === "either") return [`${id}a`, `${id}b`];
+    return each.kind === "signal" ? [id] : [];
+  });
+}
+
+/** The events that it may wait for, which the client decides. */
+export function eventsOf(work: Work, path: string): string[] {
+  return collected(work, path, (each, id) => (each.kind === "event" ? [id] : []));
+}
+
+function collected(
+  root: Work,
+  path: string,
+  namesOf: (work: Work, id: string) => readonly string[],
+): string[] {
   const names: string[] = [];
-  visit(
-    work,
-    { path, isHere: true },
-    {
-      work: (each, id) => {
-        if (each.kind === "signal") names.push(id);
-        if (each.kind === "either") names.push(`${id}a`, `${id}b`);
-      },
-    },
-  );
+  visit(root, { path, isHere: true }, { work: (work, id) => names.push(...namesOf(work, id)) });
   return names;
+}
+
+/** Under what name its token is published. */
+export function tokenNameOf(event: string): string {
+  return `${event}-token`;
+}
+
+/** What is decided is an error now and then. */
+export function isDenied(event: string): boolean {
+  return numberOf(event) % 6 === 0;
 }
