@@ -22,7 +22,8 @@ import { forEachHash } from "./refs.ts";
 import { headOf, mergedTags, newRunHead, passQueues, runInfo, tellOrigin } from "./run.ts";
 import { addHostEvent, type Entity, newEntity, type Sink } from "./state.ts";
 
-type Asked = Extract<
+/** What a machine waits for. */
+export type Asked = Extract<
   Command,
   {
     readonly kind:
@@ -142,7 +143,7 @@ export interface ForkPlan {
   readonly image: Uint8Array | undefined;
   readonly journal: readonly JournalRow[];
   readonly stand: Stand;
-  /** Answers that the other run has had since, by command. */
+  /** Answers that the other run has had since, by the fork's command. */
   readonly answers: ReadonlyMap<number, Input>;
   /** Signals that the other run has had, and its machine not yet, oldest first. */
   readonly signals: readonly SignalRow[];

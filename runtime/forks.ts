@@ -4,14 +4,21 @@
  * it, and then changes what is durable in one transition.
  */
 import { encode } from "../guest/cbor.ts";
-import type { Encoded, Input, QueueOptions, ReusedStep, StepRecord } from "../guest/protocol.ts";
+import type {
+  Command,
+  Encoded,
+  Input,
+  QueueOptions,
+  ReusedStep,
+  StepRecord,
+} from "../guest/protocol.ts";
 import { machineOf } from "./activations.ts";
 import { ask } from "./asking.ts";
 import { type Deployments, definitionOf } from "./deployments.ts";
 import { firstDifference } from "./difference.ts";
 import { readRecord } from "./drained.ts";
 import { assert, SporeError } from "./errors.ts";
-import { createFork, type ForkPlan, moveRun, Standing } from "./fork.ts";
+import { type Asked, createFork, type ForkPlan, moveRun, Standing } from "./fork.ts";
 import type { HistoryItem, PastRow, RunHead, SignalRow } from "./format.ts";
 import { readItems, recordOf } from "./history.ts";
 import { checkId, type EntityKey, nameOf, printable, runKey, toHex } from "./ids.ts";
@@ -92,7 +99,7 @@ export class Forks {
     try {
       const standing = new Standing({});
       const replayed = await this.#replayTo(replay, { twin, traced, point, standing, head, step });
-      const { past, records } = replayed;
+      const { past, records, originOf } = replayed;
       const [first, last] = [traced[0], traced[point.at]];
       assert(first !== undefined && last !== undefined, "a step has begun in an activation");
       const end = traced[point.at + 1]?.history ?? head.nextHistory;
@@ -121,7 +128,7 @@ export class Forks {
         history,
         past: past.map((item) => ({ ...item, history: item.history + shift })),
         ...replay.memory(),
-        ...laterOf(traced.slice(point.at), snapshot, standing),
+        ...laterOf(traced.slice(point.at), snapshot, { standing, originOf }),
       };
     } finally {
       replay.close();
@@ -153,7 +160,8 @@ export class Forks {
   /**
    * Up to right before the step's body, beside the run's own code (`twin`) if this is another;
    * returns the past of the machine that stands there, and what it has told since the last whole
-   * activation: other steps may end and begin there that in the run came behind this one.
+   * activation: other steps may end and begin there that in the run came behind this one. And so
+   * may commands, which then have other ids than in the run.
    */
   async #replayTo(
     replay: Replay,
@@ -168,6 +176,7 @@ export class Forks {
   ): Promise<{
     readonly past: readonly Omit<PastRow, "life">[];
     readonly records: readonly Encoded[];
+    readonly originOf: OriginOf;
   }> {
     const { twin, traced, point, standing, head, step } = to;
     const past: Omit<PastRow, "life">[] = [];
@@ -192,6 +201,9 @@ export class Forks {
     }
     const last = traced[point.at];
     assert(last !== undefined, "the step's activation is in the past");
+    const before = standing.lastCommand;
+    const meant = await (twin ?? replay).peek(last.activation);
+    if (point.at >= (head.movedAt ?? 0)) refuseOther(last, meant.drainedHash, head);
     // With so many bodies allowed, all that began before the step begin, and it doesn't.
     const whole = activationOf(last);
     const part = encode({ ...whole, stepsMax: point.begun });
@@ -202,7 +214,9 @@ export class Forks {
       ({ drained } = await deliver(more, last.history + records.length, true));
       records.push(...drained.records);
     }
-    if (drained.nextStep === step) return { past, records };
+    if (drained.nextStep === step) {
+      return { past, records, originOf: matching(meant.drained.commands, before) };
+    }
     throw new SporeError(
       "not-replayable",
       `the machine of run ${head.name} can't be brought to right before step ${printable(step)}`,
@@ -453,8 +467,35 @@ function withoutTakenBack(
   return { ...item, data };
 }
 
+/** The id in the run of what the machine of the fork has asked for; undefined if it never did. */
+type OriginOf = (command: Asked) => number | undefined;
+
+/** Commands up to `before` are the run's own; of those behind it the ones of the same content. */
+function matching(meant: readonly Command[], before: number): OriginOf {
+  const ids = new Map<string, number[]>();
+  for (const command of meant) {
+    if (!("id" in command) || typeof command.id !== "number") continue;
+    const content = contentOf(command);
+    ids.set(content, [...(ids.get(content) ?? []), command.id]);
+  }
+  return (command) => {
+    if (command.id <= before) return command.id;
+    // An event's token is worth something for its own run only.
+    if (command.kind === "event" || command.kind === "token") return undefined;
+    return ids.get(contentOf(command))?.shift();
+  };
+}
+
+function contentOf(command: Command): string {
+  return toHex(encode({ ...command, id: 0 }));
+}
+
 /** What the run has been given since the fork point. */
-function laterOf(traced: readonly Traced[], snapshot: Snapshot, standing: Standing): Later {
+function laterOf(
+  traced: readonly Traced[],
+  snapshot: Snapshot,
+  { standing, originOf }: { readonly standing: Standing; readonly originOf: OriginOf },
+): Later {
   const given = traced.flatMap((item) => activationOf(item).inputs);
   const answers = new Map<number, Input>();
   const signals = new Map<number, SignalRow>();
@@ -468,7 +509,12 @@ function laterOf(traced: readonly Traced[], snapshot: Snapshot, standing: Standi
   for (const row of snapshot.signals) signals.set(row.index, row);
   for (const index of standing.taken) signals.delete(index);
   const unread = [...signals.values()].sort((one, other) => one.index - other.index);
-  return { answers, signals: unread };
+  const own = new Map<number, Input>();
+  for (const command of standing.asked.values()) {
+    const answer = answers.get(originOf(command) ?? Number.NaN);
+    if (answer?.kind === "resolve") own.set(command.id, { ...answer, id: command.id });
+  }
+  return { answers: own, signals: unread };
 }
 
 /** A machine that does something else than the run's own did isn't the run's. */

@@ -10,8 +10,8 @@ import type { Retrier } from "./retry.ts";
 const keyBytes = 32;
 /** How long a host may go on signing with a key that is no longer the newest. */
 const newestAgeMs = 60_000;
-/** How often it looks for one that somebody else seems to have. */
-const unknownAgeMs = 1000;
+/** How often it looks for one that somebody else seems to have: who forges costs no more. */
+const unknownPauseMs = 1000;
 
 type KeyringPorts = Pick<Ports, "store" | "random" | "digest" | "clock">;
 
@@ -22,6 +22,9 @@ export class Keyring {
   readonly #keys = new Map<number, Uint8Array>();
   #newest = 0;
   #readAtMs = Number.NEGATIVE_INFINITY;
+  #lookedAtMs = Number.NEGATIVE_INFINITY;
+  /** Of those who wait for a look that hasn't begun. */
+  #nextLook: Promise<void> | undefined;
 
   constructor(ports: KeyringPorts, prefix: string, retrier: Retrier) {
     this.#ports = ports;
@@ -38,8 +41,24 @@ export class Keyring {
 
   /** Whether there is a key of that number. One of tomorrow may be another host's. */
   async has(number: number): Promise<boolean> {
-    if (number > this.#newest) await this.#refresh(unknownAgeMs);
+    if (number > this.#newest) await this.#lookAgain();
     return number >= 1 && number <= this.#newest;
+  }
+
+  /** Resolves after a look that begins from now on, together with whoever else wants one. */
+  #lookAgain(): Promise<void> {
+    if (this.#nextLook !== undefined) return this.#nextLook;
+    const { clock } = this.#ports;
+    const sinceMs = Math.abs(clock.nowMs() - this.#lookedAtMs);
+    const begin = new Promise<void>((resolve) =>
+      clock.after(Math.max(0, unknownPauseMs - sinceMs), resolve),
+    );
+    this.#nextLook = begin.then(() => {
+      this.#nextLook = undefined;
+      this.#lookedAtMs = clock.nowMs();
+      return this.#refresh(0);
+    });
+    return this.#nextLook;
   }
 
   /** HMAC with a key that is there, after `newest` or `has`. */

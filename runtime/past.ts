@@ -9,7 +9,7 @@ import { assert, SporeError } from "./errors.ts";
 import { decodeRow, type JournalRow, type PastRow, rowKeys } from "./format.ts";
 import type { EntityKey } from "./ids.ts";
 import type { Partition } from "./partition.ts";
-import type { JournalEntry, Sandbox } from "./ports.ts";
+import type { ActivateRequest, ActivateResult, JournalEntry, Sandbox } from "./ports.ts";
 
 /** One activation of the run's present life. */
 export interface Traced {
@@ -82,14 +82,29 @@ export class Replay {
 
   /** Delivers one activation; with `isLast` an image is taken of the memory after it. */
   async deliver(activation: Uint8Array, isLast = false): Promise<Delivered> {
-    const version = this.#past.length;
-    const request = {
-      component: this.#component,
-      machine: this.#machine,
-      activation,
+    const result = await this.#activate(activation, {
       after: "keep",
       imageAfterMs: isLast ? 0 : Number.POSITIVE_INFINITY,
-    } as const;
+    });
+    const { drainedHash, image } = result;
+    this.#past.push({ activation, drainedHash });
+    if (image !== undefined) this.#image = { bytes: image, version: this.#past.length };
+    return { drained: decodeDrained(result.drained), drainedHash };
+  }
+
+  /** What the activation would come to; the machine stands where it stood. */
+  async peek(activation: Uint8Array): Promise<Delivered> {
+    const how = { after: "discard", imageAfterMs: Number.POSITIVE_INFINITY } as const;
+    const { drained, drainedHash } = await this.#activate(activation, how);
+    return { drained: decodeDrained(drained), drainedHash };
+  }
+
+  async #activate(
+    activation: Uint8Array,
+    how: Pick<ActivateRequest, "after" | "imageAfterMs">,
+  ): Promise<Extract<ActivateResult, { kind: "ok" }>> {
+    const version = this.#past.length;
+    const request = { component: this.#component, machine: this.#machine, activation, ...how };
     let result = await this.#sandbox.activate({
       ...request,
       from: version === 0 ? { kind: "pristine" } : { kind: "resident", version },
@@ -102,14 +117,11 @@ export class Replay {
     }
     if (result.kind === "fault") throw new SporeError(result.fault, `replay: ${result.message}`);
     assert(result.kind === "ok", "a rebuilt machine is never absent");
-    const { drainedHash, image, guestMs } = result;
-    this.#past.push({ activation, drainedHash });
-    if (image !== undefined) this.#image = { bytes: image, version: this.#past.length };
-    this.#guestMs += guestMs;
+    this.#guestMs += result.guestMs;
     if (this.#guestMs > guestMsMax) {
       throw new SporeError("not-replayable", `a replay took over ${guestMsMax} ms of guest time`);
     }
-    return { drained: decodeDrained(result.drained), drainedHash };
+    return result;
   }
 
   memory(): ReplayedMemory {

@@ -8,6 +8,7 @@ import {
   publish,
   signal,
   sleep,
+  start,
   step,
   update,
   workflow,
@@ -49,6 +50,11 @@ const resting = step("resting", async (n: number) => {
   return n;
 });
 workflow("lanes", () => Promise.all([1, 2, 3].map(async (n) => quick(String(await resting(n))))));
+const leaf = workflow("leaf", (n: number) => n);
+workflow("beside", async () => {
+  const child = async () => (await start(leaf.with(7))).result();
+  return Promise.all([resting(1), child(), quick("a")]);
+});
 workflow("renewing", async (life: number) => {
   await signal("go");
   if (life < 4) continueAsNew(life + 1);
@@ -205,5 +211,16 @@ test("a run that is continued as new while it is moved has its own memory", asyn
     await during(Promise.allSettled([moving, going]));
     const output = await during(tenant.output(id, { waitMs: 10_000 }));
     expect(output).toMatchObject({ kind: "ready", outcome: { kind: "ok", value: encode(4) } });
+  }
+});
+
+test("a fork asks for what is beside its step, and gets its own answers", async () => {
+  await during(tenant.startRun({ id: "b", workflow: "beside" }));
+  await during(tenant.output("b", { waitMs: 10_000 }));
+  for (const step of ["resting", "quick"]) {
+    const id = `b.${step}`;
+    await during(tenant.forkRun("b", { step, id }));
+    const output = await during(tenant.output(id, { waitMs: 10_000 }));
+    expect(output).toMatchObject({ outcome: { kind: "ok", value: encode([1, 7, "a"]) } });
   }
 });

@@ -14,7 +14,16 @@ const digest: Digest = {
 };
 const observer = { log() {}, count() {}, observe() {} };
 let nowMs = 1000;
-const clock: Clock = { nowMs: () => nowMs, after: () => () => undefined };
+const waits: number[] = [];
+/** What waits is called at once; for how long it meant to is noted. */
+const clock: Clock = {
+  nowMs: () => nowMs,
+  after(delayMs, callback) {
+    waits.push(delayMs);
+    queueMicrotask(callback);
+    return () => undefined;
+  },
+};
 
 function keysOn(store: MemoryStore, seed: number): Keyring {
   const ports: Partial<Ports> = { store, digest, clock, observer, random: new SeededRandom(seed) };
@@ -84,6 +93,32 @@ describe("a token", () => {
     const late = { ...claims, expiresAtMs: nowMs + 1000 };
     expect(await two.read(await one.issue(late))).toEqual(late);
     nowMs = 1000;
+  });
+
+  it("is good on a host that has just looked for its key, and a look serves all who wait", async () => {
+    const store = new MemoryStore();
+    const other = tokensOn(store, 2);
+    const forged = await tokensOn(new MemoryStore(), 3).issue(claims);
+    await expect(other.read(forged)).rejects.toMatchObject(notFound);
+    const token = await tokensOn(store, 1).issue(claims);
+    const reads: string[] = [];
+    const { get } = store;
+    store.get = (key, ...rest) => {
+      reads.push(key);
+      return get.call(store, key, ...rest);
+    };
+    waits.length = 0;
+    const later = await tokensOn(new MemoryStore(), 4).issue(claims);
+    reads.length = 0;
+    waits.length = 0;
+    const [good, ...bad] = await Promise.allSettled([
+      other.read(token),
+      ...Array.from({ length: 50 }, () => other.read(later)),
+    ]);
+    expect(good).toEqual({ status: "fulfilled", value: claims });
+    expect(bad.every(({ status }) => status === "rejected")).toBe(true);
+    expect(reads).toEqual(["keys/1", "keys/2"]);
+    expect(waits).toEqual([1000]);
   });
 
   it("has one first key, whoever makes it", async () => {

@@ -75,8 +75,9 @@ export const programs: Job = async (tenantClient, id) => {
     await judgePublished(client, model);
   }
   await judgeCounts(client, { ...run, model });
-  if (told !== undefined && canFork(program) && random.chance(0.4))
-    await forked(client, run, input);
+  if (told === undefined || !canFork(program, ended)) return;
+  if (random.chance(0.4)) await forked(client, run, input);
+  if (random.chance(0.3)) await repeated(client, run, input);
 };
 
 function statusOf({ code }: Ended): string {
@@ -297,10 +298,14 @@ async function resumed(client: Client, id: string): Promise<boolean> {
 
 // ---------------------------------------------------------------- its forks
 
-/** What others count or were told by the run is not done again for a fork. */
-function canFork(program: Program): boolean {
+/**
+ * What others count or were told by the run is not done again for a fork; and children that it had
+ * beside what it ended of were canceled with it, also for its forks.
+ */
+function canFork(program: Program, { code }: Ended): boolean {
   const isOneLife = program.handler === undefined && program.lives.length === 1;
-  return isOneLife && !hasPart(program, ["count", "told"]);
+  const isWhole = code === undefined && !hasPart(program, ["race", "any", "try"]);
+  return isOneLife && !hasPart(program, ["count", "told"]) && (isWhole || canResume(program));
 }
 
 /** A fork from any step ends as the program may end. */
@@ -339,6 +344,27 @@ async function forked(
   const told = judged(client, what, ended, () => model.program(program, input));
   const isFailed = ended.code !== undefined;
   await judgeRun(client, { ...fork, told, isFailed, origin: id });
+}
+
+/** Done again, with the results of its steps or without them, it ends as the program may end. */
+async function repeated(client: Client, run: Run, input: number): Promise<void> {
+  const { id, program } = run;
+  const again = { id: `${id}r`, program };
+  const reuse = client.random.chance(0.6);
+  await client.ask(`rerun ${id}`, (tenant) => tenant.rerunRun(id, { id: again.id, reuse }));
+  client.world.count("programs repeated");
+  const decider = decideAll(client, again);
+  await sendAll(client, again);
+  const ended = endedOf(await client.outcome(again.id));
+  await decider.stop();
+  const [before, events] = [await standing(client, id), await standing(client, again.id)];
+  const rounds = new Map(roundsOf(events));
+  for (const { data } of events) {
+    const step = String(data["step"]);
+    if (data["isReused"] === true) rounds.set(step, roundsOf(before).get(step) ?? 1);
+  }
+  const model = new Model(again.id, { tally: id, choices: ended.choices, rounds });
+  judged(client, again.id, ended, () => model.program(program, input));
 }
 
 // ---------------------------------------------------------------- how it ended
