@@ -298,14 +298,10 @@ async function resumed(client: Client, id: string): Promise<boolean> {
 
 // ---------------------------------------------------------------- its forks
 
-/**
- * What others count or were told by the run is not done again for a fork; and children that it had
- * beside what it ended of were canceled with it, also for its forks.
- */
+/** Children that it had beside what it ended of were canceled with it, also for its forks. */
 function canFork(program: Program, { code }: Ended): boolean {
-  const isOneLife = program.handler === undefined && program.lives.length === 1;
   const isWhole = code === undefined && !hasPart(program, ["race", "any", "try"]);
-  return isOneLife && !hasPart(program, ["count", "told"]) && (isWhole || canResume(program));
+  return isWhole || canResume(program);
 }
 
 /** A fork from any step ends as the program may end. */
@@ -338,19 +334,29 @@ async function forked(
   await sendAll(client, fork);
   const ended = endedOf(await client.outcome(forkId));
   await decider.stop();
-  const rounds = roundsOf(await standing(client, forkId));
+  const events = await standing(client, forkId);
+  // What it has no events of was in an earlier life.
+  const isOwn = (name: string): boolean => events.some(({ data }) => data["step"] === name);
+  const before = [...roundsOf(await standing(client, id))].filter(([name]) => !isOwn(name));
+  const rounds = new Map([...before, ...roundsOf(events)]);
   const model = new Model(forkId, { tally: id, choices: ended.choices, rounds });
   const what = `${forkId} before ${step}`;
   const told = judged(client, what, ended, () => model.program(program, input));
   const isFailed = ended.code !== undefined;
-  await judgeRun(client, { ...fork, told, isFailed, origin: id });
+  // Of earlier lives a fork has nothing.
+  const judgedAs = program.lives.length === 1 ? told : undefined;
+  await judgeRun(client, { ...fork, told: judgedAs, isFailed, origin: id });
 }
 
 /** Done again, with the results of its steps or without them, it ends as the program may end. */
 async function repeated(client: Client, run: Run, input: number): Promise<void> {
   const { id, program } = run;
+  // It begins as the last life did.
+  if (program.lives.length > 1) return;
   const again = { id: `${id}r`, program };
-  const reuse = client.random.chance(0.6);
+  // Of a function that is given no arguments nobody knows whether it would do the same.
+  const hasInline = [...knownSteps(program).values()].some(({ isInline }) => isInline);
+  const reuse = !hasInline && client.random.chance(0.6);
   await client.ask(`rerun ${id}`, (tenant) => tenant.rerunRun(id, { id: again.id, reuse }));
   client.world.count("programs repeated");
   const decider = decideAll(client, again);

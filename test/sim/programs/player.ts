@@ -535,9 +535,8 @@ export const Tally = actor(
   class {
     counts: Record<string, number> = {};
     add(id: string): number {
-      const count = (this.counts[id] ?? 0) + 1;
-      this.counts[id] = count;
-      return count;
+      this.counts[id] = (this.counts[id] ?? 0) + 1;
+      return 1; // also to forks
     }
     fail(id: string): number {
       this.counts[id] = 1_000_000;
