@@ -25,7 +25,7 @@ import { checkId, type EntityKey, nameOf, printable, runKey, toHex } from "./ids
 import type { MoveRequest, MoveResult, StartResult } from "./index.ts";
 import type { Partition } from "./partition.ts";
 import { activationOf, Replay, readPast, type Traced } from "./past.ts";
-import type { Ports } from "./ports.ts";
+import type { Digest, Ports } from "./ports.ts";
 import { queueOfAll } from "./queue.ts";
 import { headOf, isClosed } from "./run.ts";
 import type { Entity } from "./state.ts";
@@ -215,7 +215,8 @@ export class Forks {
       records.push(...drained.records);
     }
     if (drained.nextStep === step) {
-      return { past, records, originOf: matching(meant.drained.commands, before) };
+      const { digest } = this.#parts.ports;
+      return { past, records, originOf: matching(meant.drained.commands, { before, digest }) };
     }
     throw new SporeError(
       "not-replayable",
@@ -471,7 +472,12 @@ function withoutTakenBack(
 type OriginOf = (command: Asked) => number | undefined;
 
 /** Commands up to `before` are the run's own; of those behind it the ones of the same content. */
-function matching(meant: readonly Command[], before: number): OriginOf {
+function matching(
+  meant: readonly Command[],
+  { before, digest }: { readonly before: number; readonly digest: Digest },
+): OriginOf {
+  const contentOf = (command: Command): string =>
+    toHex(digest.sha256(encode({ ...command, id: 0 })));
   const ids = new Map<string, number[]>();
   for (const command of meant) {
     if (!("id" in command) || typeof command.id !== "number") continue;
@@ -484,10 +490,6 @@ function matching(meant: readonly Command[], before: number): OriginOf {
     if (command.kind === "event" || command.kind === "token") return undefined;
     return ids.get(contentOf(command))?.shift();
   };
-}
-
-function contentOf(command: Command): string {
-  return toHex(encode({ ...command, id: 0 }));
 }
 
 /** What the run has been given since the fork point. */

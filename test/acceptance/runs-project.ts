@@ -138,6 +138,14 @@ export const resumed = workflow("resumed", async (url: string) => {
   return value;
 });
 
+const leaf = workflow("leaf", (url: string, what: string) => note(url, what));
+
+/** A child, a step and an inline one that begin at once. */
+export const together = workflow("together", async (url: string) => {
+  const child = async (): Promise<string> => (await start(leaf.with(url, "leaf"))).result();
+  return Promise.all([note(url, "together"), child(), sum(1, 2)]);
+});
+
 /** Two lives: what the second was begun with comes from the first. */
 export const lives = workflow("lives", async (url: string, life: number): Promise<string> => {
   await note(url, `life-${life}`);

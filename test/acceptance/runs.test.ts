@@ -140,6 +140,18 @@ describe("a fork", () => {
     expect(tally).toBe(1);
   });
 
+  it("gets what is beside its step in the very first activation, and what ended there", async () => {
+    const run = await client.start(project("together", outside.url), { id: "together" });
+    const whole = ["/together", "/leaf", 3];
+    expect(await run.result()).toEqual(whole);
+    for (const step of ["note", "sum"]) {
+      const fork = await run.fork(step);
+      expect(await fork.result()).toEqual(whole);
+      const steps = await fork.steps();
+      expect(steps.map(({ status }) => status)).toEqual(["SUCCESSFUL", "SUCCESSFUL"]);
+    }
+  });
+
   it("has the decision of an event that its past had", async () => {
     const run = await client.start(project("decided", outside.url), { id: "decided" });
     const token = await run.published<string>("token");
