@@ -4,7 +4,7 @@
  */
 import { decode, encode } from "../../../guest/cbor.ts";
 import type { ErrorValue, Outcome } from "../../../guest/protocol.ts";
-import type { HistoryEvent } from "../../../runtime/index.ts";
+import type { HistoryEvent, StartRequest } from "../../../runtime/index.ts";
 import { type Client, codeOf, forgiving, type Job, same } from "../clients.ts";
 import { settler } from "../tenant-jobs.ts";
 import { makeProgram } from "./maker.ts";
@@ -55,7 +55,8 @@ export const programs: Job = async (tenantClient, id) => {
   const isMoving = random.chance(0.2);
   const client = isMoving ? (await settler(tenantClient, id)).own : tenantClient;
   world.stories.set(id, `input ${input}, ${JSON.stringify(program)}`);
-  await client.start(id, "programmed", [program, 1, input, {}]);
+  if (isMoving && random.chance(0.4)) await enqueued(client, id, [program, 1, input, {}]);
+  else await client.start(id, "programmed", [program, 1, input, {}]);
   const run = { id, program, isMoving };
   const decider = decideAll(client, run);
   const { updates, isCancelled } = await accompany(client, run);
@@ -82,6 +83,22 @@ export const programs: Job = async (tenantClient, id) => {
 
 function statusOf({ code }: Ended): string {
   return code === "cancelled" ? "cancelled" : "failed";
+}
+
+/** Starts it behind others in a queue. */
+async function enqueued(client: Client, id: string, args: readonly unknown[]): Promise<void> {
+  const { random } = client;
+  const limits = { concurrency: random.between(1, 2) };
+  await client.ask(`queue of ${id}`, (tenant) => tenant.putQueue("line", limits));
+  const start = (request: StartRequest): Promise<unknown> =>
+    client.ask(`start ${request.id}`, (tenant) => tenant.startRun(request));
+  const queue = { name: "line" };
+  for (let n = random.below(4); n > 0; n -= 1) {
+    const waitMs = random.pick([0, 30, 2000]);
+    await start({ id: `${id}w${n}`, workflow: "lasting", args: encode([waitMs, ""]), queue });
+  }
+  await start({ id, workflow: "programmed", args: encode(args), queue });
+  client.world.count("programs in queues");
 }
 
 // ---------------------------------------------------------------- while it runs
