@@ -478,9 +478,11 @@ export class Partition {
   ): Promise<T> {
     this.#assertOwned();
     assert(partitionOf(key, this.#options.layout.partitions) === this.index, `${key} belongs here`);
-    if (this.#residents.get(key) === undefined) {
+    while (this.#residents.get(key) === undefined) {
       await this.#residents.load(key);
       this.#assertOwned();
+      // Of several who waited for one reading the first may have removed what was read (E3).
+      if (!this.#residents.isHeld(key)) break;
     }
     return this.#transition(key, transition);
   }

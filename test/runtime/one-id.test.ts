@@ -15,6 +15,7 @@ import {
 } from "../../guest/index.ts";
 import { foldStep } from "../../runtime/history.ts";
 import type { StartResult, StepView, TenantHost } from "../../runtime/index.ts";
+import type { PartitionLimits } from "../../runtime/partition.ts";
 import { World } from "../sim/world.ts";
 
 workflow("replaced", async (n: number) => {
@@ -63,12 +64,20 @@ workflow("renewing", async (life: number) => {
 let tenant: TenantHost;
 let world: World;
 
-beforeEach(async () => {
-  world = new World({ seed: 5, partitions: 1, limits: {}, storeMs: 1 });
+async function open(limits: Partial<PartitionLimits> = {}): Promise<void> {
+  world = new World({ seed: 5, partitions: 1, limits, storeMs: 1 });
+  await serve();
+}
+
+async function serve(): Promise<void> {
   const host = world.startHost();
   await world.runUntil(() => host.isReady, world.nowMs + 60_000);
   if (host.host === undefined) throw new Error("the host is ready");
   tenant = host.host.tenant("t");
+}
+
+beforeEach(async () => {
+  await open();
   await during(tenant.deploy({ kind: "javascript", code: "export {};" }));
 });
 
@@ -222,5 +231,24 @@ test("a fork asks for what is beside its step, and gets its own answers", async 
     await during(tenant.forkRun("b", { step, id }));
     const output = await during(tenant.output(id, { waitMs: 10_000 }));
     expect(output).toMatchObject({ outcome: { kind: "ok", value: encode([1, 7, "a"]) } });
+  }
+});
+
+test("what is begun under an id while another is deleted there stays, also after a crash", async () => {
+  await open({ residentMax: 0, lingerMs: 20 });
+  await during(tenant.deploy({ kind: "javascript", code: "export {};" }));
+  for (let n = 0; n < 5; n += 1) {
+    await during(tenant.startRun({ id: "d", workflow: "leaf", args: encode([n]) }));
+    await during(tenant.output("d", { waitMs: 10_000 }));
+    await during(world.sleep(1000));
+    const start = { id: "d", workflow: "replaced", args: encode([n]) };
+    const [, started] = await during(Promise.all([tenant.deleteRun("d"), tenant.startRun(start)]));
+    expect(started.created).toBe(true);
+    await during(world.sleep(1000));
+    for (const host of world.liveHosts) host.crash();
+    await serve();
+    expect((await during(tenant.getRun("d"))).status).toBe("RUNNING");
+    await during(tenant.terminateRun("d", "over"));
+    await during(tenant.deleteRun("d"));
   }
 });
