@@ -8,6 +8,7 @@
  * something that the cut has, so it is in the log already: moving on ends.
  */
 import type { Batch } from "./batch.ts";
+import { SporeError } from "./errors.ts";
 import { decodeRow, rowKeys } from "./format.ts";
 import type { Replica } from "./replica.ts";
 
@@ -18,6 +19,8 @@ export interface Imbalance {
 }
 
 const rowsPerPage = 10_000;
+/** Owners that merge without a pause are chased so many times. */
+const attemptsMax = 20;
 
 /** Moves replicas on until they are of one moment; what is left over is damage. */
 export async function align(replicas: readonly Replica[]): Promise<readonly Imbalance[]> {
@@ -50,7 +53,7 @@ interface Counters {
 }
 
 async function imbalancesOf(replicas: readonly Replica[]): Promise<Imbalance[]> {
-  const counters = await Promise.all(replicas.map(readCounters));
+  const counters = await Promise.all(replicas.map(countersOf));
   const found: Imbalance[] = [];
   for (const [source, { sent, kept }] of counters.entries()) {
     for (const [target, { received }] of counters.entries()) {
@@ -70,6 +73,19 @@ async function imbalancesOf(replicas: readonly Replica[]): Promise<Imbalance[]> 
     }
   }
   return found;
+}
+
+/** What its owner has merged away under the reading is read anew, as of then (replica.ts R3). */
+async function countersOf(replica: Replica): Promise<Counters> {
+  for (let attempt = 1; ; attempt += 1) {
+    try {
+      return await readCounters(replica);
+    } catch (error) {
+      const isDamage = error instanceof SporeError && error.kind === "corrupt";
+      if (!isDamage || attempt === attemptsMax || !(await replica.isStale())) throw error;
+      await replica.reopen();
+    }
+  }
 }
 
 async function readCounters(replica: Replica): Promise<Counters> {
