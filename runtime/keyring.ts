@@ -39,7 +39,16 @@ export class Keyring {
     return this.#newest;
   }
 
-  /** Whether there is a key of that number. One of tomorrow may be another host's. */
+  /**
+   * Whether a key of that number is known. One of tomorrow may be another host's: then it is looked
+   * for, but not more often than once a second.
+   */
+  async knows(number: number): Promise<boolean> {
+    if (number > this.#newest) await this.#refresh(unknownPauseMs);
+    return number >= 1 && number <= this.#newest;
+  }
+
+  /** Whether there is a key of that number; who asks for one of tomorrow waits for the next look. */
   async has(number: number): Promise<boolean> {
     if (number > this.#newest) await this.#lookAgain();
     return number >= 1 && number <= this.#newest;
@@ -61,7 +70,7 @@ export class Keyring {
     return this.#nextLook;
   }
 
-  /** HMAC with a key that is there, after `newest` or `has`. */
+  /** HMAC with a key that is there, after `newest`, `knows` or `has`. */
   mac(number: number, bytes: Uint8Array): Uint8Array {
     const key = this.#keys.get(number);
     if (key === undefined) throw new SporeError("internal", `key ${number} isn't known`);
