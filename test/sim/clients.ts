@@ -151,11 +151,12 @@ export class Client {
   }
 
   /** Asks until the view fits. */
+  /** Clocks that were set may take hours: asked less and less often. */
   async viewUntil(id: string, fits: (view: RunView) => boolean): Promise<RunView> {
-    for (;;) {
+    for (let pauseMs = 200; ; pauseMs = Math.min(pauseMs * 1.1, 60_000)) {
       const view = await this.view(id);
       if (fits(view)) return view;
-      await this.world.sleep(this.random.latency(200));
+      await this.world.sleep(this.random.latency(pauseMs));
     }
   }
 
