@@ -106,7 +106,7 @@ export class Forks {
       const stored = await storedRecords(partition, key, { from: last.history, to: end });
       const history = [
         ...(await readPrefix(partition, key, first.history, last.history)),
-        ...records.map((record) => stored.get(nameOfRecord(record))?.shift() ?? asItem(record)),
+        ...records.map((record) => stored.take(nameOfRecord(record)) ?? asItem(record)),
       ];
       // The fork's own first event takes the place of what was before.
       const shift = 1 - first.history;
@@ -428,15 +428,30 @@ async function storedRecords(
   partition: Partition,
   key: EntityKey,
   { from, to }: { readonly from: number; readonly to: number },
-): Promise<Map<string, HistoryItem[]>> {
-  const stored = new Map<string, HistoryItem[]>();
+): Promise<ByName<HistoryItem>> {
+  const stored = new ByName<HistoryItem>();
   for await (const { index, item } of readItems(partition, key, from)) {
     if (index >= to) break;
     if (item.kind !== "record") continue;
-    const name = nameOfRecord(item.record);
-    stored.set(name, [...(stored.get(name) ?? []), item]);
+    stored.add(nameOfRecord(item.record), item);
   }
   return stored;
+}
+
+/** Items by name, taken in their order: one activation has as many of a name as its guest likes. */
+class ByName<Item> {
+  readonly #lists = new Map<string, { readonly items: Item[]; at: number }>();
+
+  add(name: string, item: Item): void {
+    const list = this.#lists.get(name);
+    if (list === undefined) this.#lists.set(name, { items: [item], at: 0 });
+    else list.items.push(item);
+  }
+
+  take(name: string): Item | undefined {
+    const list = this.#lists.get(name);
+    return list?.items[list.at++];
+  }
 }
 
 function nameOfRecord(record: Encoded): string {
@@ -478,17 +493,16 @@ function matching(
 ): OriginOf {
   const contentOf = (command: Command): string =>
     toHex(digest.sha256(encode({ ...command, id: 0 })));
-  const ids = new Map<string, number[]>();
+  const ids = new ByName<number>();
   for (const command of meant) {
     if (!("id" in command) || typeof command.id !== "number") continue;
-    const content = contentOf(command);
-    ids.set(content, [...(ids.get(content) ?? []), command.id]);
+    ids.add(contentOf(command), command.id);
   }
   return (command) => {
     if (command.id <= before) return command.id;
     // An event's token is worth something for its own run only.
     if (command.kind === "event" || command.kind === "token") return undefined;
-    return ids.get(contentOf(command))?.shift();
+    return ids.take(contentOf(command));
   };
 }
 

@@ -59,9 +59,7 @@ export class Residents {
 
   /** Until the work is done, who asks for the key waits (E3). */
   hold(key: EntityKey, work: Promise<void>): Promise<void> {
-    const held = work.finally(() => {
-      if (this.#loading.get(key) === held) this.#loading.delete(key);
-    });
+    const held = work.finally(() => this.#loading.delete(key));
     this.#loading.set(key, held);
     return held;
   }

@@ -150,8 +150,7 @@ export class Client {
     return this.ask(`get ${id}`, (tenant) => tenant.getRun(id));
   }
 
-  /** Asks until the view fits. */
-  /** Clocks that were set may take hours: asked less and less often. */
+  /** Asks until the view fits; less and less often, as clocks that were set may take hours. */
   async viewUntil(id: string, fits: (view: RunView) => boolean): Promise<RunView> {
     for (let pauseMs = 200; ; pauseMs = Math.min(pauseMs * 1.1, 60_000)) {
       const view = await this.view(id);
@@ -277,6 +276,11 @@ export function same(
 ): void {
   const [left, right] = [JSON.stringify(found), JSON.stringify(wanted)];
   client.world.laws.check(left === right, law, `${what}: ${left} instead of ${right}`);
+}
+
+/** The sandbox had a bad moment; to ask again is right. */
+export function isFault(code: string): boolean {
+  return code.startsWith("guest-") && code !== "guest-diverged";
 }
 
 /** An error that a repetition of a request may meet, because the first one was heard. */

@@ -4,7 +4,7 @@
  */
 import { encode } from "../../guest/cbor.ts";
 import type { DeploymentView, MoveResult } from "../../runtime/index.ts";
-import { Client, codeOf, type Job, same } from "./clients.ts";
+import { Client, codeOf, isFault, type Job, same } from "./clients.ts";
 import { saidBy, type Variant } from "./code-guest.ts";
 import { settler } from "./tenant-jobs.ts";
 
@@ -21,11 +21,6 @@ async function deploy(client: Client, id: string, variant: Variant): Promise<Cod
 }
 
 // ---------------------------------------------------------------- moves
-
-/** The sandbox had a bad moment; to ask again is right. */
-function isFault(code: string): boolean {
-  return code.startsWith("guest-") && code !== "guest-diverged";
-}
 
 /** A run has the results of one code from its beginning to its end, whichever it is moved to. */
 export const recoding: Job = async (client, id) => {

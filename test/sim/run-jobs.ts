@@ -3,7 +3,7 @@
  * what they have done.
  */
 import type { HistoryEvent } from "../../runtime/index.ts";
-import { type Client, codeOf, forgiving, type Job, same } from "./clients.ts";
+import { type Client, codeOf, forgiving, isFault, type Job, same } from "./clients.ts";
 
 const forked = "J-fork: a fork does nothing of its past again";
 
@@ -15,11 +15,6 @@ function begun(events: readonly HistoryEvent[]): string[] {
   return [...new Set(steps)];
 }
 
-/** The sandbox had a bad moment; to ask again is right. */
-function isFault(error: unknown): boolean {
-  return codeOf(error).startsWith("guest-") && codeOf(error) !== "guest-diverged";
-}
-
 async function fork(client: Client, id: string, step: string, forkId: string): Promise<boolean> {
   try {
     await client.ask(`fork ${id} before ${step}`, (tenant) =>
@@ -27,7 +22,7 @@ async function fork(client: Client, id: string, step: string, forkId: string): P
     );
     return true;
   } catch (error) {
-    if (codeOf(error) === "step-not-found" || isFault(error)) return false;
+    if (codeOf(error) === "step-not-found" || isFault(codeOf(error))) return false;
     throw error;
   }
 }
@@ -154,7 +149,7 @@ export const moving: Job = async (client, id) => {
   } catch (error) {
     // It was faster, or had no quiet moment.
     const isFine = codeOf(error) === "run-closed" || codeOf(error) === "run-active";
-    if (!isFine && !isFault(error)) throw error;
+    if (!isFine && !isFault(codeOf(error))) throw error;
   }
   const names = ["effect", "effect_1", "effect_2", "effect_3", "effect_4"].slice(0, n + 2);
   const wanted = [...names.map((name) => `${id}/1/${name}`), 2, 5];

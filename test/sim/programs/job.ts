@@ -5,7 +5,7 @@
 import { decode, encode } from "../../../guest/cbor.ts";
 import type { ErrorValue, Outcome } from "../../../guest/protocol.ts";
 import type { HistoryEvent, StartRequest } from "../../../runtime/index.ts";
-import { type Client, codeOf, forgiving, type Job, same } from "../clients.ts";
+import { type Client, codeOf, forgiving, isFault, type Job, same } from "../clients.ts";
 import { settler } from "../tenant-jobs.ts";
 import { makeProgram } from "./maker.ts";
 import {
@@ -283,11 +283,6 @@ async function deployed(client: Client, id: string, n: number): Promise<string> 
     tenant.deploy({ kind: "javascript", code }),
   );
   return view.id;
-}
-
-/** The sandbox had a bad moment. */
-function isFault(code: string): boolean {
-  return code.startsWith("guest-") && code !== "guest-diverged";
 }
 
 async function moved(client: Client, id: string, n: number): Promise<void> {
