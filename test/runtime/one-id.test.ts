@@ -4,6 +4,7 @@ import { decode, encode } from "../../guest/cbor.ts";
 import {
   context,
   continueAsNew,
+  externalEvent,
   NonRetryableError,
   publish,
   signal,
@@ -15,6 +16,7 @@ import {
 } from "../../guest/index.ts";
 import { foldStep } from "../../runtime/history.ts";
 import type { StartResult, StepView, TenantHost } from "../../runtime/index.ts";
+import { ok } from "../../runtime/outcomes.ts";
 import type { PartitionLimits } from "../../runtime/partition.ts";
 import { World } from "../sim/world.ts";
 
@@ -55,6 +57,14 @@ const leaf = workflow("leaf", (n: number) => n);
 workflow("beside", async () => {
   const child = async () => (await start(leaf.with(7))).result();
   return Promise.all([resting(1), child(), quick("a")]);
+});
+workflow("asking", () => {
+  const decision = async () => {
+    const event = await externalEvent<string>("may it");
+    publish("token", event.token);
+    return event.result();
+  };
+  return Promise.all([resting(1), decision()]);
 });
 workflow("renewing", async (life: number) => {
   await signal("go");
@@ -215,9 +225,11 @@ test("a run that is continued as new while it is moved has its own memory", asyn
     const moving = tenant.moveRun(id, { component: other });
     const going = (async () => {
       await world.sleep(delayMs);
-      for (let n = 1; n <= 4; n += 1) await tenant.signalRun(id, "go", encode(n));
+      for (let n = 1; n <= 3; n += 1) await tenant.signalRun(id, "go", encode(n));
     })();
-    await during(Promise.allSettled([moving, going]));
+    const [{ kind }] = await during(Promise.all([moving, going]));
+    expect(kind).toBe("moved");
+    await during(tenant.signalRun(id, "go", encode(4)));
     const output = await during(tenant.output(id, { waitMs: 10_000 }));
     expect(output).toMatchObject({ kind: "ready", outcome: { kind: "ok", value: encode(4) } });
   }
@@ -251,4 +263,20 @@ test("what is begun under an id while another is deleted there stays, also after
     await during(tenant.terminateRun("d", "over"));
     await during(tenant.deleteRun("d"));
   }
+});
+
+test("a fork that parts beside an event asks for its own decision", async () => {
+  const decided = async (id: string, value: string): Promise<string> => {
+    const found = await during(tenant.published(id, "token", { waitMs: 10_000 }));
+    const token = found.kind === "ready" ? (decode(found.value) as string) : "";
+    const [host] = world.liveHosts;
+    await during(host?.host?.decideEvent(token, ok(value)) ?? Promise.reject());
+    const output = await during(tenant.output(id, { waitMs: 10_000 }));
+    expect(output).toMatchObject({ outcome: { kind: "ok", value: encode([1, value]) } });
+    return token;
+  };
+  await during(tenant.startRun({ id: "e", workflow: "asking" }));
+  const token = await decided("e", "yes");
+  await during(tenant.forkRun("e", { step: "resting", id: "e.f" }));
+  expect(await decided("e.f", "no")).not.toBe(token);
 });
